@@ -1,0 +1,190 @@
+"""BibTeX of whatever an object is made of, read from the docstrings that explain it."""
+
+import dataclasses
+import functools
+import re
+import textwrap
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from flowrax._version import __version__
+
+_FENCE = re.compile(r"^[ \t]*```bibtex[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+_ENTRY = re.compile(r"^(@\w+)\s*\{\s*([^,\s]+)\s*,?", re.MULTILINE)
+_FIELD = re.compile(r"^\s*\w+\s*=\s*(?=[{\"\w])", re.MULTILINE)
+
+_FOUNDATIONS = {
+    "flowrax": f"""
+@software{{flowrax,
+    author = {{{{The flowrax authors}}}},
+    title = {{flowrax: stochastic interpolants in {{JAX}}}},
+    version = {{{__version__}}},
+}}
+""",
+    "jax": f"""
+@software{{jax,
+    author = {{James Bradbury and Roy Frostig and Peter Hawkins and Matthew James Johnson and
+              Chris Leary and Dougal Maclaurin and George Necula and Adam Paszke and
+              Jake Vander{{P}}las and Skye Wanderman-{{M}}ilne and Qiao Zhang}},
+    title = {{{{JAX}}: composable transformations of {{P}}ython+{{N}}um{{P}}y programs}},
+    url = {{http://github.com/jax-ml/jax}},
+    version = {{{jax.__version__}}},
+    year = {{2018}},
+}}
+""",
+    "equinox": """
+@article{kidger2021equinox,
+    author = {Patrick Kidger and Cristian Garcia},
+    title = {{E}quinox: neural networks in {JAX} via callable {P}y{T}rees and filtered
+             transformations},
+    journal = {Differentiable Programming workshop at Neural Information Processing Systems 2021},
+    year = {2021},
+}
+""",
+    "diffrax": """
+@phdthesis{kidger2021on,
+    author = {Patrick Kidger},
+    title = {{O}n {N}eural {D}ifferential {E}quations},
+    school = {University of Oxford},
+    year = {2021},
+}
+""",
+}
+
+
+def citation(*objects: Any) -> str:
+    """The BibTeX references of everything that some objects are made of.
+
+    Every class met on the way through an object (its own class, its bases, the objects it holds,
+    and the functions among them) is asked for the BibTeX of its docstring. This covers flowrax's
+    schedules, models and dynamics, and diffrax's solvers and step size controllers alike. The
+    software underneath (flowrax, JAX, Equinox, Diffrax) is always named.
+
+    !!! example
+
+        ```python
+        import diffrax
+        import flowrax as frx
+
+        print(frx.citation(diffrax.Tsit5(), diffrax.PIDController(rtol=1e-5, atol=1e-5)))
+        ```
+
+    **Arguments:**
+
+    - `objects`: any number of models, dynamics, solvers, controllers, classes or functions, or
+        PyTrees of them.
+
+    **Returns:**
+
+    The text of a `.bib` file: each entry once, under a comment that names what it was cited by.
+    """
+    cited: dict[str, tuple[str, str]] = {}
+    for name, text in _FOUNDATIONS.items():
+        _collect(cited, name, text)
+    for source in _sources(objects):
+        # Some built-in types keep a descriptor where others keep their text.
+        documentation = source.__doc__ if isinstance(source.__doc__, str) else ""
+        for block in _FENCE.findall(documentation):
+            _collect(cited, _public_name(source), textwrap.dedent(block))
+    return "\n".join(f"% Cited by {name}:\n{entry}\n" for name, entry in cited.values())
+
+
+def _collect(cited: dict[str, tuple[str, str]], name: str, text: str) -> None:
+    for key, entry in _entries(text):
+        # BibTeX compares keys without regard to case.
+        cited.setdefault(key.lower(), (name, entry))
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """Splits BibTeX into `(key, entry)` pairs."""
+    matches = list(_ENTRY.finditer(text))
+    ends = [match.start() for match in matches[1:]] + [len(text)]
+    for match, end in zip(matches, ends, strict=False):
+        kind, key = match.groups()
+        # What opens and closes an entry is written anew: a broken one must not swallow the next.
+        body = text[match.end() : end].rpartition("}")[0]
+        yield key, f"{kind}{{{key},\n{_balanced(body.strip())}\n}}"
+
+
+def _balanced(body: str) -> str:
+    """Closes the fields that their author left open, which would void every later entry."""
+    starts = [match.start() for match in _FIELD.finditer(body)] + [len(body)]
+    fields = []
+    for start, end in zip(starts, starts[1:], strict=False):
+        field = body[start:end].strip().rstrip(",")
+        missing = field.count("{") - field.count("}")
+        fields.append("    " + field + "}" * missing + ",")
+    return "\n".join(fields)
+
+
+def _sources(objects: tuple[Any, ...]) -> Iterator[Any]:
+    """Every class and function that `objects` are made of, once, in the order they are met."""
+    pending, visited, yielded = list(reversed(objects)), {}, set()
+    while pending:
+        item = pending.pop()
+        if _is_data(item) or id(item) in visited:
+            continue
+        # Kept alive, so that no later object takes over the id of a method made on access.
+        visited[id(item)] = item
+        for source in _own_sources(item):
+            if source not in yielded:
+                yielded.add(source)
+                yield source
+        pending.extend(reversed(list(_children(item))))
+
+
+def _is_data(item: Any) -> bool:
+    return item is None or isinstance(
+        item,
+        str
+        | bytes
+        | bool
+        | int
+        | float
+        | complex
+        | np.generic
+        | np.ndarray
+        | jax.Array
+        | types.ModuleType,
+    )
+
+
+def _own_sources(item: Any) -> Iterator[Any]:
+    if isinstance(item, types.FunctionType):
+        yield item
+    elif isinstance(
+        item, Mapping | tuple | list | set | frozenset | functools.partial | types.MethodType
+    ):
+        return
+    else:
+        for base in (item if isinstance(item, type) else type(item)).__mro__:
+            if base not in (object, eqx.Module):
+                yield base
+
+
+def _children(item: Any) -> Iterator[Any]:
+    if isinstance(item, type):
+        return
+    if isinstance(item, Mapping):
+        yield from item.values()
+    elif isinstance(item, tuple | list | set | frozenset):
+        yield from item
+    elif isinstance(item, functools.partial):
+        yield from (item.func, *item.args, *item.keywords.values())
+    elif isinstance(item, types.MethodType):
+        yield from (item.__func__, item.__self__)
+    elif dataclasses.is_dataclass(item):
+        # A field may be absent: Equinox lets an object be looked at before it is complete.
+        yield from (getattr(item, f.name, None) for f in dataclasses.fields(item))
+    # `equinox.filter_jit` and its like keep the function that they wrap, and its docstring, here.
+    yield getattr(item, "__wrapped__", None)
+
+
+def _public_name(source: Any) -> str:
+    library = source.__module__.partition(".")[0]
+    return f"{library}.{source.__qualname__}"
