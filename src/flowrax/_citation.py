@@ -141,25 +141,14 @@ def _sources(objects: tuple[Any, ...]) -> Iterator[Any]:
 def _is_data(item: Any) -> bool:
     return item is None or isinstance(
         item,
-        str
-        | bytes
-        | bool
-        | int
-        | float
-        | complex
-        | np.generic
-        | np.ndarray
-        | jax.Array
-        | types.ModuleType,
+        str | bytes | bool | int | float | complex | np.generic | np.ndarray | jax.Array | types.ModuleType,
     )
 
 
 def _own_sources(item: Any) -> Iterator[Any]:
     if isinstance(item, types.FunctionType):
         yield item
-    elif isinstance(
-        item, Mapping | tuple | list | set | frozenset | functools.partial | types.MethodType
-    ):
+    elif isinstance(item, Mapping | tuple | list | set | frozenset | functools.partial | types.MethodType):
         return
     else:
         for base in (item if isinstance(item, type) else type(item)).__mro__:

@@ -1,0 +1,45 @@
+"""Stochastic interpolants in JAX: sampling, log-likelihoods and posteriors one can trust."""
+
+from . import (
+    coupling as coupling,
+    divergence as divergence,
+    dynamics as dynamics,
+    interpolant as interpolant,
+    oracle as oracle,
+    prior as prior,
+    schedule as schedule,
+    stepper as stepper,
+    target as target,
+    times as times,
+)
+from ._condition import Batched as Batched
+from ._result import (
+    RESULTS as RESULTS,
+    LogProb as LogProb,
+    Samples as Samples,
+    SolveError as SolveError,
+    Stats as Stats,
+)
+from .coupling import ExactOT as ExactOT, Independent as Independent
+from .divergence import Exact as Exact, Hutchinson as Hutchinson
+from .dynamics import (
+    Langevin as Langevin,
+    PredictorCorrector as PredictorCorrector,
+    ProbabilityFlow as ProbabilityFlow,
+    ReverseSDE as ReverseSDE,
+    UnderdampedLangevin as UnderdampedLangevin,
+)
+from .interpolant import Affine as Affine
+from .last_step import Tweedie as Tweedie
+from .likelihood import log_prob as log_prob
+from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
+from .sample import sample as sample
+from .schedule import (
+    EDM as EDM,
+    Cosine as Cosine,
+    Linear as Linear,
+    SubVariancePreserving as SubVariancePreserving,
+    VarianceExploding as VarianceExploding,
+    VariancePreserving as VariancePreserving,
+)
+from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity

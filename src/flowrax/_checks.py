@@ -1,0 +1,60 @@
+"""Argument checks that fail before anything is compiled, with one short sentence: what, where, how to mend it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array, DType, Shape
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf is an abstract value of a transformation that is under way."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_shape(name: str, got: Shape, expected: Shape) -> None:
+    """Raises `ValueError` unless the two shapes agree."""
+    if tuple(got) != tuple(expected):
+        raise ValueError(f"{name} has shape {tuple(got)} but {tuple(expected)} is expected.")
+
+
+def check_batch(name: str, x: Array, event_shape: Shape, size: int | None = None) -> None:
+    """Raises `ValueError` unless `x` is `(n, *event_shape)`, with `n = size` where that is given."""
+    if x.ndim != len(event_shape) + 1 or tuple(x.shape[1:]) != tuple(event_shape):
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)} but (n, {', '.join(map(str, event_shape))}) is expected; "
+            f"the model's events have shape {tuple(event_shape)}."
+        )
+    if size is not None and x.shape[0] != size:
+        raise ValueError(f"{name} has {x.shape[0]} rows but {size} are expected.")
+
+
+def check_time(name: str, t: float) -> float:
+    """Raises `ValueError` unless `0 <= t <= 1`."""
+    if not 0.0 <= t <= 1.0:
+        raise ValueError(f"{name}={t} is outside [0, 1]; t=0 is noise and t=1 is data.")
+    return float(t)
+
+
+def check_interval(t_min: float, t_max: float) -> None:
+    """Raises `ValueError` unless `0 <= t_min < t_max <= 1`."""
+    check_time("t_min", t_min)
+    check_time("t_max", t_max)
+    if not t_min < t_max:
+        raise ValueError(f"t_min={t_min} is not below t_max={t_max}.")
+
+
+def check_finite(name: str, x: Any) -> None:
+    """Raises `ValueError` if a concrete `x` holds NaN or infinity; traced values are let through."""
+    if is_traced(x):
+        return
+    bad = int(np.sum(~np.isfinite(np.asarray(x, dtype=np.float64))))
+    if bad:
+        raise ValueError(f"{name} holds {bad} NaN or infinite values; remove or impute them first.")
+
+
+def time_dtype(dtype: DType) -> DType:
+    """The dtype of times for a state of this dtype: the same, but never below float32."""
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)

@@ -1,0 +1,123 @@
+"""What verbs may ask of a model and of a dynamics; nothing else in the package knows more of either."""
+
+import abc
+from collections.abc import Callable
+
+import diffrax as dfx
+import equinox as eqx
+
+from ._typing import Array, Condition, DType, Event, KeyArray, PyTree, Scalar, Shape
+from .prior import AbstractPrior
+from .schedule import AbstractSchedule
+
+TIME_MARGIN = 1e-3
+"""How far an interval of time stays from an end where a conversion is singular."""
+
+NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]
+"""`make_noise(shape, index)`: the Brownian path number `index` of one sample, of events of that shape."""
+
+
+class AbstractPrediction(eqx.Module):
+    r"""What a model says of one $x_t$. The four forms are computed on access, each of the shape of `x`."""
+
+    @property
+    @abc.abstractmethod
+    def data(self) -> Event:
+        r"""$\mathbb{E}[x_1 | x_t]$, the denoised data."""
+
+    @property
+    @abc.abstractmethod
+    def noise(self) -> Event:
+        r"""$\mathbb{E}[x_0 | x_t]$."""
+
+    @property
+    @abc.abstractmethod
+    def velocity(self) -> Event:
+        r"""$\mathbb{E}[\dot x_t | x_t]$, the velocity of the probability flow."""
+
+    @property
+    @abc.abstractmethod
+    def score(self) -> Event:
+        r"""$\nabla \log p_t(x_t)$; raises `ValueError` where the model has none."""
+
+
+class AbstractDynamics(eqx.Module):
+    """How a model moves a sample in time; gives diffrax its terms.
+
+    The state may be any PyTree; `initial` makes it of one event and `readout` takes the event out of it.
+    """
+
+    calculus: eqx.AbstractClassVar[type | None]
+    """`diffrax.AbstractItoSolver` or `diffrax.AbstractStratonovichSolver` where the diffusion depends on the state and the
+    solver must match; None for additive noise or none, where every solver is right."""
+    keeps_density: eqx.AbstractClassVar[bool]
+    """Whether it is the probability flow, along which `sample(with_log_prob=True)` can carry a density."""
+    default_tolerance: eqx.AbstractClassVar[float]
+    """`rtol` and `atol` of an adaptive solve that names none."""
+
+    @abc.abstractmethod
+    def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
+        """Start and end of the integration variable."""
+
+    @abc.abstractmethod
+    def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
+        """The law of the event at the start."""
+
+    @abc.abstractmethod
+    def initial(self, x: Event, key: KeyArray) -> PyTree[Array]:
+        """The state that starts at the event `x`."""
+
+    @abc.abstractmethod
+    def terms(
+        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+    ) -> dfx.AbstractTerm | tuple[dfx.AbstractTerm, ...]:
+        """The diffrax terms of one sample."""
+
+    @abc.abstractmethod
+    def readout(self, state: PyTree[Array]) -> Event:
+        """The event in a state."""
+
+    @abc.abstractmethod
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        """The diffrax solver of these terms; None picks the default."""
+
+
+class AbstractModel(eqx.Module):
+    """A law that is reached from a simple one through time."""
+
+    t_min: eqx.AbstractVar[float]
+    t_max: eqx.AbstractVar[float]
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> AbstractPrior:
+        """The law at `t_min`."""
+
+    @property
+    @abc.abstractmethod
+    def default_dynamics(self) -> AbstractDynamics:
+        """What `sample` integrates when it is told nothing else."""
+
+
+class AbstractContinuousModel(AbstractModel):
+    """A model of continuous events with the scales of a schedule.
+
+    `[t_min, t_max]` is where its velocity is finite.
+    """
+
+    schedule: eqx.AbstractVar[AbstractSchedule]
+    shape: eqx.AbstractVar[Shape]
+    dtype: eqx.AbstractVar[DType]
+
+    @abc.abstractmethod
+    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
+        """The prediction at time `t` (a scalar) for one event `x` and one condition."""
+
+    @abc.abstractmethod
+    def source_at(self, t: float) -> AbstractPrior:
+        """The law from which a dynamics that starts at `t` draws."""
+
+    @property
+    @abc.abstractmethod
+    def score_interval(self) -> tuple[float, float]:
+        """Where the score is finite; raises `ValueError` where the model has none."""

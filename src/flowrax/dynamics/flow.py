@@ -1,0 +1,40 @@
+r"""The probability flow, $\mathrm{d}x / \mathrm{d}t = v(t, x) = \mathbb{E}[\dot x_t | x_t = x]$."""
+
+from typing import ClassVar
+
+import diffrax as dfx
+
+from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..prior import AbstractPrior
+
+
+class ProbabilityFlow(AbstractDynamics):
+    """The ODE whose solutions have the marginals of the interpolant; the only dynamics that carries a density."""
+
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = True
+    default_tolerance: ClassVar[float] = 1e-5
+
+    def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """The velocity at `(t, x)`; `args` is `(model, condition)`."""
+        model, condition = args
+        return model.predict(t, x, condition).velocity
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        return model.t_min, model.t_max
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.ODETerm:
+        return dfx.ODETerm(self.drift)
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        return dfx.Dopri5() if solver is None else solver

@@ -1,0 +1,129 @@
+r"""Langevin dynamics at a fixed time $t$ of the path, on a clock $\tau$ of its own.
+
+Overdamped: $\mathrm{d}X = s(t, X)\, \mathrm{d}\tau + \sqrt2\, \mathrm{d}W$. Underdamped, with friction $\gamma$:
+$\mathrm{d}X = V \mathrm{d}\tau$, $\mathrm{d}V = (s(t, X) - \gamma V)\, \mathrm{d}\tau + \sqrt{2 \gamma}\, \mathrm{d}W$.
+Both leave the marginal $p_t$ invariant.
+"""
+
+from typing import ClassVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+from .._checks import check_time
+from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..prior import AbstractPrior
+
+
+def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+    """The score of a model at a fixed time; `args` is `(model, condition)`."""
+    model, condition = args
+    low, high = model.score_interval
+    if not low <= time <= high:
+        raise ValueError(f"Langevin needs a score at t={time}, but the model has one on [{low}, {high}].")
+    return model.predict(jnp.asarray(time, x.dtype), x, condition).score
+
+
+def _check_duration(duration: float) -> float:
+    if not duration > 0:
+        raise ValueError(f"duration must be positive; got {duration}.")
+    return float(duration)
+
+
+class Langevin(AbstractDynamics):
+    """Overdamped Langevin dynamics; starts from the model's law at `time` unless `sample` is given `x0`."""
+
+    time: float = eqx.field(static=True)
+    duration: float = eqx.field(static=True)
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-2
+
+    def __init__(self, time: float, duration: float):
+        """**Arguments:**
+
+        - `time`: the fixed time of the path, in [0, 1].
+        - `duration`: length of the run on the clock tau, in units of the data squared.
+        """
+        self.time, self.duration = check_time("time", time), _check_duration(duration)
+
+    def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """The score at the fixed time; `args` is `(model, condition)`."""
+        return score_at(self.time, x, args)
+
+    def diffusion(
+        self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]
+    ) -> lx.AbstractLinearOperator:
+        r"""$\sqrt2$ times the identity."""
+        return lx.DiagonalLinearOperator(jnp.full_like(x, 2**0.5))
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        return 0.0, self.duration
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source_at(self.time)
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        return dfx.ShARK() if solver is None else solver
+
+
+class UnderdampedLangevin(AbstractDynamics):
+    """Langevin dynamics with momentum, for diffrax's ALIGN, SHOULD and QUICSORT."""
+
+    time: float = eqx.field(static=True)
+    duration: float = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-2
+
+    def __init__(self, time: float, duration: float, friction: float = 2.0):
+        """**Arguments:**
+
+        - `time`: the fixed time of the path, in [0, 1].
+        - `duration`: length of the run on the clock tau, in units of the data.
+        - `friction`: $\\gamma$, positive.
+        """
+        self.time, self.duration = check_time("time", time), _check_duration(duration)
+        if not friction > 0:
+            raise ValueError(f"friction must be positive; got {friction}.")
+        self.friction = float(friction)
+
+    def negative_score(self, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """The gradient of the potential $-\\log p_t$; `args` is `(model, condition)`."""
+        return -score_at(self.time, x, args)
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        return 0.0, self.duration
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source_at(self.time)
+
+    def initial(self, x: Event, key: KeyArray) -> tuple[Event, Event]:
+        return x, jax.random.normal(key, x.shape, x.dtype)
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+        friction, unit = jnp.asarray(self.friction, model.dtype), jnp.asarray(1.0, model.dtype)
+        return dfx.MultiTerm(
+            dfx.UnderdampedLangevinDriftTerm(friction, unit, self.negative_score),
+            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0)),
+        )
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state[0]
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        return dfx.ALIGN() if solver is None else solver

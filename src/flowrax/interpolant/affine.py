@@ -1,0 +1,17 @@
+r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$, with the conditional velocity $\dot\alpha\, x_1 + \dot\sigma\, x_0$."""
+
+from .._typing import Event, Times
+from ..schedule import AbstractSchedule
+from .base import AbstractInterpolant
+
+
+class Affine(AbstractInterpolant):
+    """The path that a schedule draws between noise and data."""
+
+    schedule: AbstractSchedule
+
+    def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0
+
+    def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0

@@ -1,0 +1,155 @@
+r"""Log-densities by the instantaneous change of variables (Chen et al. 2018, theorem 1).
+
+Along the probability flow $\frac{\mathrm{d}}{\mathrm{d}t} \log p_t(x_t) = -\nabla \cdot v(t, x_t)$, so one solve of
+$(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log p_{t_{\min}}(x_{t_{\min}}) +
+\ell(t_{\max}) - \ell(t_{\min})$. With random probes $\ell$ has one entry per probe.
+"""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+
+from ._checks import check_batch, check_finite, check_time
+from ._condition import Batched, cast_condition, rows_of
+from ._result import LogProb, raise_if_failed
+from ._typing import Array, Batch, Condition, Event, KeyArray, PyTree
+from .abstract import AbstractContinuousModel
+from .divergence import AbstractDivergence, Exact
+from .dynamics import ProbabilityFlow
+from .engine import Grid, Progress, Stepping, make_stepping, map_samples, solve_one
+
+_EXACT = Exact()
+
+
+class Augmented(eqx.Module):
+    """The vector field of (x, one log-density per estimate); `args` is `(model, condition, probes)`."""
+
+    flow: ProbabilityFlow
+    divergence: AbstractDivergence
+
+    def __call__(self, t: Array, state: tuple[Event, Array], args: PyTree) -> tuple[Event, Array]:
+        x, _ = state
+        model, condition, probes = args
+
+        def field(x: Event) -> Event:
+            return self.flow.drift(t, x, (model, condition))
+
+        velocity, estimates = self.divergence(field, x, probes)
+        return velocity, -estimates
+
+
+def likelihood_norm(error: PyTree[Array]) -> Array:
+    """What the step control sees of (x, log-density): the larger of the root mean squares of the two."""
+    x, log_density = error
+    return jnp.maximum(optx.rms_norm(x), optx.rms_norm(log_density))
+
+
+def initial_log_density(x: Event, divergence: AbstractDivergence) -> Array:
+    """Zeros, one per estimate."""
+    return jnp.zeros(divergence.num_estimates, x.dtype)
+
+
+def log_prob(
+    model: AbstractContinuousModel,
+    x: Batch,
+    *,
+    condition: Condition | Batched = None,
+    key: KeyArray | None = None,
+    divergence: AbstractDivergence = _EXACT,
+    solver: dfx.AbstractSolver | None = None,
+    rtol: float | Array | None = None,
+    atol: float | Array | None = None,
+    grid: Grid | None = None,
+    stepsize_controller: dfx.AbstractStepSizeController | None = None,
+    adjoint: dfx.AbstractAdjoint | None = None,
+    lanes: int | None = None,
+    max_steps: int = 4096,
+    progress: Progress = False,
+    throw: bool = True,
+) -> LogProb:
+    """Log-density of each row of `x` under the model's law at `t_max`, with the error of a random divergence.
+
+    **Arguments:**
+
+    - `model`: whose probability flow is solved from `t_max` back to `t_min`.
+    - `x`: `(n, *event)`.
+    - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
+    - `key`: for a random divergence; row `i` draws from `fold_in(key, i)` only.
+    - `divergence`: [`Exact`][] (the default) or [`Hutchinson`][].
+    - `solver`: a diffrax ODE solver; Dopri5 without.
+    - `rtol`, `atol`: of the error per step in x and in the log-density of each row; 1e-5 each without.
+    - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
+    - `stepsize_controller`: instead, a diffrax controller.
+    - `adjoint`: how gradients are taken; diffrax's recursive checkpointing without.
+    - `lanes`: rows solved at once; all of them without.
+    - `max_steps`: of each adaptive solve.
+    - `progress`: True, or a diffrax progress meter.
+    - `throw`: whether a failed solve raises; otherwise its row is NaN and carries its code.
+
+    **Returns:** a [`LogProb`][] in nats.
+
+    **Raises:** `ValueError` for a bad argument, [`SolveError`][] for a failed solve.
+    """
+    x = jnp.asarray(x, model.dtype)
+    check_batch("x", x, model.shape)
+    check_finite("x", x)
+    if divergence.needs_key and key is None:
+        raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
+    flow = ProbabilityFlow()
+    solver = flow.stepper(solver)
+    start, end = flow.interval(model)
+    check_time("t_min", start)
+    stepping = make_stepping(
+        (end, start),
+        solver,
+        x.dtype,
+        rtol=rtol,
+        atol=atol,
+        controller=stepsize_controller,
+        grid=grid,
+        max_steps=max_steps,
+        default_tolerance=flow.default_tolerance,
+        norm=likelihood_norm,
+    )
+    condition = cast_condition(condition, x.dtype, x.shape[0])
+    answer = _log_prob(model, x, condition, key, divergence, flow, solver, stepping, adjoint, lanes, progress)
+    if not throw:
+        return answer
+    return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps)
+
+
+@eqx.filter_jit
+def _log_prob(
+    model: AbstractContinuousModel,
+    x: Batch,
+    condition: Any,
+    key: KeyArray | None,
+    divergence: AbstractDivergence,
+    flow: ProbabilityFlow,
+    solver: dfx.AbstractSolver,
+    stepping: Stepping,
+    adjoint: dfx.AbstractAdjoint | None,
+    lanes: int | None,
+    progress: Progress,
+) -> LogProb:
+    term = dfx.ODETerm(Augmented(flow, divergence))
+    rows, condition_of = rows_of(condition)
+
+    def one(row: PyTree) -> LogProb:
+        index, x, condition_row = row
+        own = None if key is None else jax.random.fold_in(key, index)
+        probes = divergence.probes(own, x)
+        state = (x, initial_log_density(x, divergence))
+        args = (model, condition_of(condition_row), probes)
+        (latent, change), _, stats, result = solve_one(
+            term, solver, stepping, state, args, saveat=None, adjoint=adjoint, progress=progress
+        )
+        # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
+        value = model.source.log_density(latent) - jnp.mean(change)
+        return LogProb(value, divergence.standard_error(change), latent, stats, result)
+
+    return map_samples(one, (jnp.arange(x.shape[0]), x, rows), lanes)

@@ -1,0 +1,5 @@
+"""Oracles: laws whose models are exact, the truth that everything is tested against."""
+
+from .base import AbstractOracle as AbstractOracle, OracleModel as OracleModel
+from .gaussian import Gaussian as Gaussian
+from .gaussian_mixture import GaussianMixture as GaussianMixture

@@ -1,0 +1,84 @@
+r"""One Gaussian component $x_1 \sim \mathcal{N}(m, S)$ seen through $x_t = \alpha x_1 + \sigma x_0$, in closed form.
+
+With $S = U \operatorname{diag}(e) U^\top$, $\tau_i = \sqrt{\alpha^2 e_i + \sigma^2}$ and $w = U^\top (x - \alpha m) / \tau$:
+
+$$\log p_t = -\tfrac12 \lVert w \rVert^2 - \sum_i \log \tau_i - \tfrac{D}{2} \log 2\pi, \qquad
+\nabla \log p_t = -U \frac{w}{\tau}, \qquad
+\mathbb{E}[x_1 | x_t] = m + U\, \frac{\alpha e}{\tau}\, w.$$
+
+No variance is formed where a standard deviation will do, so nothing underflows as $\sigma \to 0$, and nothing is divided by
+$\alpha$ or $\sigma$, so all three hold at both ends of time.
+"""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._checks import check_shape
+from .._typing import Array, ArrayLike, DType, Event, Scalar
+
+
+class Component(eqx.Module):
+    """Mean and eigendecomposed covariance of a Gaussian in `d` dimensions."""
+
+    mean: Array
+    eigenvalues: Array
+    eigenvectors: Array
+
+    def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
+        """Log-density (scalar), denoised data `(d,)` and score `(d,)` at `x`."""
+        tau = jnp.hypot(alpha * jnp.sqrt(self.eigenvalues), sigma)
+        w = (self.eigenvectors.T @ (x - alpha * self.mean)) / tau
+        log_density = -0.5 * jnp.sum(w**2) - jnp.sum(jnp.log(tau)) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        data = self.mean + self.eigenvectors @ (alpha * self.eigenvalues / tau * w)
+        return log_density, data, -(self.eigenvectors @ (w / tau))
+
+    def covariance(self) -> Array:
+        """`(d, d)`."""
+        return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
+
+    def scaled(self, alpha: Scalar, sigma: Scalar) -> "Component":
+        r"""The component of $\alpha x_1 + \sigma x_0$: the same eigenvectors."""
+        return Component(alpha * self.mean, alpha**2 * self.eigenvalues + sigma**2, self.eigenvectors)
+
+    def transform(self, noise: Array) -> Array:
+        """Makes standard normal noise `(..., d)` a draw."""
+        return self.mean + (noise * jnp.sqrt(self.eigenvalues)) @ self.eigenvectors.T
+
+    def condition(self, operator: Array, y: Array, noise_covariance: Array) -> tuple[Array, Array, Array]:
+        """Evidence of `y = A x + noise`, and mean and covariance given it (the Kalman update in Joseph's form)."""
+        covariance = self.covariance()
+        predicted = operator @ covariance @ operator.T + noise_covariance
+        residual = y - operator @ self.mean
+        gain = jnp.linalg.solve(predicted, operator @ covariance).T
+        left = jnp.eye(self.mean.shape[0], dtype=self.mean.dtype) - gain @ operator
+        updated = left @ covariance @ left.T + gain @ noise_covariance @ gain.T
+        return _log_normal(residual, predicted), self.mean + gain @ residual, updated
+
+
+def component_of(mean: Array, covariance: Array) -> Component:
+    """Eigendecomposes a covariance; eigenvalues that rounding made negative are zero."""
+    eigenvalues, eigenvectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
+    return Component(mean, jnp.maximum(eigenvalues, 0), eigenvectors)
+
+
+def check_observation(
+    operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike, size: int, dtype: DType
+) -> tuple[Array, Array, Array]:
+    """The three as arrays of `dtype`; raises `ValueError` unless they are `(m, d)`, `(m,)` and `(m, m)`."""
+    a, b, c = (jnp.asarray(value, dtype) for value in (operator, y, noise_covariance))
+    if a.ndim != 2:
+        raise ValueError(f"operator has shape {a.shape} but (m, {size}) is expected.")
+    check_shape("operator", a.shape, (a.shape[0], size))
+    check_shape("y", b.shape, (a.shape[0],))
+    check_shape("noise_covariance", c.shape, (a.shape[0], a.shape[0]))
+    return a, b, c
+
+
+def _log_normal(residual: Array, covariance: Array) -> Array:
+    factor = jnp.linalg.cholesky(covariance)
+    z = jnp.linalg.solve(factor, residual)
+    size = residual.shape[0]
+    log_determinant = jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return -0.5 * jnp.sum(z**2) - log_determinant - 0.5 * size * math.log(2 * math.pi)

@@ -1,0 +1,82 @@
+r"""The oracle $x_1 \sim \mathcal{N}(m, S)$, whose probability flow is known too.
+
+In the eigenbasis of $S$ the flow keeps $w = U^\top (x_t - \alpha m) / \tau(t)$ constant, $\tau_i = \sqrt{\alpha^2 e_i + \sigma^2}$.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_finite, check_shape
+from .._typing import Array, ArrayLike, DType, Event, KeyArray, Scalar, Shape
+from ..schedule import AbstractSchedule
+from .base import AbstractOracle
+from .component import Component, check_observation, component_of
+
+
+class Gaussian(AbstractOracle):
+    """A Gaussian with a full covariance. Its public methods take events `(..., d)` with any leading axes."""
+
+    component: Component
+
+    def __init__(self, mean: ArrayLike, covariance: ArrayLike):
+        """**Arguments:**
+
+        - `mean`: `(d,)`.
+        - `covariance`: `(d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
+        """
+        mean, covariance = jnp.asarray(mean), jnp.asarray(covariance)
+        if mean.ndim != 1:
+            raise ValueError(f"mean has shape {mean.shape} but (d,) is expected.")
+        check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
+        check_finite("mean", mean)
+        check_finite("covariance", covariance)
+        self.component = component_of(mean, covariance)
+
+    @property
+    def shape(self) -> Shape:
+        return self.component.mean.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.component.mean.dtype
+
+    @property
+    def mean(self) -> Array:
+        """`(d,)`."""
+        return self.component.mean
+
+    @property
+    def covariance(self) -> Array:
+        """`(d, d)`."""
+        return self.component.covariance()
+
+    def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
+        return self.component.posterior_terms(alpha, sigma, x)
+
+    def draw(self, key: KeyArray) -> Event:
+        return self.component.transform(jax.random.normal(key, self.shape, self.dtype))
+
+    def scaled(self, alpha: Scalar, sigma: Scalar) -> "Gaussian":
+        component = self.component.scaled(alpha, sigma)
+        return eqx.tree_at(lambda oracle: oracle.component, self, component)
+
+    def posterior(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> "Gaussian":
+        checked = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
+        _, mean, covariance = self.component.condition(*checked)
+        return Gaussian(mean, covariance)
+
+    def log_evidence(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> Array:
+        checked = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
+        return self.component.condition(*checked)[0]
+
+    def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: ArrayLike) -> Array:
+        """Where the probability flow takes events `(..., d)` from time `t0` to `t1`, in closed form."""
+        x = jnp.asarray(x, self.dtype)
+        alpha0, sigma0, alpha1, sigma1 = (
+            value.astype(self.dtype) for t in (t0, t1) for value in (schedule.alpha(t), schedule.sigma(t))
+        )
+        root = jnp.sqrt(self.component.eigenvalues)
+        ratio = jnp.hypot(alpha1 * root, sigma1) / jnp.hypot(alpha0 * root, sigma0)
+        vectors = self.component.eigenvectors
+        return alpha1 * self.mean + ((x - alpha0 * self.mean) @ vectors * ratio) @ vectors.T

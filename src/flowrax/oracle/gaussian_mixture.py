@@ -1,0 +1,94 @@
+r"""Oracles $p(x_1) = \sum_k \omega_k\, \mathcal{N}(m_k, S_k)$: everything a model predicts, in closed form.
+
+With the responsibilities $r_k \propto \omega_k\, p_{t,k}(x)$ the score and the denoised data of the mixture are the
+$r$-weighted means of those of the components.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_finite, check_shape
+from .._typing import Array, ArrayLike, DType, Event, KeyArray, Scalar, Shape
+from .base import AbstractOracle
+from .component import Component, check_observation, component_of
+
+
+class GaussianMixture(AbstractOracle):
+    """A mixture of Gaussians with full covariances.
+
+    Its methods take events `(..., d)` with any leading axes.
+    """
+
+    log_weights: Array
+    components: Component
+
+    def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
+        """**Arguments:**
+
+        - `weights`: `(k,)`, non-negative; normalised to sum to one.
+        - `means`: `(k, d)`.
+        - `covariances`: `(k, d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
+        """
+        means, weights, covariances = jnp.asarray(means), jnp.asarray(weights), jnp.asarray(covariances)
+        if means.ndim != 2:
+            raise ValueError(f"means has shape {means.shape} but (k, d) is expected.")
+        check_shape("weights", weights.shape, means.shape[:1])
+        check_shape("covariances", covariances.shape, (*means.shape, means.shape[1]))
+        for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
+            check_finite(name, value)
+        self.log_weights = jax.nn.log_softmax(jnp.log(weights))
+        self.components = jax.vmap(component_of)(means, covariances)
+
+    @property
+    def shape(self) -> Shape:
+        return self.components.mean.shape[1:]
+
+    @property
+    def dtype(self) -> DType:
+        return self.components.mean.dtype
+
+    @property
+    def means(self) -> Array:
+        """`(k, d)`."""
+        return self.components.mean
+
+    @property
+    def covariances(self) -> Array:
+        """`(k, d, d)`."""
+        return jax.vmap(lambda component: component.covariance())(self.components)
+
+    @property
+    def weights(self) -> Array:
+        """`(k,)`, summing to one."""
+        return jnp.exp(self.log_weights)
+
+    def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
+        log_densities, data, score = jax.vmap(lambda component: component.posterior_terms(alpha, sigma, x))(
+            self.components
+        )
+        joint = self.log_weights + log_densities
+        responsibilities = jax.nn.softmax(joint)
+        return jax.nn.logsumexp(joint), responsibilities @ data, responsibilities @ score
+
+    def draw(self, key: KeyArray) -> Event:
+        which, noise = jax.random.split(key)
+        index = jax.random.categorical(which, self.log_weights)
+        component = jax.tree.map(lambda leaf: leaf[index], self.components)
+        return component.transform(jax.random.normal(noise, self.shape, self.dtype))
+
+    def scaled(self, alpha: Scalar, sigma: Scalar) -> "GaussianMixture":
+        components = jax.vmap(lambda component: component.scaled(alpha, sigma))(self.components)
+        return eqx.tree_at(lambda oracle: oracle.components, self, components)
+
+    def posterior(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> "GaussianMixture":
+        operator, y, noise_covariance = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
+        evidence, means, covariances = jax.vmap(lambda component: component.condition(operator, y, noise_covariance))(
+            self.components
+        )
+        return GaussianMixture(jax.nn.softmax(self.log_weights + evidence), means, covariances)
+
+    def log_evidence(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> Array:
+        operator, y, noise_covariance = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
+        evidence, _, _ = jax.vmap(lambda component: component.condition(operator, y, noise_covariance))(self.components)
+        return jax.nn.logsumexp(self.log_weights + evidence)

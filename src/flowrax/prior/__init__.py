@@ -1,0 +1,4 @@
+"""Priors: the law of the source."""
+
+from .base import AbstractPrior as AbstractPrior
+from .gaussian import Gaussian as Gaussian

@@ -1,0 +1,10 @@
+"""Schedules: time to the scales of data and noise."""
+
+from .base import AbstractSchedule as AbstractSchedule, Scales as Scales
+from .cosine import Cosine as Cosine
+from .linear import Linear as Linear
+from .variance_exploding import EDM as EDM, VarianceExploding as VarianceExploding
+from .variance_preserving import (
+    SubVariancePreserving as SubVariancePreserving,
+    VariancePreserving as VariancePreserving,
+)

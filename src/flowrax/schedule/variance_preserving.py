@@ -1,0 +1,144 @@
+r"""The VP and sub-VP schedules: with $B(s) = \beta_{\min} s + \tfrac12 (\beta_{\max} - \beta_{\min}) s^2$, $s = 1 - t$,
+
+$$\alpha = e^{-B/2}, \qquad \sigma_{\text{VP}} = \sqrt{1 - e^{-B}}, \qquad \sigma_{\text{sub-VP}} = 1 - e^{-B}$$
+
+(Song et al. 2021, appendix B and C).
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+from .base import AbstractSchedule
+
+
+class _LinearBeta(eqx.Module):
+    r"""$\beta(s)$ linear in diffusion time, its integral $B(s)$ and the inverse of that."""
+
+    minimum: float
+    maximum: float
+
+    def rate(self, t: Times) -> Array:
+        s = 1 - jnp.asarray(t)
+        return self.minimum + (self.maximum - self.minimum) * s
+
+    def integral(self, t: Times) -> Array:
+        s = 1 - jnp.asarray(t)
+        return s * (self.minimum + (self.maximum - self.minimum) / 2 * s)
+
+    def time_at(self, integral: Array) -> Array:
+        slope = self.maximum - self.minimum
+        s = 2 * integral / (self.minimum + jnp.sqrt(self.minimum**2 + 2 * slope * integral))
+        return 1 - s
+
+
+def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:
+    if not 0 < beta_min <= beta_max:
+        raise ValueError(f"beta needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}.")
+    return _LinearBeta(float(beta_min), float(beta_max))
+
+
+class VariancePreserving(AbstractSchedule):
+    r"""DDPM's continuous limit, $\alpha^2 + \sigma^2 = 1$, $f = -\beta/2$, $g^2 = \beta$.
+
+    $\dot\sigma$ is infinite at $t = 1$ (there $\sigma \sim \sqrt{\beta_{\min} (1 - t)}$), the velocity of smooth data is not.
+    At $t = 0$ a little data is left: $\alpha(0) = e^{-(\beta_{\min} + \beta_{\max})/4} = 0.0066$ with the defaults.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{song2021score,
+            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
+                Ermon, Stefano and Poole, Ben},
+            title={Score-Based Generative Modeling through Stochastic Differential Equations},
+            booktitle={International Conference on Learning Representations},
+            year={2021},
+        }
+        ```
+    """
+
+    beta: _LinearBeta
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"log_snr": (1.0,), "sigma_rate": (1.0,)}
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        """**Arguments:**
+
+        - `beta_min`: the rate of noising at the data end, in units of inverse time.
+        - `beta_max`: the rate at the noise end. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        """
+        self.beta = _check_beta(beta_min, beta_max)
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.exp(-self.beta.integral(t) / 2)
+
+    def sigma(self, t: Times) -> Array:
+        return jnp.sqrt(-jnp.expm1(-self.beta.integral(t)))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.beta.rate(t) / 2 * self.alpha(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return self.variance_rate(t) / (2 * self.sigma(t))
+
+    def variance_rate(self, t: Times) -> Array:
+        return -self.beta.rate(t) * jnp.exp(-self.beta.integral(t))
+
+    def log_snr(self, t: Times) -> Array:
+        return -jnp.log(jnp.expm1(self.beta.integral(t)))
+
+    def time_at(self, log_snr: Times) -> Array:
+        return self.beta.time_at(jax.nn.softplus(-jnp.asarray(log_snr)))
+
+
+class SubVariancePreserving(AbstractSchedule):
+    r"""Less noise than VP at every time, $\sigma = 1 - \alpha^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{song2021score,
+            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
+                Ermon, Stefano and Poole, Ben},
+            title={Score-Based Generative Modeling through Stochastic Differential Equations},
+            booktitle={International Conference on Learning Representations},
+            year={2021},
+        }
+        ```
+    """
+
+    beta: _LinearBeta
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"log_snr": (1.0,)}
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        """**Arguments:**
+
+        - `beta_min`: the rate of noising at the data end, in units of inverse time.
+        - `beta_max`: the rate at the noise end. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        """
+        self.beta = _check_beta(beta_min, beta_max)
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.exp(-self.beta.integral(t) / 2)
+
+    def sigma(self, t: Times) -> Array:
+        return -jnp.expm1(-self.beta.integral(t))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.beta.rate(t) / 2 * self.alpha(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return -self.beta.rate(t) * jnp.exp(-self.beta.integral(t))
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)
+
+    def log_snr(self, t: Times) -> Array:
+        return -self.beta.integral(t) - 2 * jnp.log(self.sigma(t))
+
+    def time_at(self, log_snr: Times) -> Array:
+        # alpha / sigma = 1 / (2 sinh(B / 2)).
+        return self.beta.time_at(2 * jnp.arcsinh(jnp.exp(-jnp.asarray(log_snr) / 2) / 2))

@@ -1,0 +1,8 @@
+"""Where to train (samplers)."""
+
+from .samplers import (
+    AbstractTimes as AbstractTimes,
+    LogitNormal as LogitNormal,
+    Stratified as Stratified,
+    Uniform as Uniform,
+)
