@@ -15,6 +15,7 @@ LAYERS = [
     "_version",
     "_typing",
     "_checks",
+    "_condition",
     "_result",
     "_citation",
     "_tree",
@@ -34,6 +35,7 @@ LAYERS = [
     "stepper",
     "engine",
     "divergence",
+    "last_step",
     "likelihood",
     "sample",
     "guidance",
@@ -57,9 +59,7 @@ def python_files(*roots: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for root in roots for path in root.rglob("*.py"))
 
 
-def imported_names(
-    tree: ast.AST, package: tuple[str, ...]
-) -> Iterator[tuple[int, tuple[str, ...]]]:
+def imported_names(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The line and dotted path of every import, wherever it stands, relative ones made absolute."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -73,7 +73,7 @@ def imported_names(
 
 
 def layer_violations(root: pathlib.Path, layers: list[str] = LAYERS) -> list[str]:
-    """Imports that point downwards or at the front door, and modules that have no layer."""
+    """Imports that point downwards, or at something that has no layer: the front door, too."""
     rank = {name: position for position, name in enumerate(layers)}
     violations = []
     for path in python_files(root):
@@ -88,12 +88,13 @@ def layer_violations(root: pathlib.Path, layers: list[str] = LAYERS) -> list[str
         for line, target in imported_names(ast.parse(path.read_text()), package):
             if target[0] != PACKAGE:
                 continue
-            there = target[1] if len(target) > 1 else None
+            there = target[1] if len(target) > 1 else PACKAGE
             if there not in rank:
-                violations.append(f"{path}:{line}: imports {there or PACKAGE} at the front door")
+                violations.append(f"{path}:{line}: {here} imports {there}, which is not in LAYERS")
             elif there != here and rank[there] >= rank[here]:
                 violations.append(f"{path}:{line}: {here} imports {there}, which stands below it")
-    return violations
+    # One line may import several names from the same module.
+    return list(dict.fromkeys(violations))
 
 
 def docstring_lines(node: ast.AST) -> int:
@@ -117,8 +118,7 @@ def size_violations(paths: Iterable[pathlib.Path]) -> list[str]:
                 length = node.end_lineno - node.lineno + 1 - docstring_lines(node)
                 if length > MAX_FUNCTION_LINES:
                     violations.append(
-                        f"{path}:{node.lineno}: {node.name} has {length} lines, "
-                        f"at most {MAX_FUNCTION_LINES}"
+                        f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
                     )
     return violations
 
@@ -140,9 +140,7 @@ def modules_of(modules: Iterable[types.ModuleType]) -> list[type[eqx.Module]]:
         member
         for module in modules
         for member in vars(module).values()
-        if isinstance(member, type)
-        and issubclass(member, eqx.Module)
-        and member.__module__ == module.__name__
+        if isinstance(member, type) and issubclass(member, eqx.Module) and member.__module__ == module.__name__
     ]
 
 
