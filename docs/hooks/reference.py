@@ -1,0 +1,43 @@
+"""Writes the reference from what the package exports, so that no public name is forgotten."""
+
+import ast
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import flowrax
+
+MARKER = "<!-- every public name -->"
+
+
+def public_modules() -> list[types.ModuleType]:
+    """The modules that the package exports by `from . import name`; others are bound by Python itself."""
+    tree = ast.parse(inspect.getsource(flowrax))
+    fronts = [node for node in tree.body if isinstance(node, ast.ImportFrom) and not node.module]
+    return [getattr(flowrax, alias.name) for front in fronts for alias in front.names]
+
+
+def public_names(module: types.ModuleType) -> Iterator[str]:
+    """The classes and functions that a module exports, where they are its own."""
+    for name, member in vars(module).items():
+        home = getattr(member, "__module__", None) or ""
+        if not name.startswith("_") and home.startswith(module.__name__) and callable(member):
+            yield name
+
+
+def reference() -> str:
+    """One section of directives for the package itself, then one for what else each public module has."""
+    lines, seen = [], set()
+    for module in [flowrax, *public_modules()]:
+        names = [name for name in public_names(module) if getattr(module, name) not in seen]
+        seen.update(getattr(module, name) for name in names)
+        if names:
+            lines.append(f"## {module.__name__}\n")
+        lines.extend(f"::: {module.__name__}.{name}\n" for name in names)
+    return "\n".join(lines)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by MkDocs for each page."""
+    return markdown.replace(MARKER, reference()) if MARKER in markdown else markdown
