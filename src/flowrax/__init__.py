@@ -5,13 +5,17 @@ from . import (
     divergence as divergence,
     dynamics as dynamics,
     interpolant as interpolant,
+    loss as loss,
+    nn as nn,
     oracle as oracle,
     prior as prior,
     schedule as schedule,
     stepper as stepper,
     target as target,
     times as times,
+    train as train,
 )
+from ._citation import citation as citation
 from ._condition import Batched as Batched
 from ._result import (
     RESULTS as RESULTS,
@@ -20,6 +24,7 @@ from ._result import (
     SolveError as SolveError,
     Stats as Stats,
 )
+from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
 from .divergence import Exact as Exact, Hutchinson as Hutchinson
 from .dynamics import (
@@ -32,6 +37,7 @@ from .dynamics import (
 from .interpolant import Affine as Affine
 from .last_step import Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
+from .loss import Matching as Matching
 from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
 from .sample import sample as sample
 from .schedule import (
@@ -43,3 +49,4 @@ from .schedule import (
     VariancePreserving as VariancePreserving,
 )
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
+from .train import FitResult as FitResult, fit as fit, load as load, save as save

@@ -13,8 +13,19 @@ from .schedule import AbstractSchedule
 TIME_MARGIN = 1e-3
 """How far an interval of time stays from an end where a conversion is singular."""
 
+NOISE_MARGIN = 1e-2
+"""The same for a network at the noise end, where its error is amplified by `alpha(t_max) / alpha(t_min)`."""
+
 NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]
 """`make_noise(shape, index)`: the Brownian path number `index` of one sample, of events of that shape."""
+
+
+class AbstractNetwork(eqx.Module):
+    """A network that may be random in training (dropout). Any callable `network(t, x, condition)` serves as well."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        """The output, of the shape of `x`; without a key it is deterministic."""
 
 
 class AbstractPrediction(eqx.Module):

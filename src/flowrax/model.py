@@ -4,17 +4,20 @@ With a preconditioner the output is $c_{\text{skip}}\, x + c_{\text{out}}\, F(c_
 """
 
 import abc
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._checks import check_interval, check_shape
-from ._typing import Condition, DType, Event, Network, Scalar, Shape
+from ._typing import Condition, DType, Event, KeyArray, Network, Scalar, Shape
 from .abstract import (
+    NOISE_MARGIN,
     TIME_MARGIN,
     AbstractContinuousModel,
     AbstractDynamics,
+    AbstractNetwork,
     AbstractPrediction,
 )
 from .coupling import AbstractCoupling, Independent
@@ -155,7 +158,7 @@ class Model(AbstractContinuousModel):
         - `coupling`: how noise and data were, or will be, paired in training; independently without.
         - `dtype`: of events; that of the network's parameters without.
         - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target,
-            else stopping short of the singular end by 1e-3. Raises `ValueError` outside [0, 1] or at a singular end.
+            else stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError` outside [0, 1] or at a singular end.
         """
         self.network = network
         self.interpolant = Affine(interpolant) if isinstance(interpolant, AbstractSchedule) else interpolant
@@ -167,7 +170,7 @@ class Model(AbstractContinuousModel):
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(_network_dtype(network) if dtype is None else dtype)
         low, high = self._singular_ends()
-        self.t_min = _end("t_min", t_min, 0.0, low, TIME_MARGIN)
+        self.t_min = _end("t_min", t_min, 0.0, low, NOISE_MARGIN)
         self.t_max = _end("t_max", t_max, 1.0, high, 1 - TIME_MARGIN)
         check_interval(self.t_min, self.t_max)
 
@@ -199,9 +202,12 @@ class Model(AbstractContinuousModel):
         """The Gaussian of standard deviation `sigma(t)`; what is left of the data at `t` is neglected."""
         return Gaussian(self.shape, std=self.schedule.sigma(t), dtype=self.dtype)
 
-    def output(self, t: Scalar, x: Event, condition: Condition = None) -> Event:
-        """The network's output in the model's target, for one event."""
-        out = self.preconditioner(self.network, self.schedule, t, x, condition)
+    def output(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        """The network's output in the model's target, for one event; `key` is for dropout in training."""
+        network = self.network
+        if isinstance(network, AbstractNetwork):
+            network = functools.partial(network, key=key)
+        out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
         return out
 

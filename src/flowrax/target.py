@@ -83,7 +83,11 @@ class Data(AbstractTarget):
 
 
 class Noise(AbstractTarget):
-    r"""The network predicts the noise (Ho et al. 2020, $\epsilon$)."""
+    r"""The network predicts the noise (Ho et al. 2020, $\epsilon$).
+
+    Where $\alpha(0) = 0$ (linear, cosine) the flow amplifies the network's error near the noise end by
+    $\alpha(1) / \alpha(t_{\min})$: prefer [`Velocity`][], [`V`][] or [`Data`][] there.
+    """
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return noise

@@ -25,7 +25,7 @@ class AbstractDiffusion(eqx.Module):
 
 
 class SBDM(AbstractDiffusion):
-    """$w = c\\, g^2 / 2$: with $c = 1$ Anderson's reverse of the forward SDE (Song et al. 2021, eq. 6)."""
+    r"""$w = c\\, g^2 / 2$: with $c = 1$ Anderson's reverse of the forward SDE (Song et al. 2021, eq. 6)."""
 
     scale: float = 1.0
 
@@ -97,7 +97,7 @@ class CosineDecay(AbstractDiffusion):
 
 
 class Parabola(AbstractDiffusion):
-    """$w = 4 c\\, t (1 - t)$."""
+    r"""$w = 4 c\\, t (1 - t)$."""
 
     scale: float = 1.0
 

@@ -91,7 +91,7 @@ class UnderdampedLangevin(AbstractDynamics):
     default_tolerance: ClassVar[float] = 1e-2
 
     def __init__(self, time: float, duration: float, friction: float = 2.0):
-        """**Arguments:**
+        r"""**Arguments:**
 
         - `time`: the fixed time of the path, in [0, 1].
         - `duration`: length of the run on the clock tau, in units of the data.
@@ -103,7 +103,7 @@ class UnderdampedLangevin(AbstractDynamics):
         self.friction = float(friction)
 
     def negative_score(self, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-        """The gradient of the potential $-\\log p_t$; `args` is `(model, condition)`."""
+        r"""The gradient of the potential $-\\log p_t$; `args` is `(model, condition)`."""
         return -score_at(self.time, x, args)
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:

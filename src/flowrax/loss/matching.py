@@ -1,0 +1,76 @@
+r"""Conditional matching: regress the network on a target of one draw of noise and data.
+
+$$\mathcal{L} = \mathbb{E}_{t, x_0, x_1}\; \omega(t)\, \frac1D \big\lVert F_\theta(t, x_t) - T(x_1, x_0; t) \big\rVert^2,
+\qquad x_t = \alpha x_1 + \sigma x_0.$$
+
+Its minimiser is $\mathbb{E}[T | x_t]$ for every target $T$ of the table (Lipman et al. 2023; Vincent 2011 for the score).
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, KeyArray, Scalar
+from ..model import Model
+from ..times import AbstractTimes, Stratified
+from .weights import AbstractWeight, Uniform
+
+
+class AbstractLoss(eqx.Module):
+    """A loss of one pair of noise and data at one time."""
+
+    times: eqx.AbstractVar[AbstractTimes]
+    """Where the times of a batch are drawn."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        """A scalar. Without a key nothing is dropped: what validation wants."""
+
+
+class ConditionDropout(eqx.Module):
+    """Replaces a condition by a null one, so that one network learns both laws that classifier-free guidance mixes."""
+
+    probability: float
+    null: Condition = None
+
+    def __call__(self, condition: Condition, key: KeyArray) -> Condition:
+        """The condition, or with `probability` the null one (zeros unless given, of the same structure)."""
+        drop = jax.random.bernoulli(key, self.probability)
+        null = jax.tree.map(jnp.zeros_like, condition) if self.null is None else self.null
+        return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, null)
+
+
+class Matching(AbstractLoss):
+    """The matching loss of the model's own target.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{lipman2023flow,
+            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
+            title={Flow Matching for Generative Modeling},
+            booktitle={International Conference on Learning Representations},
+            year={2023},
+        }
+        ```
+    """
+
+    weight: AbstractWeight = Uniform()
+    times: AbstractTimes = Stratified()
+    condition_dropout: ConditionDropout | None = None
+
+    def __call__(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        scales = model.schedule.scales(t, x1.dtype)
+        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        network_key = key
+        if key is not None and self.condition_dropout is not None:
+            network_key, dropout_key = jax.random.split(key)
+            condition = self.condition_dropout(condition, dropout_key)
+        error = model.output(t, x, condition, key=network_key) - model.target.of(x1, x0, scales)
+        return self.weight(model.target, model.schedule, t, scales) * jnp.mean(error**2)

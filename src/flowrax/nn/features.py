@@ -1,0 +1,46 @@
+r"""Gaussian Fourier features of time, $[\sin 2\pi W t, \cos 2\pi W t]$ with frozen $W \sim \mathcal{N}(0, s^2)$."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, DType, KeyArray, Scalar
+
+
+class FourierFeatures(eqx.Module):
+    """Features of a scalar time; the frequencies are constants, out of reach of optimisers and weight decay.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{tancik2020fourier,
+            author={Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and Fridovich-Keil, Sara and
+                Raghavan, Nithin and Singhal, Utkarsh and Ramamoorthi, Ravi and Barron, Jonathan T. and Ng, Ren},
+            title={Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2020},
+        }
+        ```
+    """
+
+    frequencies: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, num_frequencies: int, scale: float, *, key: KeyArray) -> None:
+        """**Arguments:**
+
+        - `num_frequencies`: half the number of features.
+        - `scale`: standard deviation of the frequencies; large ones make the field rough in time and its solves costly.
+        - `key`: draws the frequencies.
+        """
+        self.frequencies = tuple(float(w) for w in scale * jax.random.normal(key, (num_frequencies,)))
+
+    def __call__(self, t: Scalar, dtype: DType) -> Array:
+        """`(2 * num_frequencies,)`."""
+        angle = 2 * jnp.pi * jnp.asarray(self.frequencies, dtype) * jnp.asarray(t, dtype)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)])
+
+
+def flat_condition(condition: object, dtype: DType) -> Array:
+    """All leaves of a condition in one vector; empty for None."""
+    leaves = [jnp.asarray(leaf, dtype).reshape(-1) for leaf in jax.tree.leaves(condition)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, dtype)

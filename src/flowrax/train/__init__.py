@@ -1,0 +1,5 @@
+"""Training: fit, checkpoints."""
+
+from .checkpoint import load as load, save as save
+from .fit import FitResult as FitResult, fit as fit
+from .step import TrainState as TrainState

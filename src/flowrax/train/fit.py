@@ -1,0 +1,245 @@
+"""`fit`: train a model's network, keep the best weights, survive interruption."""
+
+import hashlib
+import importlib.util
+import os
+import pathlib
+import sys
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._checks import check_finite, check_shape
+from .._typing import Batch, Condition, KeyArray
+from ..coupling import AbstractCoupling
+from ..loss import AbstractLoss, Matching
+from ..model import Model
+from .checkpoint import load, save
+from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
+
+_CHUNK = 50
+
+
+class FitResult(eqx.Module):
+    """What `fit` returns."""
+
+    model: Model
+    """With the averaged weights of the lowest held-out loss, or the last average where nothing was held out."""
+    last_model: Model
+    """With the last weights, not averaged."""
+    history: dict[str, np.ndarray]
+    """`step`, `train_loss` and `validation_loss` at each validation."""
+    num_steps: int
+    """Optimiser steps taken, earlier runs of the same checkpoint included."""
+    best_step: int
+    """The step of `model`."""
+    stopped: str
+    """Why training ended, one sentence."""
+
+
+def fit(
+    model: Model,
+    data: Batch,
+    key: KeyArray,
+    *,
+    loss: AbstractLoss | None = None,
+    coupling: AbstractCoupling | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    num_steps: int = 10_000,
+    batch_size: int = 256,
+    condition: Condition = None,
+    validation: Batch | None = None,
+    validation_condition: Condition = None,
+    validate_every: int = 500,
+    patience: int | None = None,
+    ema_decay: float = 0.999,
+    augment: Augment | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Minimises a matching loss over the network's parameters.
+
+    **Arguments:**
+
+    - `model`: its network is trained.
+    - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
+    - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
+    - `loss`: [`Matching`][] with uniform weight without.
+    - `coupling`: how noise meets data, and what the returned model records; the model's without.
+    - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
+    - `num_steps`, `batch_size`: batches are drawn with replacement.
+    - `condition`: leaves with a leading axis `n`.
+    - `validation`, `validation_condition`: held-out rows; their loss picks the weights that are returned.
+    - `validate_every`: steps between validations and checkpoints.
+    - `patience`: stop after this many validations without a new lowest loss; never without.
+    - `ema_decay`: of the exponential moving average of the weights, which is what is validated and returned.
+    - `augment`: `augment(key, row)` makes one row one event, afresh at every step: dequantise, rotate, standardise.
+    - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically.
+    - `progress`: whether to show a bar.
+
+    **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run at the best weights, and `stopped` says so.
+
+    **Raises:** `ValueError` for NaN in the data, rows that disagree with the model, or a checkpoint of another run.
+    """
+    if coupling is not None:
+        model = eqx.tree_at(lambda m: m.coupling, model, coupling)
+    data, validation = _check_data(model, data, validation, augment, key)
+    if optimizer is None:
+        warm = min(500, max(1, num_steps // 10))
+        optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    task = Task(static, Matching() if loss is None else loss, optimizer, augment, batch_size, ema_decay)
+    run = _Run(task, data, condition, validation, validation_condition, key, checkpoint, validate_every, patience)
+    state, history = run.restore(first_state(parameters, optimizer), num_steps)
+    state, history, stopped = run.train(state, history, num_steps, progress)
+    best = state.average if validation is None else state.best
+    return FitResult(
+        model=task.model(best),
+        last_model=task.model(state.parameters),
+        history={name: np.asarray([row[i] for row in history]) for i, name in enumerate(_COLUMNS)},
+        num_steps=int(state.step),
+        best_step=int(state.step if validation is None else state.best_step),
+        stopped=stopped,
+    )
+
+
+_COLUMNS = ("step", "train_loss", "validation_loss")
+History = list[list[float]]
+
+
+class _Run:
+    """One call of `fit`: the loop outside the compiler."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Batch,
+        condition: Condition,
+        validation: Batch | None,
+        validation_condition: Condition,
+        key: KeyArray,
+        checkpoint: str | os.PathLike[str] | None,
+        validate_every: int,
+        patience: int | None,
+    ) -> None:
+        self.task, self.data, self.condition = task, data, condition
+        self.validation, self.validation_condition = validation, validation_condition
+        self.train_key, self.validation_key = jax.random.split(key)
+        self.path = None if checkpoint is None else pathlib.Path(checkpoint)
+        self.validate_every, self.patience = validate_every, patience
+
+    def fingerprint(self) -> str:
+        """Of what must not change between the runs that share a checkpoint."""
+        digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
+        digest.update(repr((self.task.batch_size, self.task.average_decay, self.validate_every)).encode())
+        for array in jax.tree.leaves((self.data, self.condition, self.validation, self.validation_condition)):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def restore(self, state: TrainState, num_steps: int) -> tuple[TrainState, History]:
+        if self.path is None or not self.path.exists():
+            return state, []
+        state, metadata = load(self.path, state)
+        if metadata["fingerprint"] != self.fingerprint():
+            raise ValueError(
+                f"{self.path} belongs to another run (other data, key or batch); remove it or use another path."
+            )
+        return state, metadata["history"]
+
+    def train(
+        self, state: TrainState, history: History, num_steps: int, progress: bool
+    ) -> tuple[TrainState, History, str]:
+        bar = _Bar(num_steps, int(state.step), progress)
+        try:
+            while (step := int(state.step)) < num_steps:
+                if self._is_out_of_patience(state, history):
+                    return state, history, f"No lower held-out loss in {self.patience} validations, at step {step}."
+                until = min(num_steps, (step // self.validate_every + 1) * self.validate_every)
+                last_good = state
+                state, train_loss = self._advance(state, until, bar)
+                if not np.isfinite(train_loss):
+                    return last_good, history, f"The loss became NaN or infinite before step {until}; kept step {step}."
+                state, validation_loss = self._validate(state)
+                history = [*history, [until, train_loss, validation_loss]]
+                bar.show(train_loss, validation_loss)
+                if self.path is not None:
+                    save(self.path, state, {"fingerprint": self.fingerprint(), "history": history})
+        finally:
+            bar.close()
+        return state, history, f"All {num_steps} steps were taken."
+
+    def _is_out_of_patience(self, state: TrainState, history: History) -> bool:
+        if self.patience is None or self.validation is None:
+            return False
+        return sum(row[0] > int(state.best_step) for row in history) >= self.patience
+
+    def _advance(self, state: TrainState, until: int, bar: "_Bar") -> tuple[TrainState, float]:
+        total, taken = 0.0, 0
+        while (step := int(state.step)) < until:
+            chunk = min(_CHUNK, until - step)
+            state, mean = advance(
+                self.task, state, self.data, self.condition, self.train_key, jnp.asarray(chunk, jnp.int32)
+            )
+            total, taken = total + float(mean) * chunk, taken + chunk
+            if not np.isfinite(total):
+                break
+            bar.step(chunk)
+        return state, total / taken
+
+    def _validate(self, state: TrainState) -> tuple[TrainState, float]:
+        if self.validation is None:
+            return state, float("nan")
+        repeats = max(1, 4096 // self.validation.shape[0])
+        value = held_out_loss(
+            self.task, state.average, self.validation, self.validation_condition, self.validation_key, repeats
+        )
+        if value < state.best_loss:
+            state = eqx.tree_at(lambda s: (s.best, s.best_loss, s.best_step), state, (state.average, value, state.step))
+        return state, float(value)
+
+
+class _Bar:
+    """A tqdm bar, or lines where tqdm is missing."""
+
+    def __init__(self, total: int, start: int, enabled: bool) -> None:
+        self.bar: Any = None
+        self.enabled, self.total, self.done = enabled, total, start
+        if enabled and importlib.util.find_spec("tqdm") is not None:
+            import tqdm
+
+            self.bar = tqdm.tqdm(total=total, initial=start, desc="fit", unit="step", file=sys.stderr)
+
+    def step(self, count: int) -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+
+    def show(self, train_loss: float, validation_loss: float) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix(train=f"{train_loss:.4f}", held_out=f"{validation_loss:.4f}")
+        elif self.enabled:
+            print(f"fit: {self.done}/{self.total} train {train_loss:.4f} held out {validation_loss:.4f}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _check_data(
+    model: Model, data: Batch, validation: Batch | None, augment: Augment | None, key: KeyArray
+) -> tuple[Batch, Batch | None]:
+    data = jnp.asarray(data, model.dtype)
+    check_finite("data", data)
+    row = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
+    event = row if augment is None else jax.eval_shape(augment, key, row)
+    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
+    if validation is None:
+        return data, None
+    validation = jnp.asarray(validation, model.dtype)
+    check_finite("validation", validation)
+    check_shape("One row of validation", validation.shape[1:], data.shape[1:])
+    return data, validation
