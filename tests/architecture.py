@@ -202,9 +202,9 @@ def docstring_violations(module: types.ModuleType) -> list[str]:
         if not has_docstring(member):
             violations.append(f"{name} has no docstring")
         elif not isinstance(member, type):
-            sections = ["**Returns:**"]
-            if inspect.signature(member).parameters:
-                sections.insert(0, "**Arguments:**")
+            signature = inspect.signature(member)
+            sections = ["**Arguments:**"] if signature.parameters else []
+            sections += ["**Returns:**"] if signature.return_annotation is not None else []
             missing = [section for section in sections if section not in (member.__doc__ or "")]
             violations.extend(f"{name} does not state {section}" for section in missing)
     return violations

@@ -204,8 +204,11 @@ def test_docstring_check_fails():
     def half(x):
         """Does."""
 
+    def nothing() -> None:
+        """Does, and has nothing to take or give."""
+
     module = types.ModuleType("module")
-    vars(module).update(Dog=Dog, documented=documented, half=half, bare=lambda: 0, version="1")
+    vars(module).update(Dog=Dog, documented=documented, half=half, nothing=nothing, bare=lambda: 0, version="1")
     assert architecture.docstring_violations(module) == [
         "Dog has no docstring",
         "half does not state **Arguments:**",
