@@ -4,7 +4,9 @@ from . import (
     coupling as coupling,
     divergence as divergence,
     dynamics as dynamics,
+    guidance as guidance,
     interpolant as interpolant,
+    inverse as inverse,
     loss as loss,
     nn as nn,
     oracle as oracle,
@@ -34,11 +36,14 @@ from .dynamics import (
     ReverseSDE as ReverseSDE,
     UnderdampedLangevin as UnderdampedLangevin,
 )
+from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
+from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
 from .last_step import Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
+from .observation import LinearGaussian as LinearGaussian
 from .sample import sample as sample
 from .schedule import (
     EDM as EDM,

@@ -1,0 +1,111 @@
+r"""Guided models: a model whose score is raised by $g(t, x) \approx \nabla_x \log p(y | x_t = x)$.
+
+All forms of the prediction follow from $s' = s + g$: with $x = \alpha d + \sigma n$ fixed,
+$n' = n - \sigma g$, $d' = d + (\sigma^2 / \alpha)\, g$ and $v' = v + \tfrac12 g_{\text{SDE}}^2\, g$, where
+$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$.
+"""
+
+import abc
+
+import equinox as eqx
+
+from .._typing import Condition, DType, Event, Scalar, Shape
+from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
+from ..dynamics import ProbabilityFlow
+from ..observation import LinearGaussian
+from ..prior import AbstractPrior
+from ..schedule import AbstractSchedule, Scales
+
+
+class AbstractGuidance(eqx.Module):
+    """A rule that turns a model and an observation into an approximate likelihood score."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: AbstractContinuousModel,
+        observation: LinearGaussian,
+        t: Scalar,
+        x: Event,
+        condition: Condition,
+    ) -> tuple[AbstractPrediction, Event]:
+        """The model's own prediction at `(t, x)` and the likelihood score there, of the shape of `x`."""
+
+
+class GuidedPrediction(AbstractPrediction):
+    """A prediction with a likelihood score added."""
+
+    base: AbstractPrediction
+    likelihood_score: Event
+    scales: Scales
+
+    @property
+    def data(self) -> Event:
+        return self.base.data + self.scales.sigma**2 / self.scales.alpha * self.likelihood_score
+
+    @property
+    def noise(self) -> Event:
+        return self.base.noise - self.scales.sigma * self.likelihood_score
+
+    @property
+    def velocity(self) -> Event:
+        s = self.scales
+        half_squared_diffusion = s.sigma**2 * s.alpha_rate / s.alpha - s.variance_rate / 2
+        return self.base.velocity + half_squared_diffusion * self.likelihood_score
+
+    @property
+    def score(self) -> Event:
+        return self.base.score + self.likelihood_score
+
+
+class GuidedModel(AbstractContinuousModel):
+    """A model conditioned on an observation: sampled, solved and evaluated like any other.
+
+    It starts where `alpha > 0`, from the law of the unguided model there.
+    """
+
+    model: AbstractContinuousModel
+    observation: LinearGaussian
+    guidance: AbstractGuidance
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+
+    def __init__(self, model: AbstractContinuousModel, observation: LinearGaussian, guidance: AbstractGuidance) -> None:
+        """**Arguments:**
+
+        - `model`: a model with a score, or `ValueError`.
+        - `observation`: of its events; an operator of another width is a `ValueError`.
+        - `guidance`: the rule.
+        """
+        observation.check_event(model.shape)
+        low, high = model.score_interval
+        self.model, self.observation, self.guidance = model, observation, guidance
+        self.shape, self.dtype = model.shape, model.dtype
+        self.t_min = max(low, TIME_MARGIN) if model.schedule.is_singular("drift", 0.0) else low
+        self.t_max = high
+
+    @property
+    def schedule(self) -> AbstractSchedule:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.model.schedule
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    def source_at(self, t: float) -> AbstractPrior:
+        """The unguided law at `t`."""
+        return self.model.source_at(t)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return ProbabilityFlow()
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        return self.t_min, self.t_max
+
+    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> GuidedPrediction:
+        base, likelihood_score = self.guidance(self.model, self.observation, t, x, condition)
+        return GuidedPrediction(base, likelihood_score, self.schedule.scales(t, x.dtype))

@@ -1,0 +1,57 @@
+r"""Pseudo-inverse guidance: $p(x_1 | x_t)$ is taken as $\mathcal{N}(\hat x_1, r^2 I)$, so that for $y = A x_1 + \varepsilon$
+
+$$g = \Big(\frac{\partial \hat x_1}{\partial x}\Big)^{\!\top} A^\top \big(r^2 A A^\top + \operatorname{diag}(s^2)\big)^{-1}
+(y - A \hat x_1), \qquad r^2 = \frac{\sigma^2 s_d^2}{\alpha^2 s_d^2 + \sigma^2}.$$
+
+$r^2$ is the exact posterior variance of data $\mathcal{N}(0, s_d^2 I)$, for which the method is exact.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Condition, Event, Scalar
+from ..abstract import AbstractContinuousModel, AbstractPrediction
+from ..observation import LinearGaussian
+from .base import AbstractGuidance
+
+
+class PiGDM(AbstractGuidance):
+    """Pseudo-inverse guidance for linear-Gaussian observations.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{song2023pseudoinverse,
+            author={Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan},
+            title={Pseudoinverse-Guided Diffusion Models for Inverse Problems},
+            booktitle={International Conference on Learning Representations},
+            year={2023},
+        }
+        ```
+    """
+
+    data_std: float = 1.0
+    """Standard deviation of the data's elements."""
+
+    def __call__(
+        self,
+        model: AbstractContinuousModel,
+        observation: LinearGaussian,
+        t: Scalar,
+        x: Event,
+        condition: Condition,
+    ) -> tuple[AbstractPrediction, Event]:
+        def denoise(x: Event) -> tuple[Event, AbstractPrediction]:
+            prediction = model.predict(t, x, condition)
+            return prediction.data, prediction
+
+        data, pull_back, prediction = jax.vjp(denoise, x, has_aux=True)
+        scales = model.schedule.scales(t, x.dtype)
+        noise_to_total = scales.sigma**2 / ((scales.alpha * self.data_std) ** 2 + scales.sigma**2)
+        operator = observation.operator.astype(x.dtype)
+        noise = observation.noise_std.astype(x.dtype)
+        covariance = self.data_std**2 * noise_to_total * operator @ operator.T + jnp.diag(noise**2)
+        residual = observation.y.astype(x.dtype) - operator @ data.reshape(-1)
+        weighted = jax.scipy.linalg.solve(covariance, residual, assume_a="pos")
+        (likelihood_score,) = pull_back((operator.T @ weighted).reshape(x.shape))
+        return prediction, likelihood_score

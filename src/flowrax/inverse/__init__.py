@@ -1,0 +1,3 @@
+"""Inverse problems."""
+
+from .posterior import PosteriorSamples as PosteriorSamples, posterior as posterior

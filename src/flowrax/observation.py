@@ -1,0 +1,54 @@
+r"""Measurements $y = A x + \varepsilon$, $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ._checks import check_finite, check_shape
+from ._typing import Array, ArrayLike, Event, Shape
+
+
+class LinearGaussian(eqx.Module):
+    """A linear measurement of an event with independent Gaussian noise."""
+
+    operator: Array
+    y: Array
+    noise_std: Array
+
+    def __init__(self, operator: ArrayLike, y: ArrayLike, noise_std: ArrayLike) -> None:
+        """**Arguments:**
+
+        - `operator`: `A`, `(m, d)`, acting on the event flattened to `(d,)`.
+        - `y`: `(m,)`, in units of the measurement.
+        - `noise_std`: positive, a scalar or `(m,)`, in the units of `y`.
+
+        Raises `ValueError` for shapes that disagree or NaN.
+        """
+        self.operator, self.y = jnp.asarray(operator), jnp.asarray(y)
+        if self.operator.ndim != 2:
+            raise ValueError(f"operator has shape {self.operator.shape} but (m, d) is expected.")
+        check_shape("y", self.y.shape, self.operator.shape[:1])
+        noise_std = jnp.asarray(noise_std, self.y.dtype)
+        if noise_std.ndim:
+            check_shape("noise_std", noise_std.shape, self.y.shape)
+        self.noise_std = jnp.broadcast_to(noise_std, self.y.shape)
+        for name, value in (("operator", self.operator), ("y", self.y), ("noise_std", self.noise_std)):
+            check_finite(name, value)
+
+    def check_event(self, shape: Shape) -> None:
+        """Raises `ValueError` unless events of that shape have as many elements as `A` has columns."""
+        if math.prod(shape) != self.operator.shape[1]:
+            raise ValueError(
+                f"operator has {self.operator.shape[1]} columns but the model's events, of shape {tuple(shape)}, "
+                f"have {math.prod(shape)} elements."
+            )
+
+    def residual(self, x: Event) -> Array:
+        """`(m,)`: what `x` leaves unexplained, in units of the noise."""
+        return (self.y - self.operator @ x.reshape(-1)) / self.noise_std
+
+    def log_likelihood(self, x: Event) -> Array:
+        """Log-density of `y` given the event `x`, a scalar in nats."""
+        constant = jnp.sum(jnp.log(self.noise_std)) + 0.5 * self.y.shape[0] * math.log(2 * math.pi)
+        return -0.5 * jnp.sum(self.residual(x) ** 2) - constant
