@@ -1,0 +1,187 @@
+"""Figures from arrays: images, paths, likelihoods side by side, training.
+
+Each function returns a `matplotlib.figure.Figure` that belongs to no window and to no global state; save it by
+`figure.savefig(path)`. Matplotlib is imported when a figure is drawn, never on `import flowrax`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._typing import Array
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+ArrayLike = Array | np.ndarray
+
+_BLUE, _ORANGE, _GREY = "#2f6db3", "#d9731a", "#6b6b6b"
+
+
+def images(
+    grid: ArrayLike,
+    *,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    column_titles: Sequence[str] | None = None,
+    row_titles: Sequence[str] | None = None,
+    title: str | None = None,
+    cell: float = 0.7,
+    colour_map: str = "gray_r",
+) -> "matplotlib.figure.Figure":
+    """A table of grey images.
+
+    **Arguments:**
+
+    - `grid`: `(rows, columns, height, width)`; NaN pixels are left white with a grey frame, as missing.
+    - `value_range`: the values drawn as the two ends of the colour map; values beyond are clipped.
+    - `column_titles`, `row_titles`: one string each, above and at the left.
+    - `title`: above everything.
+    - `cell`: inches per image.
+    - `colour_map`: any of matplotlib's.
+
+    **Raises:** `ValueError` unless there are four axes and as many titles as columns and rows.
+    """
+    grid = np.asarray(grid)
+    if grid.ndim != 4:
+        raise ValueError(f"grid has shape {grid.shape} but (rows, columns, height, width) is expected.")
+    rows, columns = grid.shape[:2]
+    _check_count("column_titles", column_titles, columns)
+    _check_count("row_titles", row_titles, rows)
+    left = 0.05 if row_titles is None else 0.09 * max(map(len, row_titles)) + 0.1
+    lines = 0 if column_titles is None else max(text.count("\n") + 1 for text in column_titles)
+    top = 0.05 + 0.17 * lines + (0.0 if title is None else 0.35)
+    width, height = left + columns * cell + 0.05, top + rows * cell + 0.05
+    figure = _figure(width, height)
+    for row in range(rows):
+        for column in range(columns):
+            x, y = left + column * cell, height - top - (row + 1) * cell
+            axes = figure.add_axes((x / width, y / height, 0.94 * cell / width, 0.94 * cell / height))
+            axes.imshow(grid[row, column], cmap=colour_map, vmin=value_range[0], vmax=value_range[1])
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set(color="#d0d0d0", linewidth=0.5)
+            if column_titles is not None and row == 0:
+                axes.set_title(column_titles[column], fontsize=8, pad=3)
+            if row_titles is not None and column == 0:
+                axes.set_ylabel(row_titles[row], fontsize=8, rotation=0, ha="right", va="center")
+    if title is not None:
+        figure.text(0.5, 1 - 0.08 / height, title, ha="center", va="top", fontsize=10)
+    return figure
+
+
+def trajectory(
+    paths: ArrayLike,
+    times: ArrayLike,
+    *,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    title: str | None = None,
+    cell: float = 0.7,
+) -> "matplotlib.figure.Figure":
+    """One row of images per sample, one column per time, from noise to data.
+
+    **Arguments:**
+
+    - `paths`: `(n, times, height, width)`, as `Samples.trajectory`.
+    - `times`: `(times,)`.
+    - `value_range`, `title`, `cell`: as for [`images`][].
+    """
+    titles = [f"t = {float(t):.2f}" for t in np.asarray(times)]
+    return images(paths, value_range=value_range, column_titles=titles, title=title, cell=cell)
+
+
+def likelihood_calibration(
+    exact: ArrayLike,
+    estimate: ArrayLike,
+    standard_error: ArrayLike,
+    *,
+    unit: str = "nats",
+    title: str | None = None,
+) -> "matplotlib.figure.Figure":
+    """An estimate of a log-likelihood against its exact value, and whether its standard errors are right.
+
+    At the left each estimate with its standard error, at the right the errors in units of it beside the standard normal
+    that right standard errors give.
+
+    **Arguments:**
+
+    - `exact`, `estimate`, `standard_error`: `(n,)`; standard errors positive and finite.
+    - `unit`: of all three.
+    - `title`: above everything.
+    """
+    exact, estimate, error = (np.asarray(a, np.float64) for a in (exact, estimate, standard_error))
+    if not (np.all(np.isfinite(error)) and np.all(error > 0)):
+        raise ValueError("standard_error must be positive and finite to compare errors with it.")
+    figure = _figure(9.0, 3.9, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ends = [float(min(exact.min(), estimate.min())), float(max(exact.max(), estimate.max()))]
+    left.plot(ends, ends, color=_GREY, linewidth=1, label="equal")
+    left.errorbar(
+        exact, estimate, error, fmt="o", markersize=2.5, linewidth=0.8, color=_BLUE, label="estimate, 1 standard error"
+    )
+    left.set(xlabel=f"exact log-likelihood ({unit})", ylabel=f"estimated log-likelihood ({unit})")
+    left.legend(frameon=False, fontsize=8)
+    z = (estimate - exact) / error
+    limit = max(4.0, float(np.ceil(np.abs(z).max())))
+    right.hist(z, bins=np.linspace(-limit, limit, 33).tolist(), density=True, color=_BLUE, alpha=0.6, label="found")
+    grid = np.linspace(-limit, limit, 201)
+    normal = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    right.plot(grid, normal, color=_ORANGE, label="standard normal")
+    right.set(xlabel="(estimate - exact) / standard error", ylabel="density")
+    right.set_title(f"mean {z.mean():.2f}, standard deviation {z.std():.2f}, n = {z.size}", fontsize=9)
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        _clean(axes)
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def training_curve(
+    step: ArrayLike,
+    train_loss: ArrayLike,
+    validation_loss: ArrayLike | None = None,
+    *,
+    best_step: int | None = None,
+    ylabel: str = "matching loss per dimension",
+    title: str | None = None,
+) -> "matplotlib.figure.Figure":
+    """Losses against optimiser steps.
+
+    **Arguments:**
+
+    - `step`, `train_loss`, `validation_loss`: `(k,)`, as in `FitResult.history`.
+    - `best_step`: of the weights that were kept, marked by a line.
+    - `ylabel`: of the losses.
+    - `title`: above everything.
+    """
+    figure = _figure(6.0, 3.6, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(step, train_loss, color=_BLUE, marker=".", label="training (current weights)")
+    if validation_loss is not None:
+        axes.plot(step, validation_loss, color=_ORANGE, marker=".", label="validation (averaged weights)")
+    if best_step is not None:
+        axes.axvline(best_step, color=_GREY, linestyle="--", linewidth=1, label=f"kept: step {best_step:,}")
+    axes.set(xlabel="optimiser step", ylabel=ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    _clean(axes)
+    if title is not None:
+        axes.set_title(title, fontsize=10)
+    return figure
+
+
+def _figure(width: float, height: float, **options: Any) -> "matplotlib.figure.Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, **options)
+
+
+def _clean(axes: "matplotlib.axes.Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _check_count(name: str, titles: Sequence[str] | None, count: int) -> None:
+    if titles is not None and len(titles) != count:
+        raise ValueError(f"{name} has {len(titles)} entries but {count} are expected.")
