@@ -5,13 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._typing import Array, DType, Shape
 
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is an abstract value of a transformation that is under way."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def check_shape(name: str, got: Shape, expected: Shape) -> None:

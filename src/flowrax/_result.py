@@ -1,15 +1,20 @@
 """The records that verbs return, and the sentences of a solve that failed."""
 
+from typing import TypeVar
+
 import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from ._checks import is_traced
-from ._typing import Array, Batch, Int, PerSample
+from ._typing import Array, Event, Int, PerSample
 
 RESULTS = dfx.RESULTS
 """Codes of a solve: diffrax's own; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
+
+
+T = TypeVar("T", bound=eqx.Module)
 
 
 class SolveError(RuntimeError):
@@ -19,18 +24,18 @@ class SolveError(RuntimeError):
 class Stats(eqx.Module):
     """Work done for each sample, integer arrays of shape `(n,)`."""
 
-    num_steps: Int[Array, " n"]
+    num_steps: Int[Array, "*n"]
     """Steps attempted."""
-    num_rejected: Int[Array, " n"]
+    num_rejected: Int[Array, "*n"]
     """Steps that the error control refused."""
-    num_evaluations: Int[Array, " n"]
+    num_evaluations: Int[Array, "*n"]
     """Evaluations of the drift, rejected steps included."""
 
 
 class Samples(eqx.Module):
     """What `sample` returns."""
 
-    x: Batch
+    x: Event
     """`(n, *event)`, at the end of the dynamics' interval."""
     log_prob: PerSample | None
     """`(n,)` nats, with `with_log_prob=True`."""
@@ -52,7 +57,7 @@ class LogProb(eqx.Module):
     """`(n,)`, log-density at `t_max` in nats."""
     standard_error: PerSample
     """`(n,)`, of the divergence estimate: zero for an exact one, infinite for a single probe."""
-    latent: Batch
+    latent: Event
     """`(n, *event)`, the state at `t_min` that flows into each row."""
     stats: Stats
     result: RESULTS
@@ -79,7 +84,7 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
     return f"{verb}: {count} of {failed.size} solves failed: {cause} throw=False keeps the good rows."
 
 
-def raise_if_failed(verb: str, tree: eqx.Module, result: RESULTS, max_steps: int | None) -> eqx.Module:
+def raise_if_failed(verb: str, tree: T, result: RESULTS, max_steps: int | None) -> T:
     """Returns `tree`, or raises [`SolveError`][] (a run-time error with one static sentence inside `jit`)."""
     failed = is_failed(result)
     if is_traced(failed):

@@ -6,20 +6,24 @@ Shapes are written once here; `t` may be a Python float, a scalar array or an ar
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 
 if TYPE_CHECKING:
-    Times = float | Array
-    Scalar = float | Array
+    Times = float | Array | np.ndarray
+    Scalar = float | Array | np.ndarray
 else:
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
 
 Event = Float[Array, "..."]
 """One sample, of any rank."""
-Batch = Float[Array, "n ..."]
+Batch = Float[Array, "_ ..."]
 """Samples along the leading axis."""
-PerSample = Float[Array, " n"]
+BatchLike = Shaped[ArrayLike, "_ ..."]
+"""The same as users have it: JAX or numpy, any dtype."""
+PerSample = Float[Array, "*n"]
+"""One number per sample (none of the axis inside a map over samples)."""
 Condition = PyTree
 """Anything a network is conditioned on; None without."""
 Shape = tuple[int, ...]
@@ -32,6 +36,7 @@ __all__ = [
     "Array",
     "ArrayLike",
     "Batch",
+    "BatchLike",
     "Bool",
     "Condition",
     "DType",

@@ -59,8 +59,8 @@ class AbstractDynamics(eqx.Module):
     """
 
     calculus: eqx.AbstractClassVar[type | None]
-    """`diffrax.AbstractItoSolver` or `diffrax.AbstractStratonovichSolver` where the diffusion depends on the state and the
-    solver must match; None for additive noise or none, where every solver is right."""
+    """`diffrax.AbstractItoSolver` or `diffrax.AbstractStratonovichSolver` where the diffusion depends on the state and
+    the solver must match; None for additive noise or none, where every solver is right."""
     keeps_density: eqx.AbstractClassVar[bool]
     """Whether it is the probability flow, along which `sample(with_log_prob=True)` can carry a density."""
     default_tolerance: eqx.AbstractClassVar[float]
@@ -79,9 +79,7 @@ class AbstractDynamics(eqx.Module):
         """The state that starts at the event `x`."""
 
     @abc.abstractmethod
-    def terms(
-        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
-    ) -> dfx.AbstractTerm | tuple[dfx.AbstractTerm, ...]:
+    def terms(self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker) -> dfx.AbstractTerm:
         """The diffrax terms of one sample."""
 
     @abc.abstractmethod

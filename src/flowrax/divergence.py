@@ -1,8 +1,8 @@
 r"""$\nabla \cdot v = \operatorname{tr} \partial v / \partial x$ along a solve, exactly or by random probes.
 
-Hutchinson's estimate is $\epsilon^\top (\partial v / \partial x)\, \epsilon$ with $\mathbb{E}[\epsilon \epsilon^\top] = I$.
-Probes are drawn once and kept for the whole solve: an estimate that changes between evaluations has no derivative in time,
-and an adaptive solver would shrink its steps without end.
+Hutchinson's estimate is $\epsilon^\top (\partial v / \partial x)\, \epsilon$, $\mathbb{E}[\epsilon \epsilon^\top] = I$.
+Probes are drawn once and kept for the whole solve: an estimate that changes between evaluations has no derivative in
+time, and an adaptive solver would shrink its steps without end.
 """
 
 import abc

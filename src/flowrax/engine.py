@@ -25,6 +25,9 @@ Progress = bool | dfx.AbstractProgressMeter
 _TREE_RESOLUTION = 2.0**-13
 
 
+_NONFINITE: Any = RESULTS.nonfinite
+
+
 class Stepping(eqx.Module):
     """How a solve advances, from start to end."""
 
@@ -70,7 +73,7 @@ def make_stepping(
     norm: Callable[[PyTree], Array],
     stochastic: bool = False,
 ) -> Stepping:
-    """Makes one of tolerances, a controller or a grid into a [`Stepping`][] over `interval`; more than one is an error."""
+    """Makes tolerances, a controller or a grid into a [`Stepping`][] over `interval`; more than one is an error."""
     times = time_dtype(dtype)
     start, end = (jnp.asarray(t, times) for t in interval)
     toleranced = rtol is not None or atol is not None
@@ -81,7 +84,7 @@ def make_stepping(
         return Stepping(steps[0], steps[-1], dfx.StepTo(ts=steps), steps, len(steps) - 1)
     if not has_error_estimate(solver):
         raise ValueError(
-            f"{type(solver).__name__} has no error estimate to adapt its steps by; pass grid=<number of steps> or its times."
+            f"{type(solver).__name__} has no error estimate to adapt its steps by; pass grid=<number of steps>."
         )
     if isinstance(controller, dfx.ConstantStepSize | dfx.StepTo):
         raise ValueError("Fixed steps are asked for by grid=<number of steps>, not by a stepsize_controller.")
@@ -175,10 +178,11 @@ def solve_one(
         throw=False,
         progress_meter=_meter(progress),
     )
+    assert solution.ys is not None and solution.ts is not None
     end = jax.tree.map(lambda leaf: leaf[0], solution.ys[0])
     result = solution.result
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), end))
-    result = RESULTS.where((result == RESULTS.successful) & ~finite, RESULTS.nonfinite, result)
+    result = RESULTS.where((result == RESULTS.successful) & ~finite, _NONFINITE, result)
     good = result == RESULTS.successful
     end = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), end)
     steps = jnp.asarray(solution.stats["num_steps"])

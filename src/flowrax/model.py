@@ -157,8 +157,9 @@ class Model(AbstractContinuousModel):
         - `preconditioner`: scales the network's input and output.
         - `coupling`: how noise and data were, or will be, paired in training; independently without.
         - `dtype`: of events; that of the network's parameters without.
-        - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target,
-            else stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError` outside [0, 1] or at a singular end.
+        - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target, else
+            stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError`
+            outside [0, 1] or at a singular end.
         """
         self.network = network
         self.interpolant = Affine(interpolant) if isinstance(interpolant, AbstractSchedule) else interpolant

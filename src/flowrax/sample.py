@@ -1,7 +1,5 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
-from typing import Any
-
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -11,13 +9,13 @@ import optimistix as optx
 from ._checks import check_batch, check_finite
 from ._condition import Batched, cast_condition, rows_of
 from ._result import Samples, raise_if_failed
-from ._typing import Array, Batch, Condition, Event, KeyArray, PyTree
+from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .divergence import AbstractDivergence, Exact
-from .dynamics import ProbabilityFlow
 from .engine import Grid, Progress, Stepping, make_noise, make_stepping, map_samples, solve_one
 from .last_step import AbstractLastStep
-from .likelihood import Augmented, initial_log_density, likelihood_norm
+from .likelihood import augmented, likelihood_norm
+from .prior import AbstractPrior
 
 
 def sample(
@@ -26,7 +24,7 @@ def sample(
     num_samples: int,
     *,
     condition: Condition | Batched = None,
-    x0: Batch | None = None,
+    x0: BatchLike | None = None,
     dynamics: AbstractDynamics | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
@@ -51,7 +49,8 @@ def sample(
     - `key`: sample `i` draws from `fold_in(key, i)` only, whatever the others do.
     - `num_samples`: `n`.
     - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
-    - `x0`: `(n, *event)`, the states to start from instead of draws from the source: already scaled, as `LogProb.latent`.
+    - `x0`: `(n, *event)`, the states to start from instead of draws from the source;
+        already scaled, as `LogProb.latent`.
     - `dynamics`: the probability flow without; or `ReverseSDE(...)`, `Langevin(...)`, ...
     - `solver`: any diffrax solver that fits the dynamics.
     - `rtol`, `atol`: of the error per step of each sample; the dynamics' `default_tolerance` without.
@@ -75,10 +74,7 @@ def sample(
     _check_density(dynamics, with_log_prob, divergence, last_step)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    if x0 is not None:
-        x0 = jnp.asarray(x0, model.dtype)
-        check_batch("x0", x0, model.shape, num_samples)
-        check_finite("x0", x0)
+    start = None if x0 is None else _check_start(model, x0, num_samples)
     solver = dynamics.stepper(solver)
     _check_calculus(dynamics, solver)
     stepping = make_stepping(
@@ -94,15 +90,77 @@ def sample(
         norm=likelihood_norm if with_log_prob else optx.rms_norm,
         stochastic=not dynamics.keeps_density,
     )
+    plan = _Plan(
+        dynamics=dynamics,
+        divergence=(Exact() if divergence is None else divergence) if with_log_prob else None,
+        last_step=last_step,
+        solver=solver,
+        stepping=stepping,
+        saveat=saveat,
+        adjoint=adjoint,
+        progress=progress,
+    )
     condition = cast_condition(condition, model.dtype, num_samples)
-    carried = (Exact() if divergence is None else divergence) if with_log_prob else None
-    answer = _sample(
-        model, key, num_samples, condition, x0, dynamics, solver, stepping, adjoint, saveat, lanes, last_step,
-        carried, progress,
-    )  # fmt: skip
+    answer = _sample(plan, model, key, num_samples, condition, start, lanes)
     if not throw:
         return answer
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps)
+
+
+class _Plan(eqx.Module):
+    """How every sample is drawn: what the compiler sees of the arguments of `sample`."""
+
+    dynamics: AbstractDynamics
+    divergence: AbstractDivergence | None
+    last_step: AbstractLastStep | None
+    solver: dfx.AbstractSolver
+    stepping: Stepping
+    saveat: dfx.SaveAt | None
+    adjoint: dfx.AbstractAdjoint | None
+    progress: Progress
+
+    def draw(
+        self,
+        model: AbstractContinuousModel,
+        condition: Condition,
+        source: AbstractPrior,
+        x0: Event | None,
+        key: KeyArray,
+    ) -> Samples:
+        """One sample: all fields of the answer without their leading axis."""
+        source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
+        x0 = source.draw(source_key) if x0 is None else x0
+        if self.divergence is None:
+            dynamics, noise = self.dynamics, make_noise(self.stepping, self.solver, noise_key, model.dtype)
+            terms, state = dynamics.terms(model, condition, noise), dynamics.initial(x0, state_key)
+            readout = dynamics.readout
+        else:
+            terms, state, readout = augmented(self.divergence, x0, probe_key)
+        end, saved, stats, result = solve_one(
+            terms,
+            self.solver,
+            self.stepping,
+            state,
+            (model, condition),
+            saveat=self.saveat,
+            adjoint=self.adjoint,
+            progress=self.progress,
+        )
+        x, log_prob, error = readout(end), None, None
+        if self.divergence is not None:
+            log_prob = source.log_density(x0) + jnp.mean(end[1])
+            error = self.divergence.standard_error(end[1])
+        if self.last_step is not None:
+            x = self.last_step(model, self.stepping.end, x, condition)
+        times, trajectory = (None, None) if saved is None else (saved[0], jax.vmap(readout)(saved[1]))
+        return Samples(x, log_prob, error, trajectory, times, stats, result)
+
+
+def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
+    start = jnp.asarray(x0, model.dtype)
+    check_batch("x0", start, model.shape, num_samples)
+    check_finite("x0", start)
+    return start
 
 
 def _check_density(
@@ -134,66 +192,19 @@ def _check_calculus(dynamics: AbstractDynamics, solver: dfx.AbstractSolver) -> N
 
 @eqx.filter_jit
 def _sample(
+    plan: _Plan,
     model: AbstractContinuousModel,
     key: KeyArray,
     num_samples: int,
-    condition: Any,
+    condition: Condition | Batched,
     x0: Batch | None,
-    dynamics: AbstractDynamics,
-    solver: dfx.AbstractSolver,
-    stepping: Stepping,
-    adjoint: dfx.AbstractAdjoint | None,
-    saveat: dfx.SaveAt | None,
     lanes: int | None,
-    last_step: AbstractLastStep | None,
-    divergence: AbstractDivergence | None,
-    progress: Progress,
 ) -> Samples:
-    source = dynamics.source(model)
+    source = plan.dynamics.source(model)
     rows, condition_of = rows_of(condition)
 
     def one(row: PyTree) -> Samples:
         index, x0, condition_row = row
-        keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        start = source.draw(keys[0]) if x0 is None else x0
-        condition = condition_of(condition_row)
-        solve = _plain if divergence is None else _with_density
-        x, log_prob, error, saved, stats, result = solve(
-            model, condition, start, source, dynamics, divergence, solver, stepping, keys[1:], adjoint, saveat, progress
-        )
-        if last_step is not None:
-            x = last_step(model, stepping.end, x, condition)
-        times, trajectory = (None, None) if saved is None else saved
-        return Samples(x, log_prob, error, trajectory, times, stats, result)
+        return plan.draw(model, condition_of(condition_row), source, x0, jax.random.fold_in(key, index))
 
     return map_samples(one, (jnp.arange(num_samples), x0, rows), lanes)
-
-
-def _plain(
-    model: Any, condition: Any, x: Event, source: Any, dynamics: AbstractDynamics, divergence: None, solver: Any,
-    stepping: Stepping, keys: Any, adjoint: Any, saveat: Any, progress: Any,
-) -> tuple[Any, ...]:  # fmt: skip
-    terms = dynamics.terms(model, condition, make_noise(stepping, solver, keys[0], model.dtype))
-    state = dynamics.initial(x, keys[1])
-    end, saved, stats, result = solve_one(
-        terms, solver, stepping, state, (model, condition), saveat=saveat, adjoint=adjoint, progress=progress
-    )
-    if saved is not None:
-        saved = saved[0], jax.vmap(dynamics.readout)(saved[1])
-    return dynamics.readout(end), None, None, saved, stats, result
-
-
-def _with_density(
-    model: Any, condition: Any, x: Event, source: Any, dynamics: AbstractDynamics, divergence: AbstractDivergence,
-    solver: Any, stepping: Stepping, keys: Any, adjoint: Any, saveat: Any, progress: Any,
-) -> tuple[Any, ...]:  # fmt: skip
-    probes = divergence.probes(keys[2], x)
-    term = dfx.ODETerm(Augmented(ProbabilityFlow(), divergence))
-    state = (x, initial_log_density(x, divergence))
-    (end, change), saved, stats, result = solve_one(
-        term, solver, stepping, state, (model, condition, probes), saveat=saveat, adjoint=adjoint, progress=progress
-    )
-    if saved is not None:
-        saved = saved[0], saved[1][0]
-    value = source.log_density(x) + jnp.mean(change)
-    return end, value, divergence.standard_error(change), saved, stats, result

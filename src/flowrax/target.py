@@ -12,8 +12,8 @@ $d = \mathbb{E}[x_1 | x_t]$, $n = \mathbb{E}[x_0 | x_t]$:
 | [`V`][] | $\alpha n - \sigma d$ | either |
 
 The velocity follows from the score as $v = (\dot\alpha / \alpha)\, x + (g^2 / 2)\, s$ and, with nothing to divide by,
-$v = \dot\alpha\, d - \tfrac12 (\mathrm{d}\sigma^2 / \mathrm{d}t)\, s$. There are no clamps: where a conversion is singular
-the model's interval of time stops short of it.
+$v = \dot\alpha\, d - \tfrac12 (\mathrm{d}\sigma^2 / \mathrm{d}t)\, s$. There are no clamps: where a conversion is
+singular the model's interval of time stops short of it.
 """
 
 import abc
@@ -162,7 +162,7 @@ class Score(AbstractTarget):
 
 
 class V(AbstractTarget):
-    r"""Progressive distillation's $v = \alpha n - \sigma d$ (Salimans & Ho 2022, section 4): never singular for $(d, n)$."""
+    r"""Progressive distillation's $v = \alpha n - \sigma d$ (Salimans & Ho 2022): never singular for $(d, n)$."""
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return s.alpha * noise - s.sigma * data

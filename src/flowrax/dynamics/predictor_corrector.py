@@ -1,8 +1,8 @@
-r"""A predictor in time, each of whose steps is followed by Langevin steps at the time it reached (Song et al. 2021, alg. 1).
+r"""A predictor in time, each step followed by Langevin steps at the time it reached (Song et al. 2021, alg. 1).
 
-One corrector step at time $t$ is $x \leftarrow x + h\, s(t, x) + \sqrt{2h}\, \xi$ with $h = 2 (r\, \sigma(t))^2$: the paper's
-rule $h = 2 (r \lVert \xi \rVert / \lVert s \rVert)^2$ with the norms at their typical values, so that the step does not
-depend on the state and leaves $p_t$ invariant to first order.
+One corrector step at time $t$ is $x \leftarrow x + h\, s(t, x) + \sqrt{2h}\, \xi$ with $h = 2 (r\, \sigma(t))^2$: the
+paper's rule $h = 2 (r \lVert \xi \rVert / \lVert s \rVert)^2$ with the norms at their typical values, so that the step
+does not depend on the state and leaves $p_t$ invariant to first order.
 """
 
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ class Corrected(dfx.AbstractWrappedSolver):
     def strong_order(self, terms: PyTree[dfx.AbstractTerm]) -> float | None:
         return None
 
-    def error_order(self, terms: PyTree[dfx.AbstractTerm]) -> float | None:
+    def error_order(self, terms: PyTree[dfx.AbstractTerm]) -> Any:
         return self.solver.error_order(self._predictor(terms))
 
     def _predictor(self, terms: Any) -> dfx.AbstractTerm:
@@ -48,7 +48,7 @@ class Corrected(dfx.AbstractWrappedSolver):
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, ...]:
-        # The correction moves the state after the predictor's last evaluation: to the predictor every step starts at a jump.
+        # The correction moves the state after the predictor's last evaluation, so every step starts at a jump.
         y1, error, _, solver_state, result = self.solver.step(
             self._predictor(terms), t0, t1, y0, args, solver_state, jnp.asarray(True)
         )
@@ -124,9 +124,9 @@ class PredictorCorrector(AbstractDynamics):
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         inner = self.predictor.terms(model, condition, make_noise)
-        inner = inner.terms if isinstance(inner, dfx.MultiTerm) else (inner,)
+        parts = inner.terms if isinstance(inner, dfx.MultiTerm) else (inner,)
         path = make_noise((self.num_steps, *model.shape), 1)
-        return dfx.MultiTerm(*inner, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path))
+        return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path))
 
     def readout(self, state: PyTree[Array]) -> Event:
         return self.predictor.readout(state)

@@ -1,6 +1,7 @@
 r"""$\mathrm{d}X = (v + w(t)\, s)\, \mathrm{d}t + \sqrt{2 w(t)}\, \mathrm{d}W$ from noise to data, for any $w \ge 0$.
 
-Its Fokker-Planck equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023, theorem 2.8).
+Its Fokker-Planck equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023,
+theorem 2.8).
 """
 
 from typing import ClassVar

@@ -87,7 +87,7 @@ class GuidedModel(AbstractContinuousModel):
         self.t_max = high
 
     @property
-    def schedule(self) -> AbstractSchedule:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def schedule(self) -> AbstractSchedule:
         return self.model.schedule
 
     @property

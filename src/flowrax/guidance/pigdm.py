@@ -1,7 +1,8 @@
-r"""Pseudo-inverse guidance: $p(x_1 | x_t)$ is taken as $\mathcal{N}(\hat x_1, r^2 I)$, so that for $y = A x_1 + \varepsilon$
+r"""Pseudo-inverse guidance: $p(x_1 | x_t)$ is taken as $\mathcal{N}(\hat x_1, r^2 I)$, so for $y = A x_1 + \varepsilon$
 
-$$g = \Big(\frac{\partial \hat x_1}{\partial x}\Big)^{\!\top} A^\top \big(r^2 A A^\top + \operatorname{diag}(s^2)\big)^{-1}
-(y - A \hat x_1), \qquad r^2 = \frac{\sigma^2 s_d^2}{\alpha^2 s_d^2 + \sigma^2}.$$
+$$g = \Big(\frac{\partial \hat x_1}{\partial x}\Big)^{\!\top} A^\top
+\big(r^2 A A^\top + \operatorname{diag}(s^2)\big)^{-1} (y - A \hat x_1), \qquad
+r^2 = \frac{\sigma^2 s_d^2}{\alpha^2 s_d^2 + \sigma^2}.$$
 
 $r^2$ is the exact posterior variance of data $\mathcal{N}(0, s_d^2 I)$, for which the method is exact.
 """

@@ -1,9 +1,10 @@
 r"""Conditional matching: regress the network on a target of one draw of noise and data.
 
-$$\mathcal{L} = \mathbb{E}_{t, x_0, x_1}\; \omega(t)\, \frac1D \big\lVert F_\theta(t, x_t) - T(x_1, x_0; t) \big\rVert^2,
-\qquad x_t = \alpha x_1 + \sigma x_0.$$
+$$\mathcal{L} = \mathbb{E}_{t, x_0, x_1}\; \omega(t)\, \frac1D \lVert F_\theta(t, x_t) - T(x_1, x_0; t) \rVert^2, \qquad
+x_t = \alpha x_1 + \sigma x_0.$$
 
-Its minimiser is $\mathbb{E}[T | x_t]$ for every target $T$ of the table (Lipman et al. 2023; Vincent 2011 for the score).
+Its minimiser is $\mathbb{E}[T | x_t]$ for every target $T$ of the table (Lipman et al. 2023; for the score
+Vincent 2011).
 """
 
 import abc

@@ -1,8 +1,7 @@
 r"""Weights of a matching loss, each a factor on the squared error of the model's own target.
 
-A weight $\omega$ that the literature puts on the error of another prediction is carried over by the ratio of the two errors,
-$\omega\, \lVert e_{\text{other}} \rVert^2 = \omega\, (\text{gain}_{\text{other}} / \text{gain}_{\text{target}})^2
-\lVert e_{\text{target}} \rVert^2$: the same objective for every target.
+A weight $\omega$ that the literature puts on the error $e'$ of another prediction is carried over by the gains of the
+two targets, $\omega\, \lVert e' \rVert^2 = \omega\, (\gamma' / \gamma)^2 \lVert e \rVert^2$: one objective for all.
 """
 
 import abc
@@ -59,7 +58,7 @@ class EDM(AbstractWeight):
 
 
 class Likelihood(AbstractWeight):
-    """$g^2$ on the score error (Song et al. 2021, theorem 1): half of the mean is a bound on the divergence from the data."""
+    """$g^2$ on the score error: half its mean bounds the divergence from the data (Song et al. 2021b, theorem 1)."""
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
         ratio = Score().gain(s) / target.gain(s)

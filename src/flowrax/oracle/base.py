@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, ArrayLike, Condition, Event, KeyArray, Scalar, Shape
+from .._typing import Array, ArrayLike, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction
 from ..dynamics import ProbabilityFlow
 from ..prior import AbstractPrior
@@ -101,16 +101,16 @@ class OracleModel(AbstractContinuousModel):
     oracle: AbstractOracle
     schedule: AbstractSchedule
     given_source: AbstractPrior | None
-    t_min: float = eqx.field(static=True, default=0.0)
-    t_max: float = eqx.field(static=True, default=1.0)
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
 
-    @property
-    def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.oracle.shape
-
-    @property
-    def dtype(self) -> jnp.dtype:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.oracle.dtype
+    def __init__(self, oracle: AbstractOracle, schedule: AbstractSchedule, source: AbstractPrior | None = None) -> None:
+        """Arguments as of [`AbstractOracle.model`][]."""
+        self.oracle, self.schedule, self.given_source = oracle, schedule, source
+        self.shape, self.dtype = oracle.shape, oracle.dtype
+        self.t_min, self.t_max = 0.0, 1.0
 
     @property
     def source(self) -> AbstractPrior:

@@ -1,13 +1,13 @@
 r"""One Gaussian component $x_1 \sim \mathcal{N}(m, S)$ seen through $x_t = \alpha x_1 + \sigma x_0$, in closed form.
 
-With $S = U \operatorname{diag}(e) U^\top$, $\tau_i = \sqrt{\alpha^2 e_i + \sigma^2}$ and $w = U^\top (x - \alpha m) / \tau$:
+With $S = U \operatorname{diag}(e) U^\top$, $\tau_i^2 = \alpha^2 e_i + \sigma^2$, $w = U^\top (x - \alpha m) / \tau$:
 
 $$\log p_t = -\tfrac12 \lVert w \rVert^2 - \sum_i \log \tau_i - \tfrac{D}{2} \log 2\pi, \qquad
 \nabla \log p_t = -U \frac{w}{\tau}, \qquad
 \mathbb{E}[x_1 | x_t] = m + U\, \frac{\alpha e}{\tau}\, w.$$
 
-No variance is formed where a standard deviation will do, so nothing underflows as $\sigma \to 0$, and nothing is divided by
-$\alpha$ or $\sigma$, so all three hold at both ends of time.
+No variance is formed where a standard deviation will do, so nothing underflows as $\sigma \to 0$, and nothing is
+divided by $\alpha$ or $\sigma$, so all three hold at both ends of time.
 """
 
 import math
@@ -28,7 +28,7 @@ class Component(eqx.Module):
 
     def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
         """Log-density (scalar), denoised data `(d,)` and score `(d,)` at `x`."""
-        tau = jnp.hypot(alpha * jnp.sqrt(self.eigenvalues), sigma)
+        tau = jnp.hypot(alpha * jnp.sqrt(self.eigenvalues), jnp.asarray(sigma))
         w = (self.eigenvectors.T @ (x - alpha * self.mean)) / tau
         log_density = -0.5 * jnp.sum(w**2) - jnp.sum(jnp.log(tau)) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
         data = self.mean + self.eigenvectors @ (alpha * self.eigenvalues / tau * w)
@@ -36,14 +36,15 @@ class Component(eqx.Module):
 
     def covariance(self) -> Array:
         """`(d, d)`."""
-        return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
+        return (self.eigenvectors * self.eigenvalues[None, :]) @ self.eigenvectors.T
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "Component":
         r"""The component of $\alpha x_1 + \sigma x_0$: the same eigenvectors."""
+        alpha, sigma = jnp.asarray(alpha), jnp.asarray(sigma)
         return Component(alpha * self.mean, alpha**2 * self.eigenvalues + sigma**2, self.eigenvectors)
 
     def transform(self, noise: Array) -> Array:
-        """Makes standard normal noise `(..., d)` a draw."""
+        """Makes standard normal noise `(d,)` a draw."""
         return self.mean + (noise * jnp.sqrt(self.eigenvalues)) @ self.eigenvectors.T
 
     def condition(self, operator: Array, y: Array, noise_covariance: Array) -> tuple[Array, Array, Array]:

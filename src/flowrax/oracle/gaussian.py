@@ -1,6 +1,7 @@
 r"""The oracle $x_1 \sim \mathcal{N}(m, S)$, whose probability flow is known too.
 
-In the eigenbasis of $S$ the flow keeps $w = U^\top (x_t - \alpha m) / \tau(t)$ constant, $\tau_i = \sqrt{\alpha^2 e_i + \sigma^2}$.
+The flow keeps $w = U^\top (x_t - \alpha m) / \tau(t)$ constant, $S = U \operatorname{diag}(e) U^\top$ and
+$\tau_i^2 = \alpha^2 e_i + \sigma^2$.
 """
 
 import equinox as eqx
@@ -79,4 +80,8 @@ class Gaussian(AbstractOracle):
         root = jnp.sqrt(self.component.eigenvalues)
         ratio = jnp.hypot(alpha1 * root, sigma1) / jnp.hypot(alpha0 * root, sigma0)
         vectors = self.component.eigenvectors
-        return alpha1 * self.mean + ((x - alpha0 * self.mean) @ vectors * ratio) @ vectors.T
+
+        def one(x: Event) -> Event:
+            return alpha1 * self.mean + vectors @ (ratio * (vectors.T @ (x - alpha0 * self.mean)))
+
+        return jnp.vectorize(one, signature="(d)->(d)")(x)

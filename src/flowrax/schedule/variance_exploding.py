@@ -1,4 +1,4 @@
-r"""Schedules that leave the data alone, $\alpha = 1$: VE (geometric $\sigma$) and EDM ($\sigma^{1/\rho}$ linear in time)."""
+r"""Schedules with $\alpha = 1$: VE (geometric $\sigma$) and EDM ($\sigma^{1/\rho}$ linear in time)."""
 
 import math
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ class VarianceExploding(AbstractSchedule):
 
 
 class EDM(AbstractSchedule):
-    r"""$\sigma(t) = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$ (Karras et al. 2022, eq. 5).
+    r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, as in EDM's eq. 5.
 
     The paper's time is its $\sigma$; here $t$ is the fraction of the way along its grid of steps.
 

@@ -45,7 +45,7 @@ def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:
 class VariancePreserving(AbstractSchedule):
     r"""DDPM's continuous limit, $\alpha^2 + \sigma^2 = 1$, $f = -\beta/2$, $g^2 = \beta$.
 
-    $\dot\sigma$ is infinite at $t = 1$ (there $\sigma \sim \sqrt{\beta_{\min} (1 - t)}$), the velocity of smooth data is not.
+    $\dot\sigma$ is infinite at $t = 1$ ($\sigma \sim \sqrt{\beta_{\min} (1 - t)}$); the velocity of smooth data is not.
     At $t = 0$ a little data is left: $\alpha(0) = e^{-(\beta_{\min} + \beta_{\max})/4} = 0.0066$ with the defaults.
 
     ??? cite "Reference"

@@ -1,7 +1,7 @@
 r"""Brownian increments for a fixed grid, recomputed from a counter: interval $k$ draws from `fold_in(key, k)`.
 
-Over the interval of length $h$: $W \sim \mathcal{N}(0, h)$ and the space-time Levy area $H \sim \mathcal{N}(0, h / 12)$,
-$K \sim \mathcal{N}(0, h / 720)$, independent (Foster et al. 2020). No tree is walked, so a step costs one draw.
+Over an interval of length $h$: $W \sim \mathcal{N}(0, h)$ and the space-time Levy areas $H \sim \mathcal{N}(0, h / 12)$
+and $K \sim \mathcal{N}(0, h / 720)$, independent (Foster et al. 2020). No tree is walked: a step costs one draw.
 """
 
 import math

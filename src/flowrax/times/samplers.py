@@ -29,7 +29,7 @@ class Uniform(AbstractTimes):
 
 
 class Stratified(AbstractTimes):
-    """One shared uniform shift of an even grid (Kingma et al. 2021, appendix I.1): uniform, with less variance in the loss."""
+    """One uniform shift of an even grid (Kingma et al. 2021, appendix I.1): uniform, with less variance in the loss."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         shift = jax.random.uniform(key, (), dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from .._checks import check_finite, check_shape
-from .._typing import Batch, Condition, KeyArray
+from .._typing import Batch, BatchLike, Condition, KeyArray
 from ..coupling import AbstractCoupling
 from ..loss import AbstractLoss, Matching
 from ..model import Model
@@ -43,7 +43,7 @@ class FitResult(eqx.Module):
 
 def fit(
     model: Model,
-    data: Batch,
+    data: BatchLike,
     key: KeyArray,
     *,
     loss: AbstractLoss | None = None,
@@ -52,7 +52,7 @@ def fit(
     num_steps: int = 10_000,
     batch_size: int = 256,
     condition: Condition = None,
-    validation: Batch | None = None,
+    validation: BatchLike | None = None,
     validation_condition: Condition = None,
     validate_every: int = 500,
     patience: int | None = None,
@@ -87,13 +87,13 @@ def fit(
     """
     if coupling is not None:
         model = eqx.tree_at(lambda m: m.coupling, model, coupling)
-    data, validation = _check_data(model, data, validation, augment, key)
+    rows, held_out = _check_data(model, data, validation, augment, key)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     task = Task(static, Matching() if loss is None else loss, optimizer, augment, batch_size, ema_decay)
-    run = _Run(task, data, condition, validation, validation_condition, key, checkpoint, validate_every, patience)
+    run = _Run(task, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
     state, history, stopped = run.train(state, history, num_steps, progress)
     best = state.average if validation is None else state.best
@@ -164,7 +164,7 @@ class _Run:
                 if not np.isfinite(train_loss):
                     return last_good, history, f"The loss became NaN or infinite before step {until}; kept step {step}."
                 state, validation_loss = self._validate(state)
-                history = [*history, [until, train_loss, validation_loss]]
+                history = [*history, [float(until), train_loss, validation_loss]]
                 bar.show(train_loss, validation_loss)
                 if self.path is not None:
                     save(self.path, state, {"fingerprint": self.fingerprint(), "history": history})
@@ -230,16 +230,16 @@ class _Bar:
 
 
 def _check_data(
-    model: Model, data: Batch, validation: Batch | None, augment: Augment | None, key: KeyArray
+    model: Model, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
 ) -> tuple[Batch, Batch | None]:
-    data = jnp.asarray(data, model.dtype)
-    check_finite("data", data)
-    row = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
+    rows = jnp.asarray(data, model.dtype)
+    check_finite("data", rows)
+    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     event = row if augment is None else jax.eval_shape(augment, key, row)
     check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
     if validation is None:
-        return data, None
-    validation = jnp.asarray(validation, model.dtype)
-    check_finite("validation", validation)
-    check_shape("One row of validation", validation.shape[1:], data.shape[1:])
-    return data, validation
+        return rows, None
+    held_out = jnp.asarray(validation, model.dtype)
+    check_finite("validation", held_out)
+    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
+    return rows, held_out

@@ -1,0 +1,89 @@
+"""Posteriors against the closed form, importance weights against the evidence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowrax as frx
+
+OPERATOR = np.array([[1.0, 0.5, 0.0, -0.3], [0.0, -1.0, 0.7, 0.2]])
+Y = np.array([1.0, -0.5])
+NOISE = 0.3
+
+
+def observation():
+    return frx.LinearGaussian(jnp.asarray(OPERATOR), jnp.asarray(Y), NOISE)
+
+
+def test_pigdm_is_exact_for_the_prior_it_assumes(x64, key):
+    oracle = frx.oracle.Gaussian(jnp.zeros(4), jnp.eye(4))
+    exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
+    n = 4000
+    draws = frx.posterior(oracle.model(frx.VariancePreserving()), observation(), key, n, reweight=True)
+    # The mean of n draws has covariance S / n; the residuals carry the posterior's own spread.
+    z = np.linalg.solve(np.linalg.cholesky(np.asarray(exact.covariance)), np.asarray(draws.x.mean(0) - exact.mean))
+    assert np.sum(z**2) * n < 25
+    spread = np.cov(np.asarray(draws.x).T) - np.asarray(exact.covariance)
+    assert np.abs(spread).max() < 5 * np.sqrt(2 / n)
+    closed = oracle.log_evidence(OPERATOR, Y, NOISE**2 * np.eye(2))
+    np.testing.assert_allclose(draws.log_evidence, closed, atol=2e-3)
+    assert draws.ess > 0.99 * n
+
+
+def test_weights_correct_pigdm_where_it_is_not_exact(x64, key):
+    means = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
+    oracle = frx.oracle.GaussianMixture(jnp.ones(3), means, jnp.stack([0.3 * jnp.eye(4)] * 3))
+    exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
+    draws = frx.posterior(oracle.model(frx.Linear()), observation(), key, 3000, reweight=True, rtol=1e-4, atol=1e-4)
+    weights, x = np.asarray(draws.weights), np.asarray(draws.x)
+    estimate, truth = weights @ x, np.asarray(exact.weights @ exact.means)
+    error = np.sqrt(np.sum(weights[:, None] ** 2 * (x - estimate) ** 2, axis=0))
+    assert np.all(np.abs(estimate - truth) < 4.5 * error)
+    # Unweighted draws are visibly wrong, so the weights are what makes it right.
+    assert np.abs(x.mean(0) - truth).max() > 5 * error.max()
+    closed = float(oracle.log_evidence(OPERATOR, Y, NOISE**2 * np.eye(2)))
+    assert abs(float(draws.log_evidence) - closed) < 4 / np.sqrt(float(draws.ess))
+
+
+def test_stochastic_guidance_reaches_the_same_posterior(x64, key):
+    oracle = frx.oracle.Gaussian(jnp.zeros(4), jnp.eye(4))
+    exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
+    model = oracle.model(frx.VariancePreserving())
+    draws = frx.posterior(model, observation(), key, 3000, dynamics=frx.ReverseSDE(), grid=200)
+    z = np.linalg.solve(np.linalg.cholesky(np.asarray(exact.covariance)), np.asarray(draws.x.mean(0) - exact.mean))
+    assert np.sum(z**2) * 3000 < 25
+    assert np.abs(np.cov(np.asarray(draws.x).T) - np.asarray(exact.covariance)).max() < 5 * np.sqrt(2 / 3000)
+
+
+def test_gradient_through_posterior(x64, key):
+    network = frx.nn.MLP((4,), key=key, hidden=(8,), num_frequencies=2)
+    model = frx.Model(network, frx.Linear(), shape=(4,), dtype=jnp.float64)
+    model = jax.tree.map(lambda a: a.astype(jnp.float64) if hasattr(a, "astype") else a, model)
+
+    def mean(y, scale):
+        measured = frx.LinearGaussian(jnp.asarray(OPERATOR), y, NOISE)
+        scaled = jax.tree.map(lambda a: a * scale if hasattr(a, "astype") else a, model)
+        return jnp.sum(frx.posterior(scaled, measured, key, 2, grid=20).x ** 2)
+
+    y, scale, step = jnp.asarray(Y), jnp.asarray(1.0), 1e-5
+    by_y, by_scale = jax.grad(mean, argnums=(0, 1))(y, scale)
+    direction = jnp.asarray([0.6, -0.8])
+    numeric_y = (mean(y + step * direction, scale) - mean(y - step * direction, scale)) / (2 * step)
+    numeric_scale = (mean(y, scale + step) - mean(y, scale - step)) / (2 * step)
+    np.testing.assert_allclose(by_y @ direction, numeric_y, rtol=1e-5)
+    np.testing.assert_allclose(by_scale, numeric_scale, rtol=1e-5)
+
+
+def test_observation_and_its_errors():
+    from scipy import stats
+
+    measured = observation()
+    x = jnp.asarray([0.1, -0.2, 0.3, 0.4])
+    expected = stats.norm.logpdf(Y, OPERATOR @ np.asarray(x), NOISE).sum()
+    np.testing.assert_allclose(measured.log_likelihood(x), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"y has shape \(3,\) but \(2,\) is expected"):
+        frx.LinearGaussian(OPERATOR, np.zeros(3), NOISE)
+    model = frx.oracle.Gaussian(jnp.zeros(2), jnp.eye(2)).model(frx.Linear())
+    with pytest.raises(ValueError, match="operator has 4 columns but the model's events"):
+        frx.posterior(model, measured, jax.random.key(0), 2)
