@@ -1,0 +1,170 @@
+"""The flow: network, training, samples, likelihoods and posteriors, each by one call of flowrax."""
+
+import hashlib
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import files
+import flowrax as frx
+from data import LEVELS, SIZE, Digits
+
+
+class Settings(NamedTuple):
+    """Everything that shapes the trained weights, chosen on the validation images."""
+
+    width: int = 256
+    depth: int = 4
+    dropout: float = 0.2
+    num_steps: int = 6000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.998
+    validate_every: int = 250
+    patience: int = 8
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint: another choice of settings is another file."""
+        return f"flow-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
+
+
+QUICK = Settings(width=128, depth=3, num_steps=1500, validate_every=250)
+
+
+class Training(NamedTuple):
+    """What came of a call of `train`."""
+
+    fit: frx.FitResult
+    seconds: float
+    """Wall time of the run that ended the training, which may be an earlier one."""
+    reused: bool
+    """Whether nothing was left to train."""
+
+
+class Likelihoods(NamedTuple):
+    """Of x, in nats per image, `(n,)` each."""
+
+    exact: np.ndarray
+    estimate: np.ndarray
+    standard_error: np.ndarray
+    num_probes: int
+    mean_steps: float
+
+
+class Posteriors(NamedTuple):
+    """Draws of whole digits given noisy upper halves, all in units of x."""
+
+    truth: np.ndarray
+    """`(digits, 64)`."""
+    observed: np.ndarray
+    """`(digits, 32)`."""
+    draws: np.ndarray
+    """`(digits, draws, 64)`."""
+    residual: np.ndarray
+    """`(digits, draws, 32)`, in units of the noise."""
+
+
+def untrained(settings: Settings) -> frx.Model:
+    """A residual perceptron that is the velocity of the path from noise to standardised digits."""
+    network = frx.nn.ResidualMLP(
+        (SIZE,),
+        key=jax.random.key(settings.seed),
+        width=settings.width,
+        depth=settings.depth,
+        dropout=settings.dropout,
+    )
+    return frx.Model(network, frx.Linear(), frx.Velocity(), shape=(SIZE,))
+
+
+def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress: bool = True) -> Training:
+    """Fits the flow, or goes on from (or reuses) the checkpoint in `folder`."""
+
+    def augment(key: jax.Array, levels: jax.Array) -> jax.Array:
+        x = (levels + jax.random.uniform(key, levels.shape, levels.dtype)) / LEVELS
+        return (x - digits.mean) / digits.std
+
+    rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, 200, settings.num_steps)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=settings.weight_decay)
+    )
+    note = folder / f"{settings.name}.json"
+    reused = note.exists() and (folder / settings.name).exists()
+    start = time.perf_counter()
+    fit = frx.fit(
+        untrained(settings),
+        digits.train,
+        jax.random.key(settings.seed + 1),
+        optimizer=optimizer,
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        validation=digits.validation,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+        ema_decay=settings.ema_decay,
+        augment=augment,
+        checkpoint=folder / settings.name,
+        progress=progress,
+    )
+    if not reused:
+        files.write_text(note, json.dumps({"training_seconds": time.perf_counter() - start}))
+    return Training(fit, json.loads(note.read_text())["training_seconds"], reused)
+
+
+def draw(model: frx.Model, digits: Digits, num_samples: int) -> tuple[np.ndarray, float]:
+    """`(num_samples, 64)` samples of x, and the mean number of adaptive steps."""
+    samples = frx.sample(model, jax.random.key(10), num_samples)
+    return np.asarray(digits.restore(samples.x)), float(samples.stats.num_steps.mean())
+
+
+def paths(model: frx.Model, digits: Digits, num_paths: int, times: np.ndarray) -> np.ndarray:
+    """`(num_paths, times, 64)`: the states on the way from noise to data, in units of x."""
+    saveat = diffrax.SaveAt(ts=jnp.asarray(times, model.dtype))
+    samples = frx.sample(model, jax.random.key(11), num_paths, saveat=saveat)
+    assert samples.trajectory is not None
+    return np.asarray(digits.restore(samples.trajectory))
+
+
+def validation_log_likelihood(model: frx.Model, digits: Digits, x: np.ndarray) -> float:
+    """Nats per image, exact; what the settings above were chosen by."""
+    value = frx.log_prob(model, digits.standardise(x), rtol=1e-4, atol=1e-4).value
+    return float(digits.log_density_of_x(np.asarray(value)).mean())
+
+
+def likelihoods(model: frx.Model, digits: Digits, x: np.ndarray, num_probes: int) -> Likelihoods:
+    """Of the rows of `x`: exact, and by random probes with their standard errors."""
+    z = digits.standardise(x)
+    exact = frx.log_prob(model, z, divergence=frx.Exact(chunk_size=SIZE))
+    estimate = frx.log_prob(model, z, divergence=frx.Hutchinson(num_probes), key=jax.random.key(12))
+    return Likelihoods(
+        exact=digits.log_density_of_x(np.asarray(exact.value)),
+        estimate=digits.log_density_of_x(np.asarray(estimate.value)),
+        standard_error=np.asarray(estimate.standard_error),
+        num_probes=num_probes,
+        mean_steps=float(exact.stats.num_steps.mean()),
+    )
+
+
+def posteriors(model: frx.Model, digits: Digits, x: np.ndarray, *, num_draws: int, noise_std: float) -> Posteriors:
+    """For each row of `x`: its upper half is observed with noise, and whole digits are drawn given that."""
+    upper = SIZE // 2
+    noise = np.random.default_rng(13).standard_normal((len(x), upper), dtype=np.float32)
+    observed = x[:, :upper] + noise_std * noise
+    # The model lives in z, the detector in x = mean + std z.
+    operator = np.eye(upper, SIZE, dtype=np.float32) * digits.std
+    draws, residual = [], []
+    for index, y in enumerate(observed):
+        observation = frx.LinearGaussian(operator, y - digits.mean[:upper], noise_std)
+        answer = frx.posterior(model, observation, jax.random.key(1000 + index), num_draws)
+        draws.append(np.asarray(digits.restore(answer.x)))
+        residual.append(np.asarray(answer.residual))
+    return Posteriors(x, observed, np.stack(draws), np.stack(residual))
