@@ -52,14 +52,14 @@ def arguments() -> argparse.Namespace:
 
 
 def compare(
-    digits: Digits, model: frx.Model, stage: Stopwatch, quick: bool
+    digits: Digits, model: frx.Model, settings: flow.Settings, stage: Stopwatch, quick: bool
 ) -> tuple[list[report.Row], flow.Likelihoods, dict[str, Any]]:
     """The log-likelihoods of all densities on the same rows."""
     validation = data.dequantise(digits.validation, seed=2)
     test = data.dequantise(digits.test, seed=3)[: 60 if quick else None]
     held_out = stage("flow on the validation images", flow.validation_log_likelihood, model, digits, validation)
     values = stage("flow on the test images", flow.likelihoods, model, digits, test, 16 if quick else 32)
-    rows: list[report.Row] = [("flow, exact", "see below", values.exact, None)]
+    rows: list[report.Row] = [("flow, exact", describe(settings), values.exact, None)]
     probe_error = float(np.sqrt(np.sum(values.standard_error**2)) / len(test))
     rows.append((f"flow, {values.num_probes} probes", "the same flow", values.estimate, probe_error))
     chosen = {"flow": held_out}
@@ -69,6 +69,14 @@ def compare(
         rows.append((other.name, other.choice, other.test, None))
         chosen[name] = other.validation
     return rows, values, {"validation_nats": chosen}
+
+
+def describe(settings: flow.Settings) -> str:
+    """The flow in a line of the table."""
+    return (
+        f"residual perceptron, {settings.depth} blocks of width {settings.width}, dropout {settings.dropout}, "
+        f"best of {settings.num_steps:,} steps"
+    )
 
 
 def facts(
@@ -106,8 +114,8 @@ def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
         f"Hutchinson: standard error {facts['hutchinson_standard_error_mean']:.2f} nats per image; errors in units of "
         f"it have standard deviation {facts['hutchinson_z_standard_deviation']:.2f}.",
         f"Posterior: residual {facts['posterior_residual_per_noise_unit']:.2f} per noise unit (1 is right); the mean "
-        f"of the draws misses the hidden half by {facts['posterior_hidden_half_rms_error_of_mean']:.3f} rms, the mean of "
-        f"the training images by {prior_error:.3f}.",
+        f"of the draws misses the hidden half by {facts['posterior_hidden_half_rms_error_of_mean']:.3f} rms, the mean "
+        f"of the training images by {prior_error:.3f}.",
     ]
 
 
@@ -125,7 +133,7 @@ def main() -> None:
     model = training.fit.model
     samples, steps = stage("sampling", flow.draw, model, digits, 100 if quick else 400)
     strip = stage("paths", flow.paths, model, digits, 4, TIMES)
-    rows, values, chosen = compare(digits, model, stage, quick)
+    rows, values, chosen = compare(digits, model, settings, stage, quick)
     hidden = data.dequantise(digits.test, seed=3)[: 4 if quick else 24]
     posteriors = stage(
         "posteriors", flow.posteriors, model, digits, hidden, num_draws=4 if quick else 6, noise_std=NOISE_STD

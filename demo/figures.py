@@ -46,7 +46,7 @@ def posterior(values: Posteriors, noise_std: float, rows: int) -> tuple[Figure, 
     figure = plot.images(table.reshape(*table.shape[:2], SIDE, SIDE), column_titles=titles, cell=0.8)
     caption = (
         f"Held-out digits of which only the upper half was observed, with noise of standard deviation {noise_std} on a "
-        "scale from white 0 to black 1, and draws of the whole digit given that."
+        "scale from white 0 to black 1 (blue: not observed), and draws of the whole digit given that."
     )
     return figure, caption
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ArrayLike = Array | np.ndarray
 
-_BLUE, _ORANGE, _GREY = "#2f6db3", "#d9731a", "#6b6b6b"
+_BLUE, _ORANGE, _GREY, _MISSING = "#2f6db3", "#d9731a", "#6b6b6b", "#cfe0f2"
 
 
 def images(
@@ -34,7 +34,7 @@ def images(
 
     **Arguments:**
 
-    - `grid`: `(rows, columns, height, width)`; NaN pixels are left white with a grey frame, as missing.
+    - `grid`: `(rows, columns, height, width)`; NaN marks what is missing, drawn in pale blue.
     - `value_range`: the values drawn as the two ends of the colour map; values beyond are clipped.
     - `column_titles`, `row_titles`: one string each, above and at the left.
     - `title`: above everything.
@@ -43,6 +43,8 @@ def images(
 
     **Raises:** `ValueError` unless there are four axes and as many titles as columns and rows.
     """
+    import matplotlib
+
     grid = np.asarray(grid)
     if grid.ndim != 4:
         raise ValueError(f"grid has shape {grid.shape} but (rows, columns, height, width) is expected.")
@@ -54,11 +56,12 @@ def images(
     top = 0.05 + 0.17 * lines + (0.0 if title is None else 0.35)
     width, height = left + columns * cell + 0.05, top + rows * cell + 0.05
     figure = _figure(width, height)
+    colours = matplotlib.colormaps[colour_map].with_extremes(bad=_MISSING)
     for row in range(rows):
         for column in range(columns):
             x, y = left + column * cell, height - top - (row + 1) * cell
             axes = figure.add_axes((x / width, y / height, 0.94 * cell / width, 0.94 * cell / height))
-            axes.imshow(grid[row, column], cmap=colour_map, vmin=value_range[0], vmax=value_range[1])
+            axes.imshow(grid[row, column], cmap=colours, vmin=value_range[0], vmax=value_range[1])
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
@@ -125,7 +128,9 @@ def likelihood_calibration(
     left.legend(frameon=False, fontsize=8)
     z = (estimate - exact) / error
     limit = max(4.0, float(np.ceil(np.abs(z).max())))
-    right.hist(z, bins=np.linspace(-limit, limit, 33).tolist(), density=True, color=_BLUE, alpha=0.6, label="found")
+    right.hist(
+        z, bins=np.arange(-limit, limit + 0.25, 0.5).tolist(), density=True, color=_BLUE, alpha=0.6, label="found"
+    )
     grid = np.linspace(-limit, limit, 201)
     normal = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
     right.plot(grid, normal, color=_ORANGE, label="standard normal")
