@@ -22,10 +22,13 @@ from ..prior import AbstractPrior
 def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
     """The score of a model at a fixed time; `args` is `(model, condition)`."""
     model, condition = args
+    return model.predict(jnp.asarray(time, x.dtype), x, condition).score
+
+
+def _check_score(model: AbstractContinuousModel, time: float) -> None:
     low, high = model.score_interval
     if not low <= time <= high:
         raise ValueError(f"Langevin needs a score at t={time}, but the model has one on [{low}, {high}].")
-    return model.predict(jnp.asarray(time, x.dtype), x, condition).score
 
 
 def _check_duration(duration: float) -> float:
@@ -62,6 +65,7 @@ class Langevin(AbstractDynamics):
         return lx.DiagonalLinearOperator(jnp.full_like(x, 2**0.5))
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        _check_score(model, self.time)
         return 0.0, self.duration
 
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
@@ -107,6 +111,7 @@ class UnderdampedLangevin(AbstractDynamics):
         return -score_at(self.time, x, args)
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        _check_score(model, self.time)
         return 0.0, self.duration
 
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
