@@ -51,4 +51,4 @@ def test_constraints_pin_every_dependency():
 
 def test_arguments_are_checked_at_run_time():
     with pytest.raises(jaxtyping.TypeCheckError):
-        _citation._balanced(3)  # pyright: ignore[reportArgumentType]
+        _citation._balanced(3)

@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._typing import Array, DType, Shape
+from ._typing import Array, DType, Numbers, Shape
 
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is an abstract value of a transformation that is under way."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def as_floats(*values: Numbers) -> tuple[Array, ...]:
+    """The values as arrays of the widest of their floating dtypes, JAX's default where they are all integers."""
+    arrays = [jnp.asarray(value) for value in values]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*arrays, float)
+    return tuple(array.astype(dtype) for array in arrays)
 
 
 def check_shape(name: str, got: Shape, expected: Shape) -> None:

@@ -3,7 +3,7 @@
 Shapes are written once here; `t` may be a Python float, a scalar array or an array of times.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ BatchLike = Shaped[ArrayLike, "_ ..."]
 """The same as users have it: JAX or numpy, any dtype."""
 PerSample = Float[Array, "*n"]
 """One number per sample (none of the axis inside a map over samples)."""
+Numbers = ArrayLike | Sequence[Any]
+"""Arrays as users write them, nested lists included."""
 Condition = PyTree
 """Anything a network is conditioned on; None without."""
 Shape = tuple[int, ...]
@@ -46,6 +48,7 @@ __all__ = [
     "Key",
     "KeyArray",
     "Network",
+    "Numbers",
     "PerSample",
     "PyTree",
     "Scalar",

@@ -15,10 +15,10 @@ import numpy as np
 
 from ._checks import check_time, is_traced, time_dtype
 from ._result import RESULTS, Stats
-from ._typing import Array, ArrayLike, DType, KeyArray, PyTree, Shape
+from ._typing import Array, DType, KeyArray, Numbers, PyTree, Shape
 from .stepper import GridBrownianPath, levy_area_of
 
-Grid = int | ArrayLike
+Grid = int | Numbers
 Progress = bool | dfx.AbstractProgressMeter
 
 # Resolution of the Brownian tree of an adaptive SDE solve, as a fraction of its interval.

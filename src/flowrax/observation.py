@@ -5,8 +5,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from ._checks import check_finite, check_shape
-from ._typing import Array, ArrayLike, Event, Shape
+from ._checks import as_floats, check_finite, check_shape
+from ._typing import Array, Event, Numbers, Shape
 
 
 class LinearGaussian(eqx.Module):
@@ -16,7 +16,7 @@ class LinearGaussian(eqx.Module):
     y: Array
     noise_std: Array
 
-    def __init__(self, operator: ArrayLike, y: ArrayLike, noise_std: ArrayLike) -> None:
+    def __init__(self, operator: Numbers, y: Numbers, noise_std: Numbers) -> None:
         """**Arguments:**
 
         - `operator`: `A`, `(m, d)`, acting on the event flattened to `(d,)`.
@@ -25,11 +25,10 @@ class LinearGaussian(eqx.Module):
 
         Raises `ValueError` for shapes that disagree or NaN.
         """
-        self.operator, self.y = jnp.asarray(operator), jnp.asarray(y)
+        self.operator, self.y, noise_std = as_floats(operator, y, noise_std)
         if self.operator.ndim != 2:
             raise ValueError(f"operator has shape {self.operator.shape} but (m, d) is expected.")
         check_shape("y", self.y.shape, self.operator.shape[:1])
-        noise_std = jnp.asarray(noise_std, self.y.dtype)
         if noise_std.ndim:
             check_shape("noise_std", noise_std.shape, self.y.shape)
         self.noise_std = jnp.broadcast_to(noise_std, self.y.shape)

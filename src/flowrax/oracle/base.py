@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, ArrayLike, Condition, DType, Event, KeyArray, Scalar, Shape
+from .._typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction
 from ..dynamics import ProbabilityFlow
 from ..prior import AbstractPrior
@@ -26,7 +26,7 @@ class AbstractOracle(AbstractPrior):
         """The law of `alpha x1 + sigma x0`, again an oracle."""
 
     @abc.abstractmethod
-    def posterior(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> "AbstractOracle":
+    def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "AbstractOracle":
         """The law of `x` given `y = A x + noise`, again an oracle.
 
         **Arguments:**
@@ -37,7 +37,7 @@ class AbstractOracle(AbstractPrior):
         """
 
     @abc.abstractmethod
-    def log_evidence(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> Array:
+    def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         """Log-density of `y = A x + noise`; arguments as of [`posterior`][]."""
 
     def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
@@ -51,11 +51,11 @@ class AbstractOracle(AbstractPrior):
         one = jnp.ones((), self.dtype)
         return self.posterior_terms(one, jnp.zeros_like(one), x)[0]
 
-    def log_prob(self, x: ArrayLike) -> Array:
+    def log_prob(self, x: Numbers) -> Array:
         """Log-density in nats of events `(..., d)`."""
         return _over_events(self.log_density, jnp.asarray(x, self.dtype))
 
-    def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: ArrayLike) -> Array:
+    def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """Log-density in nats of the interpolant's law at time `t`, of events `(..., d)`."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
         return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], jnp.asarray(x, self.dtype))

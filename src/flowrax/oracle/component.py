@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import check_shape
-from .._typing import Array, ArrayLike, DType, Event, Scalar
+from .._typing import Array, DType, Event, Numbers, Scalar
 
 
 class Component(eqx.Module):
@@ -65,7 +65,7 @@ def component_of(mean: Array, covariance: Array) -> Component:
 
 
 def check_observation(
-    operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike, size: int, dtype: DType
+    operator: Numbers, y: Numbers, noise_covariance: Numbers, size: int, dtype: DType
 ) -> tuple[Array, Array, Array]:
     """The three as arrays of `dtype`; raises `ValueError` unless they are `(m, d)`, `(m,)` and `(m, m)`."""
     a, b, c = (jnp.asarray(value, dtype) for value in (operator, y, noise_covariance))

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_finite, check_shape
-from .._typing import Array, ArrayLike, DType, Event, KeyArray, Scalar, Shape
+from .._checks import as_floats, check_finite, check_shape
+from .._typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..schedule import AbstractSchedule
 from .base import AbstractOracle
 from .component import Component, check_observation, component_of
@@ -20,13 +20,13 @@ class Gaussian(AbstractOracle):
 
     component: Component
 
-    def __init__(self, mean: ArrayLike, covariance: ArrayLike):
+    def __init__(self, mean: Numbers, covariance: Numbers):
         """**Arguments:**
 
         - `mean`: `(d,)`.
         - `covariance`: `(d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
         """
-        mean, covariance = jnp.asarray(mean), jnp.asarray(covariance)
+        mean, covariance = as_floats(mean, covariance)
         if mean.ndim != 1:
             raise ValueError(f"mean has shape {mean.shape} but (d,) is expected.")
         check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
@@ -62,16 +62,16 @@ class Gaussian(AbstractOracle):
         component = self.component.scaled(alpha, sigma)
         return eqx.tree_at(lambda oracle: oracle.component, self, component)
 
-    def posterior(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> "Gaussian":
+    def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "Gaussian":
         checked = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         _, mean, covariance = self.component.condition(*checked)
         return Gaussian(mean, covariance)
 
-    def log_evidence(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> Array:
+    def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         checked = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         return self.component.condition(*checked)[0]
 
-    def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: ArrayLike) -> Array:
+    def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: Numbers) -> Array:
         """Where the probability flow takes events `(..., d)` from time `t0` to `t1`, in closed form."""
         x = jnp.asarray(x, self.dtype)
         alpha0, sigma0, alpha1, sigma1 = (

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_finite, check_shape
-from .._typing import Array, ArrayLike, DType, Event, KeyArray, Scalar, Shape
+from .._checks import as_floats, check_finite, check_shape
+from .._typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from .base import AbstractOracle
 from .component import Component, check_observation, component_of
 
@@ -23,14 +23,14 @@ class GaussianMixture(AbstractOracle):
     log_weights: Array
     components: Component
 
-    def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
+    def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers):
         """**Arguments:**
 
         - `weights`: `(k,)`, non-negative; normalised to sum to one.
         - `means`: `(k, d)`.
         - `covariances`: `(k, d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
         """
-        means, weights, covariances = jnp.asarray(means), jnp.asarray(weights), jnp.asarray(covariances)
+        weights, means, covariances = as_floats(weights, means, covariances)
         if means.ndim != 2:
             raise ValueError(f"means has shape {means.shape} but (k, d) is expected.")
         check_shape("weights", weights.shape, means.shape[:1])
@@ -81,14 +81,14 @@ class GaussianMixture(AbstractOracle):
         components = jax.vmap(lambda component: component.scaled(alpha, sigma))(self.components)
         return eqx.tree_at(lambda oracle: oracle.components, self, components)
 
-    def posterior(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> "GaussianMixture":
+    def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "GaussianMixture":
         operator, y, noise_covariance = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         evidence, means, covariances = jax.vmap(lambda component: component.condition(operator, y, noise_covariance))(
             self.components
         )
         return GaussianMixture(jax.nn.softmax(self.log_weights + evidence), means, covariances)
 
-    def log_evidence(self, operator: ArrayLike, y: ArrayLike, noise_covariance: ArrayLike) -> Array:
+    def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         operator, y, noise_covariance = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         evidence, _, _ = jax.vmap(lambda component: component.condition(operator, y, noise_covariance))(self.components)
         return jax.nn.logsumexp(self.log_weights + evidence)
