@@ -162,7 +162,8 @@ def solve_one(
 
     A state that is not finite is a failure even where the solver did not notice, and a failed state is NaN throughout.
     """
-    subs = (dfx.SubSaveAt(t1=True), None if saveat is None else saveat.subs)
+    # Some adjoints, such as `BacksolveAdjoint`, take the end state alone.
+    last = dfx.SubSaveAt(t1=True)
     solution = dfx.diffeqsolve(
         terms,
         solver,
@@ -171,7 +172,7 @@ def solve_one(
         None,
         state,
         args,
-        saveat=dfx.SaveAt(subs=subs),
+        saveat=dfx.SaveAt(subs=last if saveat is None else (last, saveat.subs)),
         stepsize_controller=stepping.controller,
         adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         max_steps=stepping.max_steps,
@@ -179,7 +180,7 @@ def solve_one(
         progress_meter=_meter(progress),
     )
     assert solution.ys is not None and solution.ts is not None
-    end = jax.tree.map(lambda leaf: leaf[0], solution.ys[0])
+    end = jax.tree.map(lambda leaf: leaf[0], solution.ys if saveat is None else solution.ys[0])
     result = solution.result
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), end))
     result = RESULTS.where((result == RESULTS.successful) & ~finite, _NONFINITE, result)

@@ -1,0 +1,93 @@
+"""The Brownian increments of a grid: their moments, and what they depend on."""
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowrax.stepper import GridBrownianPath, levy_area_of
+
+TIMES = np.float32([0.0, 0.1, 0.15, 0.4, 1.0])
+NUM = 20_000
+
+
+def increments(key, shape=(2,)):
+    """W, H and K over every interval of the grid, `(3, 4, *shape)`, each in units of its own standard deviation."""
+    path = GridBrownianPath(jnp.asarray(TIMES), shape, key, dtype=jnp.float32, levy_area=dfx.SpaceTimeTimeLevyArea)
+
+    def one(t0, t1):
+        record = path.evaluate(t0, t1, use_levy=True)
+        h = t1 - t0
+        return jnp.stack([record.W / jnp.sqrt(h), record.H / jnp.sqrt(h / 12), record.K / jnp.sqrt(h / 720)])
+
+    return jax.vmap(one, out_axes=1)(TIMES[:-1], TIMES[1:])
+
+
+def test_moments_and_independence():
+    """All 24 numbers of a path are uncorrelated with mean 0, variance 1 and kurtosis 3, within 5 standard errors."""
+    z = jax.jit(jax.vmap(increments))(jax.random.split(jax.random.key(0), NUM))
+    z = np.asarray(z, np.float64).reshape(NUM, -1)
+    assert z.shape[1] == 24
+    assert np.max(np.abs(z.mean(0))) <= 5 / NUM**0.5
+    second = z.T @ z / NUM
+    deviation = np.where(np.eye(24), np.sqrt(2 / NUM), np.sqrt(1 / NUM))
+    assert np.all(np.abs(second - np.eye(24)) <= 5 * deviation)
+    assert np.max(np.abs(np.mean(z**4, axis=0) - 3)) <= 5 * (96 / NUM) ** 0.5
+
+
+def test_a_path_does_not_depend_on_its_batch():
+    keys = jax.random.split(jax.random.key(0), 7)
+    whole = jax.jit(jax.vmap(increments))(keys)
+    assert np.array_equal(whole[:3], jax.jit(jax.vmap(increments))(keys[:3]))
+    assert np.allclose(whole[0], increments(keys[0]), rtol=0, atol=1e-6)
+
+
+def test_an_interval_draws_from_its_number_alone():
+    """A grid of other times has the same numbers, scaled by the root of its lengths; evaluation repeats them."""
+    times = TIMES**2
+    one = GridBrownianPath(jnp.asarray(TIMES), (2,), jax.random.key(0), dtype=jnp.float32)
+    other = GridBrownianPath(jnp.asarray(times), (2,), jax.random.key(0), dtype=jnp.float32)
+    for k in range(4):
+        a, b = one.evaluate(TIMES[k], TIMES[k + 1]), other.evaluate(times[k], times[k + 1])
+        scale = np.sqrt((times[k + 1] - times[k]) / (TIMES[k + 1] - TIMES[k]))
+        assert np.allclose(b, a * scale, rtol=1e-5)
+        assert np.array_equal(a, one.evaluate(TIMES[k], TIMES[k + 1]))
+
+
+def test_increments_only():
+    path = GridBrownianPath(jnp.asarray(TIMES), (2,), jax.random.key(0), dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"^GridBrownianPath knows increments only; give both t0 and t1\.$"):
+        path.evaluate(0.1)
+
+
+@pytest.mark.parametrize(
+    ("solver", "record"),
+    [
+        (dfx.Euler(), dfx.BrownianIncrement),
+        (dfx.SEA(), dfx.SpaceTimeLevyArea),
+        (dfx.ShARK(), dfx.SpaceTimeLevyArea),
+        (dfx.ALIGN(), dfx.SpaceTimeLevyArea),
+        (dfx.QUICSORT(), dfx.SpaceTimeTimeLevyArea),
+        (dfx.HalfSolver(dfx.ShARK()), dfx.SpaceTimeLevyArea),
+    ],
+)
+def test_levy_area_of_a_solver(solver, record):
+    """The record that diffrax's table of solvers names, also inside a wrapper."""
+    assert levy_area_of(solver) is record
+
+
+def test_an_sde_solve_on_a_grid_uses_every_increment():
+    """dX = dW by Euler is the sum of the increments, and by ShARK too."""
+    times = jnp.asarray(TIMES)
+    for solver in (dfx.Euler(), dfx.ShARK()):
+        path = GridBrownianPath(times, (2,), jax.random.key(0), dtype=jnp.float32, levy_area=levy_area_of(solver))
+        terms = dfx.MultiTerm(
+            dfx.ODETerm(lambda t, y, args: jnp.zeros_like(y)),
+            dfx.ControlTerm(lambda t, y, args: jnp.eye(2), path),
+        )
+        solution = dfx.diffeqsolve(
+            terms, solver, times[0], times[-1], None, jnp.zeros(2), stepsize_controller=dfx.StepTo(ts=times)
+        )
+        total = sum(path.evaluate(a, b) for a, b in zip(TIMES[:-1], TIMES[1:], strict=True))
+        assert np.allclose(solution.ys[0], total, rtol=0, atol=1e-5)
