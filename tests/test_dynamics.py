@@ -1,0 +1,170 @@
+"""Every dynamics keeps the marginals: moments and sliced Wasserstein distances at the level of sampling noise."""
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowrax as frx
+from flowrax import dynamics as dyn
+from laws import SCHEDULES, assert_moments, mixture
+
+pytestmark = pytest.mark.accuracy
+
+NUM = 2000
+COEFFICIENTS = (
+    dyn.SBDM(),
+    dyn.Constant(0.5),
+    dyn.Sigma(),
+    dyn.LinearDecay(),
+    dyn.QuadraticDecay(2.0),
+    dyn.CosineDecay(),
+    dyn.Parabola(),
+    dyn.SineBump(),
+)
+# Even in the logarithm of time near the noise, where the SBDM coefficient is as 1 / t; even in time after.
+GRID = np.concatenate([np.geomspace(1e-3, 0.1, 80)[:-1], np.linspace(0.1, 0.999, 180)])
+
+
+class Chosen(dyn.AbstractDiffusion):
+    """One of `COEFFICIENTS` by a number that is traced, so that all of them share one compilation."""
+
+    index: jax.Array
+
+    def __call__(self, schedule, t):
+        branches = [lambda t, w=w: jnp.asarray(w(schedule, t), t.dtype) for w in COEFFICIENTS]
+        return jax.lax.switch(self.index, branches, jnp.asarray(t))
+
+    def is_singular_at_start(self, schedule):
+        return True
+
+
+def oracle():
+    return mixture(4, 2, "float32", seed=2)
+
+
+def exact_draws(schedule, t, key, num=NUM):
+    """Of the interpolant's law at `t`."""
+    data, noise = oracle().sample(key, (num,)), jax.random.normal(jax.random.fold_in(key, 1), (num, 2))
+    return np.asarray(schedule.alpha(t) * data + schedule.sigma(t) * noise, np.float64)
+
+
+DIRECTIONS = np.stack([np.cos(np.pi * np.arange(32) / 32), np.sin(np.pi * np.arange(32) / 32)])
+
+
+def sliced_wasserstein(x, y):
+    """Root mean square over 32 directions and all quantiles."""
+    return np.sqrt(np.mean((np.sort(x @ DIRECTIONS, axis=0) - np.sort(y @ DIRECTIONS, axis=0)) ** 2))
+
+
+def assert_law(x, schedule, t):
+    """Moments within 5 standard errors; a distance to exact draws within what 40 pairs of exact sets show.
+
+    The bound is the mean and 5 standard deviations of the distances between exact sets.
+    """
+    x = np.asarray(x, np.float64)
+    sets = [exact_draws(schedule, t, jax.random.key(100 + i)) for i in range(41)]
+    many = np.concatenate(sets)
+    assert_moments(x, many.mean(0), many.T @ many / len(many))
+    between = [sliced_wasserstein(a, b) for a, b in zip(sets[:-1], sets[1:], strict=True)]
+    assert sliced_wasserstein(x, sets[0]) <= np.mean(between) + 5 * np.std(between)
+
+
+def trained(target):
+    """A model whose network is exact for its target; the source is the ordinary Gaussian."""
+    exact = oracle().model(frx.Linear())
+    forms = {"velocity": frx.Velocity(), "score": frx.Score(), "data": frx.Data()}
+    network = lambda t, x, condition: getattr(exact.predict(t, x), target)  # noqa: E731
+    return frx.Model(network, frx.Linear(), forms[target], shape=(2,), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {target: trained(target) for target in ("velocity", "score", "data")}
+
+
+@pytest.mark.parametrize("index", range(len(COEFFICIENTS)), ids=lambda i: type(COEFFICIENTS[i]).__name__)
+@pytest.mark.parametrize("target", ["velocity", "score", "data"])
+def test_reverse_sde_keeps_the_marginals(target, index, models):
+    model = models[target]
+    # A score in the target's place costs the interval its first hundredth.
+    grid = GRID[GRID >= model.t_min]
+    sde = frx.ReverseSDE(Chosen(jnp.asarray(index)), t_min=float(grid[0]))
+    samples = frx.sample(model, jax.random.key(1), NUM, dynamics=sde, grid=grid)
+    assert_law(samples.x, model.schedule, 0.999)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_default_reverse_sde_under_every_schedule(name):
+    model = oracle().model(SCHEDULES[name])
+    low, high = frx.ReverseSDE().interval(model)
+    grid = np.append(GRID, 1.0) if low > 0 else np.linspace(low, high, 257)
+    samples = frx.sample(model, jax.random.key(2), NUM, dynamics=frx.ReverseSDE(), grid=grid)
+    assert_law(samples.x, model.schedule, 1.0)
+
+
+def test_adaptive_reverse_sde():
+    """At the default tolerance, on a Brownian tree."""
+    model = oracle().model(frx.VariancePreserving())
+    samples = frx.sample(model, jax.random.key(3), NUM, dynamics=frx.ReverseSDE())
+    assert_law(samples.x, model.schedule, 1.0)
+
+
+LANGEVIN = {
+    "Euler": (dyn.Langevin(0.5, 2.0), dfx.Euler(), 200),
+    "SEA": (dyn.Langevin(0.5, 2.0), dfx.SEA(), 200),
+    "ShARK": (dyn.Langevin(0.5, 2.0), dfx.ShARK(), 100),
+    "ALIGN": (dyn.UnderdampedLangevin(0.5, 5.0), dfx.ALIGN(0.1), 100),
+    "ShOULD": (dyn.UnderdampedLangevin(0.5, 5.0), dfx.ShOULD(0.1), 100),
+    "QUICSORT": (dyn.UnderdampedLangevin(0.5, 5.0), dfx.QUICSORT(0.1), 100),
+}
+
+
+@pytest.mark.parametrize("solver", LANGEVIN)
+def test_langevin_keeps_the_marginal(solver):
+    """Started from the exact marginal at its time, over many relaxation times."""
+    dynamics, method, steps = LANGEVIN[solver]
+    model = oracle().model(frx.Linear())
+    options = dict(solver=method, grid=steps, saveat=dfx.SaveAt(t0=True))
+    samples = frx.sample(model, jax.random.key(4), NUM, dynamics=dynamics, **options)
+    assert_law(samples.x, model.schedule, 0.5)
+    assert samples.trajectory is not None
+    moved = np.asarray(samples.x - samples.trajectory[:, 0])
+    assert np.sqrt(np.mean(moved**2)) > 0.5
+
+
+@pytest.mark.parametrize("dynamics", [dyn.Langevin(0.5, 8.0), dyn.UnderdampedLangevin(0.5, 16.0)])
+def test_langevin_forgets_its_start(dynamics):
+    """From a single point to the Gaussian at its time."""
+    covariance = np.float32([[1.0, 0.6], [0.6, 0.5]])
+    model = frx.oracle.Gaussian(np.float32([0.5, -1.0]), covariance).model(frx.Linear())
+    x = frx.sample(model, jax.random.key(5), 4000, dynamics=dynamics, x0=np.zeros((4000, 2), np.float32), grid=400).x
+    mean, cov = np.array([0.25, -0.5]), 0.25 * np.asarray(covariance, np.float64) + 0.25 * np.eye(2)
+    assert_moments(x, mean, cov + np.outer(mean, mean))
+
+
+@pytest.mark.parametrize("predictor", [frx.ProbabilityFlow(), frx.ReverseSDE()], ids=["flow", "SDE"])
+def test_predictor_corrector_keeps_the_marginals(predictor, models):
+    dynamics = frx.PredictorCorrector(predictor, num_steps=2, snr=0.1)
+    model = models["velocity"]
+    grid = np.append(0.0, GRID) if dynamics.interval(model)[0] == 0 else GRID
+    x = frx.sample(model, jax.random.key(6), NUM, dynamics=dynamics, grid=grid).x
+    assert_law(x, model.schedule, 0.999)
+    # The corrector has moved the samples: without it they would be the predictor's.
+    alone = frx.sample(model, jax.random.key(6), NUM, dynamics=predictor, solver=dfx.Euler(), grid=64).x
+    assert float(jnp.sqrt(jnp.mean((x - alone) ** 2))) > 0.1
+
+
+def test_corrector_mends_a_wrong_start():
+    """Annealed Langevin steps pull draws of a wrong source towards the marginals; the flow alone keeps them wrong."""
+    model, schedule = oracle().model(frx.VariancePreserving()), frx.VariancePreserving()
+    wrong = 2.0 * np.asarray(jax.random.normal(jax.random.key(7), (NUM, 2)))
+    corrected = frx.PredictorCorrector(frx.ProbabilityFlow(), num_steps=4, snr=0.3)
+    exact = exact_draws(schedule, 1.0, jax.random.key(8))
+    options = dict(x0=wrong, grid=100, solver=dfx.Heun())
+    distance = {
+        name: sliced_wasserstein(np.asarray(frx.sample(model, jax.random.key(9), NUM, dynamics=d, **options).x), exact)
+        for name, d in {"flow": frx.ProbabilityFlow(), "corrected": corrected}.items()
+    }
+    assert distance["corrected"] < 0.5 * distance["flow"]
