@@ -28,9 +28,9 @@ def _training_rows(digits: Digits, copies: int) -> np.ndarray:
 def gaussian_mixture(digits: Digits, validation: np.ndarray, test: np.ndarray, *, quick: bool) -> Baseline:
     """Best number of components, covariance type and regularisation; `validation`, `test` are x."""
     rows = _training_rows(digits, 1 if quick else 4)
-    grid = [("diag", 60, 0.03)] + [("full", n, r) for n in (8, 12) for r in (0.03, 0.06)]
+    grid = [("diag", 60, 0.03)] + [("full", 12, r) for r in (0.02, 0.035, 0.06)]
     if not quick:
-        grid += [("diag", 120, 0.03)] + [("full", n, r) for n in (10, 16) for r in (0.03, 0.06)]
+        grid += [("diag", 120, 0.03)] + [("full", n, r) for n in (8, 16) for r in (0.02, 0.035, 0.06)]
     best: tuple[float, str, GaussianMixture] | None = None
     for kind, components, regularisation in grid:
         mixture = GaussianMixture(
@@ -51,7 +51,7 @@ def kernel_density(digits: Digits, validation: np.ndarray, test: np.ndarray, *, 
     """Best bandwidth of a Gaussian kernel in z; `validation`, `test` are x."""
     rows = _training_rows(digits, 1 if quick else 4)
     values = {}
-    for bandwidth in (0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
+    for bandwidth in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6):
         kernel = KernelDensity(bandwidth=bandwidth).fit(rows)
         values[bandwidth] = float(_log_density(digits, kernel, validation).mean())
     bandwidth = max(values, key=values.__getitem__)
