@@ -109,6 +109,8 @@ def facts(
 
 def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
     """The facts in words."""
+    missed = facts["posterior_hidden_half_rms_error_of_mean"]
+    foretold = facts["posterior_hidden_half_rms_error_expected"]
     trained = "reused from an earlier run" if facts["checkpoint_reused"] else "trained now"
     return [
         f"Training: {facts['training_seconds']:.0f} s on {_cores()} cores, {facts['training_steps']:,} steps, best at "
@@ -118,9 +120,8 @@ def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
         f"Hutchinson: standard error {facts['hutchinson_standard_error_mean']:.2f} nats per image; errors in units of "
         f"it have standard deviation {facts['hutchinson_z_standard_deviation']:.2f}.",
         f"Posterior: residual {facts['posterior_residual_per_noise_unit']:.2f} per noise unit (1 is right). The mean "
-        f"of the draws misses the hidden half by {facts['posterior_hidden_half_rms_error_of_mean']:.3f} rms, where their "
-        f"spread foretells {facts['posterior_hidden_half_rms_error_expected']:.3f} and the mean of the training images "
-        f"misses by {prior_error:.3f}.",
+        f"of the draws misses the hidden half by {missed:.3f} rms, their spread foretells {foretold:.3f}, and the mean of "
+        f"the training images misses it by {prior_error:.3f}.",
     ]
 
 

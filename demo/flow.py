@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the checkpoint: another choice of settings is another file."""
+        """Of the checkpoint's files: another choice of settings is another file."""
         return f"flow-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
 
 
@@ -99,8 +99,8 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=settings.weight_decay)
     )
-    note = folder / f"{settings.name}.json"
-    reused = note.exists() and (folder / settings.name).exists()
+    checkpoint, note = folder / f"{settings.name}.checkpoint", folder / f"{settings.name}.json"
+    reused = note.exists() and checkpoint.exists()
     start = time.perf_counter()
     fit = frx.fit(
         untrained(settings),
@@ -116,7 +116,7 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
         patience=settings.patience,
         ema_decay=settings.ema_decay,
         augment=augment,
-        checkpoint=folder / settings.name,
+        checkpoint=checkpoint,
         progress=progress,
     )
     if not reused:

@@ -47,11 +47,15 @@ def test_likelihood_calibration_reports_the_z_scores():
     exact, error = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.5, 1.0, 1.0])
     z = np.array([1.0, -1.0, 2.0, -2.0])
     figure = plot.likelihood_calibration(exact, exact + z * error, error)
-    left, right = figure.axes
+    left, middle, right = figure.axes
     assert right.get_title() == f"mean 0.00, standard deviation {np.sqrt(2.5):.2f}, n = 4"
     # The histogram is a density: its bars have unit area.
     corners = [np.asarray(patch.get_path().get_extents(patch.get_patch_transform())) for patch in right.patches]
     assert np.isclose(sum(np.prod(high - low) for low, high in corners), 1.0)
+    points, bars = middle.lines[1], middle.collections[0]
+    np.testing.assert_allclose(np.asarray(points.get_xydata()), np.stack([exact, z * error], axis=1))
+    reach = [path.get_extents().height / 2 for path in bars.get_paths()]
+    np.testing.assert_allclose(reach, error)
     assert left.get_xlabel() == "exact log-likelihood (nats)"
     png_size(figure)
 

@@ -105,8 +105,8 @@ def likelihood_calibration(
 ) -> "matplotlib.figure.Figure":
     """An estimate of a log-likelihood against its exact value, and whether its standard errors are right.
 
-    At the left each estimate with its standard error, at the right the errors in units of it beside the standard normal
-    that right standard errors give.
+    At the left the estimates, in the middle their errors with bars of one standard error, and at the right the errors in
+    units of it beside the standard normal that right standard errors give.
 
     **Arguments:**
 
@@ -117,15 +117,17 @@ def likelihood_calibration(
     exact, estimate, error = (np.asarray(a, np.float64) for a in (exact, estimate, standard_error))
     if not (np.all(np.isfinite(error)) and np.all(error > 0)):
         raise ValueError("standard_error must be positive and finite to compare errors with it.")
-    figure = _figure(9.0, 3.9, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = _figure(12.0, 3.8, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     ends = [float(min(exact.min(), estimate.min())), float(max(exact.max(), estimate.max()))]
     left.plot(ends, ends, color=_GREY, linewidth=1, label="equal")
-    left.errorbar(
-        exact, estimate, error, fmt="o", markersize=2.5, linewidth=0.8, color=_BLUE, label="estimate, 1 standard error"
-    )
+    left.plot(exact, estimate, "o", markersize=2.5, color=_BLUE, label="estimate")
     left.set(xlabel=f"exact log-likelihood ({unit})", ylabel=f"estimated log-likelihood ({unit})")
     left.legend(frameon=False, fontsize=8)
+    middle.axhline(0, color=_GREY, linewidth=1)
+    middle.errorbar(exact, estimate - exact, error, fmt="o", markersize=2.5, linewidth=0.8, color=_BLUE)
+    middle.set(xlabel=f"exact log-likelihood ({unit})", ylabel=f"estimate - exact ({unit})")
+    middle.set_title("with bars of one standard error", fontsize=9)
     z = (estimate - exact) / error
     limit = max(4.0, float(np.ceil(np.abs(z).max())))
     right.hist(
@@ -137,7 +139,7 @@ def likelihood_calibration(
     right.set(xlabel="(estimate - exact) / standard error", ylabel="density")
     right.set_title(f"mean {z.mean():.2f}, standard deviation {z.std():.2f}, n = {z.size}", fontsize=9)
     right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
+    for axes in (left, middle, right):
         _clean(axes)
     if title is not None:
         figure.suptitle(title, fontsize=10)
