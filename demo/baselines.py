@@ -30,8 +30,7 @@ def gaussian_mixture(digits: Digits, validation: np.ndarray, test: np.ndarray, *
     rows = _training_rows(digits, 1 if quick else 4)
     grid = [("diag", 60, 0.03)] + [("full", 12, r) for r in (0.035, 0.06)]
     if not quick:
-        grid += [("diag", 120, 0.03), ("full", 12, 0.02)]
-        grid += [("full", n, r) for n in (8, 16) for r in (0.02, 0.035, 0.06)]
+        grid += [("diag", 120, 0.03), ("full", 8, 0.035), ("full", 12, 0.02), ("full", 16, 0.035), ("full", 16, 0.05)]
     best: tuple[float, str, GaussianMixture] | None = None
     for kind, components, regularisation in grid:
         mixture = GaussianMixture(

@@ -91,6 +91,7 @@ def facts(
     expected = hidden.var(axis=1, ddof=1) * (1 + 1 / hidden.shape[1])
     return {
         "training_seconds": training.seconds,
+        "training_was_interrupted": training.interrupted,
         "training_steps": training.fit.num_steps,
         "best_step": training.fit.best_step,
         "stopped": training.fit.stopped,
@@ -109,9 +110,11 @@ def facts(
 
 def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
     """The facts in words."""
+    trained = "reused from an earlier run" if facts["checkpoint_reused"] else "trained now"
+    if facts["training_was_interrupted"]:
+        trained += "; the time is that after an interruption"
     missed = facts["posterior_hidden_half_rms_error_of_mean"]
     foretold = facts["posterior_hidden_half_rms_error_expected"]
-    trained = "reused from an earlier run" if facts["checkpoint_reused"] else "trained now"
     return [
         f"Training: {facts['training_seconds']:.0f} s on {_cores()} cores, {facts['training_steps']:,} steps, best at "
         f"{facts['best_step']:,} ({trained}). {facts['stopped']}",
@@ -120,8 +123,8 @@ def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
         f"Hutchinson: standard error {facts['hutchinson_standard_error_mean']:.2f} nats per image; errors in units of "
         f"it have standard deviation {facts['hutchinson_z_standard_deviation']:.2f}.",
         f"Posterior: residual {facts['posterior_residual_per_noise_unit']:.2f} per noise unit (1 is right). The mean "
-        f"of the draws misses the hidden half by {missed:.3f} rms, their spread foretells {foretold:.3f}, and the mean of "
-        f"the training images misses it by {prior_error:.3f}.",
+        f"of the draws misses the hidden half by {missed:.3f} rms, their spread foretells {foretold:.3f}, and the mean "
+        f"of the training images misses it by {prior_error:.3f}.",
     ]
 
 

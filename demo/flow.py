@@ -49,6 +49,8 @@ class Training(NamedTuple):
     fit: frx.FitResult
     seconds: float
     """Wall time of the run that ended the training, which may be an earlier one."""
+    interrupted: bool
+    """Whether that run went on from a checkpoint, so that `seconds` is the last part only."""
     reused: bool
     """Whether nothing was left to train."""
 
@@ -100,7 +102,8 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
         optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=settings.weight_decay)
     )
     checkpoint, note = folder / f"{settings.name}.checkpoint", folder / f"{settings.name}.json"
-    reused = note.exists() and checkpoint.exists()
+    started = checkpoint.exists()
+    reused = started and note.exists()
     start = time.perf_counter()
     fit = frx.fit(
         untrained(settings),
@@ -120,8 +123,8 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
         progress=progress,
     )
     if not reused:
-        files.write_text(note, json.dumps({"training_seconds": time.perf_counter() - start}))
-    return Training(fit, json.loads(note.read_text())["training_seconds"], reused)
+        files.write_text(note, json.dumps({"seconds": time.perf_counter() - start, "interrupted": started}))
+    return Training(fit, **json.loads(note.read_text()), reused=reused)
 
 
 def draw(model: frx.Model, digits: Digits, num_samples: int) -> tuple[np.ndarray, float]:

@@ -105,8 +105,8 @@ def likelihood_calibration(
 ) -> "matplotlib.figure.Figure":
     """An estimate of a log-likelihood against its exact value, and whether its standard errors are right.
 
-    At the left the estimates, in the middle their errors with bars of one standard error, and at the right the errors in
-    units of it beside the standard normal that right standard errors give.
+    At the left the estimates, in the middle their errors with bars of one standard error, and at the right the errors
+    in units of it beside the standard normal that right standard errors give.
 
     **Arguments:**
 
