@@ -93,8 +93,8 @@ def page(rows: list[Row], lines: list[str], pictures: list[tuple[pathlib.Path, s
 <p>scikit-learn's 1,797 digits of 8 x 8 pixels, split into 1,437 to train, 180 to validate and 180 to test. Grey levels
 k = 0 … 16 become x = (k + u) / 17 with uniform u, drawn afresh at every step of training. Log-likelihoods are those of
 x, each model on the same test images with the same draw of u; ± is the standard error over the test images. Bits per
-dimension are those of the grey levels: -(log p(x) - 64 log 17) / (64 log 2). Everything was chosen on the validation
-images; the test images were used once, for this table.</p>
+dimension are those of the grey levels: -(log p(x) - 64 log 17) / (64 log 2). Every setting was chosen on the validation
+images.</p>
 {_table(rows)}
 <ul>{facts}</ul>
 {"".join(figures)}

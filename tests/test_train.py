@@ -63,6 +63,8 @@ def test_a_killed_run_resumes_to_the_same_bits(getkey, tmp_path):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(whole.history["train_loss"], resumed.history["train_loss"])
     with pytest.raises(ValueError, match="belongs to another run"):
+        frx.fit(model, data[:200], key, loss=frx.Matching(weight=frx.loss.SNR()), checkpoint=path, **options)
+    with pytest.raises(ValueError, match="belongs to another run"):
         frx.fit(model, data[:100], key, num_steps=60, checkpoint=path, **options)
 
 

@@ -10,6 +10,7 @@ from . import (
     loss as loss,
     nn as nn,
     oracle as oracle,
+    plot as plot,
     prior as prior,
     schedule as schedule,
     stepper as stepper,

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import equinox as eqx
@@ -33,15 +32,15 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | Non
     body = io.BytesIO()
     eqx.tree_serialise_leaves(body, arrays)
     header = {"version": _VERSION, "leaves": _describe(arrays), "metadata": metadata or {}}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(_MAGIC + json.dumps(header).encode() + b"\n" + body.getvalue())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -78,7 +78,8 @@ def fit(
     - `patience`: stop after this many validations without a new lowest loss; never without.
     - `ema_decay`: of the exponential moving average of the weights, which is what is validated and returned.
     - `augment`: `augment(key, row)` makes one row one event, afresh at every step: dequantise, rotate, standardise.
-    - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically.
+    - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically. Of
+        the optimizer only the structure of its state is checked, of `augment` nothing: another choice needs another path.
     - `progress`: whether to show a bar.
 
     **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run at the best weights, and `stopped` says so.
@@ -135,7 +136,9 @@ class _Run:
     def fingerprint(self) -> str:
         """Of what must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
-        digest.update(repr((self.task.batch_size, self.task.average_decay, self.validate_every)).encode())
+        model, task = self.task.static, self.task
+        law = (model.interpolant, model.target, model.preconditioner, model.coupling, model.t_min, model.t_max)
+        digest.update(repr((law, task.loss, task.batch_size, task.average_decay, self.validate_every)).encode())
         for array in jax.tree.leaves((self.data, self.condition, self.validation, self.validation_condition)):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -146,7 +149,7 @@ class _Run:
         state, metadata = load(self.path, state)
         if metadata["fingerprint"] != self.fingerprint():
             raise ValueError(
-                f"{self.path} belongs to another run (other data, key or batch); remove it or use another path."
+                f"{self.path} belongs to another run (other data, loss, key or batch); remove it or use another path."
             )
         return state, metadata["history"]
 
