@@ -79,7 +79,7 @@ def fit(
     - `ema_decay`: of the exponential moving average of the weights, which is what is validated and returned.
     - `augment`: `augment(key, row)` makes one row one event, afresh at every step: dequantise, rotate, standardise.
     - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically. Of
-        the optimizer only the structure of its state is checked, of `augment` nothing: another choice needs another path.
+        the optimizer only the structure of its state is checked, of `augment` nothing: change the path with them.
     - `progress`: whether to show a bar.
 
     **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run at the best weights, and `stopped` says so.
