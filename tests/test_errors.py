@@ -203,7 +203,7 @@ def test_message(case):
 def test_too_few_steps_are_counted():
     message = (
         "sample: 3 of 3 solves failed: the limit of max_steps=2 was reached in 3; raise max_steps, loosen rtol and "
-        "atol, or give a grid. throw=False keeps the good rows."
+        "atol, or look for NaN in the network's output. throw=False keeps the good rows."
     )
     with pytest.raises(frx.SolveError) as error:
         sample(EDM, max_steps=2)()
@@ -216,7 +216,10 @@ def fails_far_out(t, x, condition):
 
 
 # Adaptive steps shrink before a NaN until the limit of steps.
-LIMIT = "the limit of max_steps=50 was reached in 1; raise max_steps, loosen rtol and atol, or give a grid."
+LIMIT = (
+    "the limit of max_steps=50 was reached in 1; raise max_steps, loosen rtol and atol, or look for NaN in the "
+    "network's output."
+)
 NAN = "the state became NaN or infinite; check the network's output, or take smaller steps."
 
 

@@ -1,5 +1,6 @@
 """`log_prob` against closed forms; random divergences against their own sampling distribution."""
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,3 +155,12 @@ def test_a_row_does_not_depend_on_its_batch(correlated):
     assert np.allclose(whole.value[:2], first.value, rtol=0, atol=1e-4)
     assert np.allclose(whole.value, lanes.value, rtol=0, atol=1e-4)
     assert np.allclose(whole.standard_error, lanes.standard_error, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("adjoint", [None, dfx.BacksolveAdjoint(), dfx.DirectAdjoint()])
+def test_gradient_in_the_point_is_the_score(adjoint, x64):
+    model = frx.oracle.Gaussian(np.zeros(2), 0.5 * np.eye(2)).model(frx.Linear())
+    x = jnp.asarray([[1.0, -2.0]])
+    options = dict(rtol=1e-8, atol=1e-8, adjoint=adjoint, max_steps=64 if adjoint is not None else 4096)
+    gradient = jax.grad(lambda x: frx.log_prob(model, x, **options).value[0])(x)
+    np.testing.assert_allclose(gradient, -x / 0.5, rtol=1e-6)

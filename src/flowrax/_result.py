@@ -77,7 +77,7 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
     if limit:
         cause = (
             f"the limit of max_steps={max_steps} was reached in {limit}; raise max_steps, loosen rtol and atol, "
-            "or give a grid."
+            "or look for NaN in the network's output."
         )
     else:
         cause = "the state became NaN or infinite; check the network's output, or take smaller steps."
