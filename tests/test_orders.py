@@ -31,7 +31,7 @@ FLOWS = {
 @pytest.fixture(scope="module")
 def model():
     with jax.enable_x64(True):
-        yield frx.oracle.Gaussian(np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.45]])).model(frx.Linear())
+        return frx.oracle.Gaussian(np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.45]])).model(frx.Linear())
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -84,7 +84,7 @@ def strong_errors():
             counts = (*STEPS, FINE) if name == "ShARK" else STEPS
             ends[name] = {n: np.asarray(solve((t1 - t0) / n, keys)) for n in counts}
         truth = ends["ShARK"][FINE]
-        yield {name: [np.sqrt(np.mean((ends[name][n] - truth) ** 2)) for n in STEPS] for name in STRONG}
+        return {name: [np.sqrt(np.mean((ends[name][n] - truth) ** 2)) for n in STEPS] for name in STRONG}
 
 
 @pytest.mark.parametrize("name", STRONG)

@@ -67,7 +67,7 @@ def test_draws_have_the_moments_of_the_law(name):
 def gaussian():
     with jax.enable_x64(True):
         covariance = np.array([[1.0, 0.6], [0.6, 0.5]])
-        yield frx.oracle.Gaussian(np.array([0.5, -1.0]), covariance).model(frx.Linear())
+        return frx.oracle.Gaussian(np.array([0.5, -1.0]), covariance).model(frx.Linear())
 
 
 @pytest.mark.parametrize("solver", [dfx.Dopri5(), dfx.Tsit5(), dfx.Heun(), dfx.ReversibleHeun()])

@@ -38,7 +38,7 @@ def exact():
 
     with jax.enable_x64(True):
         oracle = mixture(5, 2, "float64")
-        yield {name: expectations(schedule, oracle) for name, schedule in SCHEDULES.items()}
+        return {name: expectations(schedule, oracle) for name, schedule in SCHEDULES.items()}
 
 
 def convert(target, schedule, form, t, x, output):
