@@ -33,11 +33,6 @@ def mixture(num, size, dtype=None, seed=0):
     return frx.oracle.GaussianMixture(weights, means, covariances(keys[2], num, size, dtype))
 
 
-def points_for(size, precision):
-    """How many points a worst case is taken over: 1,000, or 250 where each takes a hundred times the work."""
-    return 250 if size > 2 and precision == "float64" else 1000
-
-
 def moments(oracle):
     """Mean `(d,)` and second moments `(d, d)` of a mixture, in float64."""
     weights, means, covs = (np.asarray(v, np.float64) for v in (oracle.weights, oracle.means, oracle.covariances))
