@@ -1,7 +1,5 @@
 """One condition for all samples, or one for each."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -32,8 +30,11 @@ def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Cond
     return condition
 
 
-def rows_of(condition: Condition | Batched) -> tuple[PyTree, Callable[[PyTree], Condition]]:
-    """The rows to map over (None for a shared condition) and how to make one row a condition."""
-    if isinstance(condition, Batched):
-        return condition.value, lambda row: row
-    return None, lambda row: condition
+def split_condition(condition: Condition | Batched) -> tuple[Condition, PyTree]:
+    """What all samples share and the rows to map over: one of them is None."""
+    return (None, condition.value) if isinstance(condition, Batched) else (condition, None)
+
+
+def condition_of(shared: Condition, row: PyTree) -> Condition:
+    """One sample's condition."""
+    return shared if row is None else row

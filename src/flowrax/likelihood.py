@@ -5,21 +5,19 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 \ell(t_{\max}) - \ell(t_{\min})$. With random probes $\ell$ has one entry per probe.
 """
 
-from collections.abc import Callable
-
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite, check_time
-from ._condition import Batched, cast_condition, rows_of
+from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import LogProb, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree, Scalar
 from .abstract import AbstractContinuousModel
 from .divergence import AbstractDivergence, Exact
 from .dynamics import ProbabilityFlow
-from .engine import Grid, Progress, Stepping, make_stepping, map_samples, solve_one
+from .engine import Grid, ProgressLike, Stepping, make_stepping, solve
 
 _EXACT = Exact()
 
@@ -36,12 +34,9 @@ class Augmented(eqx.Module):
         return velocity, -estimates
 
 
-def augmented(
-    divergence: AbstractDivergence, x: Event, key: KeyArray | None
-) -> tuple[dfx.ODETerm, tuple[Event, Array], Callable[[tuple[Event, Array]], Event]]:
-    """The term, the state at `x` with no change of density yet, and the way from a state to its event."""
-    term = dfx.ODETerm(Augmented(divergence, divergence.probes(key, x)))
-    return term, (x, jnp.zeros(divergence.num_estimates, x.dtype)), lambda state: state[0]
+def augmented_state(divergence: AbstractDivergence, x: Event) -> tuple[Event, Array]:
+    """The state at `x`, with no change of density yet."""
+    return x, jnp.zeros(divergence.num_estimates, x.dtype)
 
 
 def likelihood_norm(error: PyTree[Array]) -> Array:
@@ -68,7 +63,7 @@ def log_prob(
     adjoint: dfx.AbstractAdjoint | None = None,
     lanes: int | None = None,
     max_steps: int = 4096,
-    progress: Progress = False,
+    progress: ProgressLike = False,
     throw: bool = True,
 ) -> LogProb:
     """Log-density of each row of `x` under the model's law at `t_max`, with the error of a random divergence.
@@ -84,8 +79,8 @@ def log_prob(
     - `rtol`, `atol`: of the error per step in x and in the log-density of each row; 1e-5 each without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
     - `stepsize_controller`: instead, a diffrax controller.
-    - `adjoint`: how gradients are taken; diffrax's recursive checkpointing without.
-    - `lanes`: rows solved at once; all of them without.
+    - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps.
+    - `lanes`: rows stepped at once, which bounds memory; by device without.
     - `max_steps`: of each adaptive solve.
     - `progress`: True, or a diffrax progress meter.
     - `throw`: whether a failed solve raises; otherwise its row is NaN and carries its code.
@@ -133,19 +128,32 @@ def _log_prob(
     stepping: Stepping,
     adjoint: dfx.AbstractAdjoint | None,
     lanes: int | None,
-    progress: Progress,
+    progress: ProgressLike,
 ) -> LogProb:
-    rows, condition_of = rows_of(condition)
+    condition, rows = split_condition(condition)
+    probes = None
+    if key is not None:
+        index = jnp.arange(x.shape[0])
+        probes = jax.vmap(lambda i, x: divergence.probes(jax.random.fold_in(key, i), x))(index, x)
+    solved = solve(
+        _field,
+        (divergence, model, condition),
+        (jax.vmap(lambda x: augmented_state(divergence, x))(x), (probes, rows)),
+        solver=solver,
+        stepping=stepping,
+        lanes=lanes,
+        saveat=None,
+        adjoint=adjoint,
+        progress=progress,
+    )
+    latent, change = solved.y
+    # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
+    value = jax.vmap(model.source.log_density)(latent) - jnp.mean(change, axis=-1)
+    return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
 
-    def one(row: PyTree) -> LogProb:
-        index, x, condition_row = row
-        term, state, _ = augmented(divergence, x, None if key is None else jax.random.fold_in(key, index))
-        args = (model, condition_of(condition_row))
-        (latent, change), _, stats, result = solve_one(
-            term, solver, stepping, state, args, saveat=None, adjoint=adjoint, progress=progress
-        )
-        # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
-        value = model.source.log_density(latent) - jnp.mean(change)
-        return LogProb(value, divergence.standard_error(change), latent, stats, result)
 
-    return map_samples(one, (jnp.arange(x.shape[0]), x, rows), lanes)
+def _field(shared: PyTree, start: PyTree) -> tuple[dfx.ODETerm, PyTree]:
+    """The term of one sample, and its arguments `(model, condition)`."""
+    divergence, model, condition = shared
+    _, (probes, row) = start
+    return dfx.ODETerm(Augmented(divergence, probes)), (model, condition_of(condition, row))

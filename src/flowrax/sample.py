@@ -1,5 +1,7 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
+from typing import Any
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -7,14 +9,14 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from ._checks import check_batch, check_finite
-from ._condition import Batched, cast_condition, rows_of
+from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .divergence import AbstractDivergence, Exact
-from .engine import Grid, Progress, Stepping, make_noise, make_stepping, map_samples, solve_one
+from .engine import Grid, ProgressLike, Stepping, make_noise, make_stepping, solve
 from .last_step import AbstractLastStep
-from .likelihood import augmented, likelihood_norm
+from .likelihood import Augmented, augmented_state, likelihood_norm
 from .prior import AbstractPrior
 
 
@@ -38,7 +40,7 @@ def sample(
     with_log_prob: bool = False,
     divergence: AbstractDivergence | None = None,
     max_steps: int = 4096,
-    progress: Progress = False,
+    progress: ProgressLike = False,
     throw: bool = True,
 ) -> Samples:
     """Draws from the model's law at the end of the dynamics' interval (`t_max` for the probability flow).
@@ -56,9 +58,9 @@ def sample(
     - `rtol`, `atol`: of the error per step of each sample; the dynamics' `default_tolerance` without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
     - `stepsize_controller`: instead, a diffrax controller.
-    - `adjoint`: how gradients are taken; diffrax's recursive checkpointing without.
+    - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps.
     - `saveat`: a `diffrax.SaveAt(ts=...)` (or `steps=True`) fills `Samples.trajectory` and `Samples.times`.
-    - `lanes`: samples solved at once; all of them without.
+    - `lanes`: samples stepped at once, which bounds memory; by device without.
     - `last_step`: what to do with the end state, such as [`Tweedie`][]; refused with `with_log_prob`.
     - `with_log_prob`: whether to solve for the log-density of each sample too; probability flow only.
     - `divergence`: for that, [`Exact`][] without.
@@ -117,43 +119,38 @@ class _Plan(eqx.Module):
     stepping: Stepping
     saveat: dfx.SaveAt | None
     adjoint: dfx.AbstractAdjoint | None
-    progress: Progress
+    progress: ProgressLike
 
-    def draw(
-        self,
-        model: AbstractContinuousModel,
-        condition: Condition,
-        source: AbstractPrior,
-        x0: Event | None,
-        key: KeyArray,
-    ) -> Samples:
-        """One sample: all fields of the answer without their leading axis."""
+    def start(self, x0: Event | None, source: AbstractPrior, key: KeyArray) -> "_Start":
+        """One sample before its solve."""
         source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
         x0 = source.draw(source_key) if x0 is None else x0
         if self.divergence is None:
-            dynamics, noise = self.dynamics, make_noise(self.stepping, self.solver, noise_key, model.dtype)
-            terms, state = dynamics.terms(model, condition, noise), dynamics.initial(x0, state_key)
-            readout = dynamics.readout
-        else:
-            terms, state, readout = augmented(self.divergence, x0, probe_key)
-        end, saved, stats, result = solve_one(
-            terms,
-            self.solver,
-            self.stepping,
-            state,
-            (model, condition),
-            saveat=self.saveat,
-            adjoint=self.adjoint,
-            progress=self.progress,
-        )
-        x, log_prob, error = readout(end), None, None
-        if self.divergence is not None:
-            log_prob = source.log_density(x0) + jnp.mean(end[1])
-            error = self.divergence.standard_error(end[1])
-        if self.last_step is not None:
-            x = self.last_step(model, self.stepping.end, x, condition)
-        times, trajectory = (None, None) if saved is None else (saved[0], jax.vmap(readout)(saved[1]))
-        return Samples(x, log_prob, error, trajectory, times, stats, result)
+            return _Start(x0, self.dynamics.initial(x0, state_key), noise_key, None)
+        state = augmented_state(self.divergence, x0)
+        return _Start(x0, state, noise_key, self.divergence.probes(probe_key, x0))
+
+    def readout(self, state: PyTree) -> Event:
+        """The event in a state."""
+        return self.dynamics.readout(state) if self.divergence is None else state[0]
+
+
+class _Start(eqx.Module):
+    x0: Event
+    state: PyTree
+    noise_key: KeyArray
+    probes: PyTree
+
+
+def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTree) -> tuple[Any, PyTree]:
+    """The terms of one sample, and their arguments `(model, condition)`."""
+    plan, model, condition = shared
+    _, (noise_key, probes, row) = start
+    condition = condition_of(condition, row)
+    if plan.divergence is not None:
+        return dfx.ODETerm(Augmented(plan.divergence, probes)), (model, condition)
+    noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
+    return plan.dynamics.terms(model, condition, noise), (model, condition)
 
 
 def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
@@ -201,10 +198,29 @@ def _sample(
     lanes: int | None,
 ) -> Samples:
     source = plan.dynamics.source(model)
-    rows, condition_of = rows_of(condition)
-
-    def one(row: PyTree) -> Samples:
-        index, x0, condition_row = row
-        return plan.draw(model, condition_of(condition_row), source, x0, jax.random.fold_in(key, index))
-
-    return map_samples(one, (jnp.arange(num_samples), x0, rows), lanes)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
+    start = jax.vmap(lambda x0, key: plan.start(x0, source, key))(x0, keys)
+    condition, rows = split_condition(condition)
+    solved = solve(
+        _field,
+        (plan, model, condition),
+        (start.state, (start.noise_key, start.probes, rows)),
+        solver=plan.solver,
+        stepping=plan.stepping,
+        lanes=lanes,
+        saveat=plan.saveat,
+        adjoint=plan.adjoint,
+        progress=plan.progress,
+    )
+    x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
+    if plan.divergence is not None:
+        change = solved.y[1]
+        log_prob = jax.vmap(source.log_density)(start.x0) + jnp.mean(change, axis=-1)
+        error = plan.divergence.standard_error(change)
+    if plan.last_step is not None:
+        last_step, end = plan.last_step, plan.stepping.end
+        x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+    times, trajectory = None, None
+    if solved.saved is not None:
+        times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
+    return Samples(x, log_prob, error, trajectory, times, solved.stats, solved.result)

@@ -61,20 +61,18 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
             raise ValueError("GridBrownianPath knows increments only; give both t0 and t1.")
         t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         index = jnp.searchsorted(self.times, ((t0 + t1) / 2).astype(self.times.dtype)) - 1
-        keys = jax.random.split(jax.random.fold_in(self.key, index), 3)
-        length = (t1 - t0).astype(self.dtype)
-
-        def draw(i: int, divisor: int) -> Array:
-            return jnp.sqrt(length) / math.sqrt(divisor) * jax.random.normal(keys[i], self.shape, self.dtype)
-
-        increment = draw(0, 1)
+        key, length = jax.random.fold_in(self.key, index), (t1 - t0).astype(self.dtype)
+        variances = (1, 12, 720)[: self._num_parts if use_levy else 1]
+        # Elements are counted from the first part on, so that W is the same whatever else is asked for.
+        normal = jax.random.normal(key, (len(variances), *self.shape), self.dtype)
+        parts = [jnp.sqrt(length) / math.sqrt(variance) * normal[i] for i, variance in enumerate(variances)]
         if not use_levy:
-            return increment
-        if self.levy_area is dfx.BrownianIncrement:
-            return dfx.BrownianIncrement(dt=length, W=increment)
-        if self.levy_area is dfx.SpaceTimeLevyArea:
-            return dfx.SpaceTimeLevyArea(dt=length, W=increment, H=draw(1, 12))
-        return dfx.SpaceTimeTimeLevyArea(dt=length, W=increment, H=draw(1, 12), K=draw(2, 720))
+            return parts[0]
+        return self.levy_area(length, *parts)
+
+    @property
+    def _num_parts(self) -> int:
+        return 1 + (self.levy_area is not dfx.BrownianIncrement) + (self.levy_area is dfx.SpaceTimeTimeLevyArea)
 
 
 def levy_area_of(solver: dfx.AbstractSolver) -> type[BrownianRecord]:

@@ -1,11 +1,6 @@
-"""Many independent solves at once, each with its own step size and its own error control.
+"""How a solve advances: its interval, its steps, and the noise that drives it."""
 
-This is the only module that calls `diffrax.diffeqsolve`.
-"""
-
-import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -13,29 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check_time, is_traced, time_dtype
-from ._result import RESULTS, Stats
-from ._typing import Array, DType, KeyArray, Numbers, PyTree, Shape
-from .stepper import GridBrownianPath, levy_area_of
+from .._checks import check_time, is_traced, time_dtype
+from .._typing import Array, DType, KeyArray, Numbers, PyTree, Shape
+from ..stepper import GridBrownianPath, levy_area_of
 
 Grid = int | Numbers
-Progress = bool | dfx.AbstractProgressMeter
 
 # Resolution of the Brownian tree of an adaptive SDE solve, as a fraction of its interval.
 _TREE_RESOLUTION = 2.0**-13
 
 
-_NONFINITE: Any = RESULTS.nonfinite
-
-
 class Stepping(eqx.Module):
-    """How a solve advances, from start to end."""
+    """How a solve advances, from `start` to `end`, which may be the smaller."""
 
     start: Array
     end: Array
     controller: dfx.AbstractStepSizeController
     grid: Array | None
     max_steps: int = eqx.field(static=True)
+    backward: bool = eqx.field(static=True)
+
+    @property
+    def directed_controller(self) -> dfx.AbstractStepSizeController:
+        """The controller for a time that runs forward."""
+        return self.controller.wrap(-1 if self.backward else 1)
+
+    @property
+    def span(self) -> tuple[Array, Array]:
+        """Start and end in a time that runs forward."""
+        return (-self.start, -self.end) if self.backward else (self.start, self.end)
 
 
 def has_error_estimate(solver: dfx.AbstractSolver) -> bool:
@@ -76,12 +77,13 @@ def make_stepping(
     """Makes tolerances, a controller or a grid into a [`Stepping`][] over `interval`; more than one is an error."""
     times = time_dtype(dtype)
     start, end = (jnp.asarray(t, times) for t in interval)
+    backward = interval[0] > interval[1]
     toleranced = rtol is not None or atol is not None
     if toleranced + (controller is not None) + (grid is not None) > 1:
         raise ValueError("Give one of rtol/atol, stepsize_controller and grid, not several.")
     if grid is not None:
         steps = _make_grid(grid, interval, times)
-        return Stepping(steps[0], steps[-1], dfx.StepTo(ts=steps), steps, len(steps) - 1)
+        return Stepping(steps[0], steps[-1], dfx.StepTo(ts=steps), steps, len(steps) - 1, backward)
     if not has_error_estimate(solver):
         raise ValueError(
             f"{type(solver).__name__} has no error estimate to adapt its steps by; pass grid=<number of steps>."
@@ -100,7 +102,7 @@ def make_stepping(
             norm=norm,
             dtmin=2 * _TREE_RESOLUTION * jnp.abs(end - start) if stochastic else None,
         )
-    return Stepping(start, end, controller, None, max_steps)
+    return Stepping(start, end, controller, None, max_steps, backward)
 
 
 def _make_grid(grid: Grid, interval: tuple[float, float], dtype: DType) -> Array:
@@ -145,71 +147,3 @@ def make_noise(
         )
 
     return make
-
-
-def solve_one(
-    terms: Any,
-    solver: dfx.AbstractSolver,
-    stepping: Stepping,
-    state: PyTree[Array],
-    args: PyTree,
-    *,
-    saveat: dfx.SaveAt | None,
-    adjoint: dfx.AbstractAdjoint | None,
-    progress: Progress,
-) -> tuple[PyTree[Array], PyTree[Array], Stats, RESULTS]:
-    """One sample's solve: its end state, what `saveat` asked for as `(times, states)` or None, its work and its code.
-
-    A state that is not finite is a failure even where the solver did not notice, and a failed state is NaN throughout.
-    """
-    # Some adjoints, such as `BacksolveAdjoint`, take the end state alone.
-    last = dfx.SubSaveAt(t1=True)
-    solution = dfx.diffeqsolve(
-        terms,
-        solver,
-        stepping.start,
-        stepping.end,
-        None,
-        state,
-        args,
-        saveat=dfx.SaveAt(subs=last if saveat is None else (last, saveat.subs)),
-        stepsize_controller=stepping.controller,
-        adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=stepping.max_steps,
-        throw=False,
-        progress_meter=_meter(progress),
-    )
-    assert solution.ys is not None and solution.ts is not None
-    end = jax.tree.map(lambda leaf: leaf[0], solution.ys if saveat is None else solution.ys[0])
-    result = solution.result
-    finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), end))
-    result = RESULTS.where((result == RESULTS.successful) & ~finite, _NONFINITE, result)
-    good = result == RESULTS.successful
-    end = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), end)
-    steps = jnp.asarray(solution.stats["num_steps"])
-    stats = Stats(
-        num_steps=steps,
-        num_rejected=jnp.asarray(solution.stats["num_rejected_steps"]),
-        num_evaluations=steps * evaluations_per_step(solver),
-    )
-    saved = None if saveat is None else (solution.ts[1], solution.ys[1])
-    return end, saved, stats, result
-
-
-def map_samples(function: Callable[..., Any], rows: PyTree, lanes: int | None) -> Any:
-    """`function` over the leading axis of `rows`: all at once, or `lanes` at a time for bounded memory."""
-    if lanes is None:
-        return jax.vmap(function)(rows)
-    if lanes < 1:
-        raise ValueError(f"lanes must be at least 1; got {lanes}.")
-    return jax.lax.map(function, rows, batch_size=lanes)
-
-
-def _meter(progress: Progress) -> dfx.AbstractProgressMeter:
-    if isinstance(progress, dfx.AbstractProgressMeter):
-        return progress
-    if not progress:
-        return dfx.NoProgressMeter()
-    if importlib.util.find_spec("tqdm") is None:
-        return dfx.TextProgressMeter()
-    return dfx.TqdmProgressMeter()

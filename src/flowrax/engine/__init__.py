@@ -1,0 +1,11 @@
+"""Many solves at once: the only place that calls diffrax's solvers."""
+
+from .solve import ProgressLike as ProgressLike, Solved as Solved, solve as solve
+from .stepping import (
+    Grid as Grid,
+    Stepping as Stepping,
+    evaluations_per_step as evaluations_per_step,
+    has_error_estimate as has_error_estimate,
+    make_noise as make_noise,
+    make_stepping as make_stepping,
+)

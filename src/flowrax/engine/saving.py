@@ -1,0 +1,147 @@
+"""What `diffrax.SaveAt` asks to keep of a solve, for a solve that is taken one step at a time."""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import is_traced
+from .._typing import Array, Int, PyTree
+from .problem import Interval, Problem
+from .stepping import Stepping
+
+
+class Saved(eqx.Module):
+    """Times and values in the order of time; what was not reached is infinite."""
+
+    times: Array
+    values: PyTree
+
+
+class Saver(eqx.Module):
+    """Keeps the start, given times or every so many steps, and the end, each through `fn(t, y, args)`."""
+
+    start: bool = eqx.field(static=True)
+    end: bool = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    ts: Array | None
+    fn: Any
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to keep."""
+        return not (self.start or self.end or self.every or self.ts is not None)
+
+    def _num_slots(self, max_steps: int) -> int:
+        inner = max_steps // self.every if self.every else 0 if self.ts is None else len(self.ts)
+        return int(self.start) + inner + int(self.end and self.every != 1)
+
+    def blank(self, problem: Problem, shared: PyTree, start: tuple[PyTree, PyTree]) -> Saved | None:
+        """Before the first step of one sample."""
+        if self.is_idle:
+            return None
+        stepping = problem.stepping
+        first = self.fn(stepping.start, start[0], problem.terms(shared, start)[1])
+        slots = self._num_slots(stepping.max_steps)
+        times = jnp.full(slots, jnp.inf, stepping.start.dtype)
+        values = jax.tree.map(lambda leaf: jnp.full((slots, *leaf.shape), jnp.inf, leaf.dtype), first)
+        if self.start:
+            times = times.at[0].set(stepping.start)
+            values = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), values, first)
+        return Saved(times, values)
+
+    def unreached(self, blank: Saved | None, until: Array) -> Saved | None:
+        """`blank` as it is for a step that begins where the step before has ended, with zeros for values."""
+        if blank is None:
+            return None
+        times = blank.times
+        if self.ts is not None:
+            inner = times[self._inner]
+            times = times.at[self._inner].set(jnp.where(self.ts <= until, jnp.zeros_like(inner), jnp.inf))
+        return Saved(times, jax.tree.map(jnp.zeros_like, blank.values))
+
+    @property
+    def _inner(self) -> slice:
+        assert self.ts is not None
+        return slice(int(self.start), int(self.start) + len(self.ts))
+
+    def save(
+        self,
+        problem: Problem,
+        shared: PyTree,
+        start: tuple[PyTree, PyTree],
+        interval: Interval,
+        count: Int[Array, ""],
+        y: PyTree,
+        dense: dict[str, PyTree],
+        kept: Array,
+        saved: Saved | None,
+    ) -> Saved | None:
+        """After step number `count` of one sample, which ended at `y`; nothing unless it was `kept`."""
+        if saved is None:
+            return None
+        args, stepping = problem.terms(shared, start)[1], problem.stepping
+        sign = -1 if stepping.backward else 1
+        if self.ts is not None:
+            saved = self._save_ts(problem.solver, sign, args, interval, dense, kept, saved)
+        if not (self.end or self.every):
+            return saved
+        value, count = self.fn(sign * interval.t1, y, args), count + 1
+        wanted = kept & (interval.t1 >= stepping.span[1]) if self.end else jnp.asarray(False)
+        slot = jnp.asarray(len(saved.times) - 1)
+        if self.every:
+            wanted = kept & (wanted | (count % self.every == 0))
+            slot = int(self.start) + (count - 1) // self.every
+        slot = jnp.where(wanted, slot, len(saved.times))
+        times = saved.times.at[slot].set(sign * interval.t1, mode="drop")
+        put = lambda leaf, value: leaf.at[slot].set(value, mode="drop")  # noqa: E731
+        return Saved(times, jax.tree.map(put, saved.values, value))
+
+    def _save_ts(
+        self,
+        solver: dfx.AbstractSolver,
+        sign: int,
+        args: PyTree,
+        interval: Interval,
+        dense: dict[str, PyTree],
+        kept: Array,
+        saved: Saved,
+    ) -> Saved:
+        assert self.ts is not None
+        path = solver.interpolation_cls(t0=interval.t0, t1=interval.t1, **dense)
+        inside = jnp.clip(self.ts, interval.t0, interval.t1)
+        values = jax.vmap(lambda t: self.fn(sign * t, path.evaluate(t), args))(inside)
+        inner = self._inner
+        new = kept & (self.ts <= interval.t1) & jnp.isinf(saved.times[inner])
+
+        def put(leaf: Array, value: Array) -> Array:
+            mask = new.reshape(-1, *(1,) * (value.ndim - 1))
+            return leaf.at[inner].set(jnp.where(mask, value, leaf[inner]))
+
+        times = put(saved.times, sign * self.ts)
+        return Saved(times, jax.tree.map(put, saved.values, values))
+
+
+def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver:
+    """The saver of a `diffrax.SaveAt`; raises `ValueError` for what it cannot keep."""
+    if saveat is None:
+        return Saver(False, False, 0, None, None)
+    sub = saveat.subs
+    if saveat.dense or not isinstance(sub, dfx.SubSaveAt):
+        raise ValueError("saveat takes one of ts=, steps=, t0= and t1=, not dense= nor several subs=.")
+    if sub.ts is not None and sub.steps:
+        raise ValueError("saveat takes ts= or steps=, not both.")
+    ts = None
+    if sub.ts is not None:
+        ts = sub.ts.astype(stepping.start.dtype)
+        low, high = sorted((float(stepping.start), float(stepping.end))) if not is_traced(stepping.start) else (0, 0)
+        if not is_traced(ts, stepping.start):
+            times, margin = np.asarray(ts), 1e-6
+            if np.any(times < low - margin) or np.any(times > high + margin) or np.any(np.diff(times) < 0):
+                raise ValueError(f"saveat's ts must be increasing times from {low:g} to {high:g}.")
+            ts = jnp.clip(ts, low, high)
+        ts = -ts[::-1] if stepping.backward else ts
+    return Saver(sub.t0, sub.t1, sub.steps, ts, sub.fn)
