@@ -91,3 +91,13 @@ def test_an_sde_solve_on_a_grid_uses_every_increment():
         )
         total = sum(path.evaluate(a, b) for a, b in zip(TIMES[:-1], TIMES[1:], strict=True))
         assert np.allclose(solution.ys[0], total, rtol=0, atol=1e-5)
+
+
+def test_the_increment_is_the_same_whatever_areas_are_asked_for():
+    """So that solvers of every kind can be compared on one path."""
+    areas = dfx.BrownianIncrement, dfx.SpaceTimeLevyArea, dfx.SpaceTimeTimeLevyArea
+    times, key = jnp.asarray(TIMES), jax.random.key(0)
+    paths = [GridBrownianPath(times, (3,), key, dtype=jnp.float32, levy_area=area) for area in areas]
+    want = paths[0].evaluate(TIMES[1], TIMES[2])
+    for path in paths:
+        assert np.array_equal(path.evaluate(TIMES[1], TIMES[2], use_levy=True).W, want)

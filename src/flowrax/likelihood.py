@@ -17,7 +17,7 @@ from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel
 from .divergence import AbstractDivergence, Exact
 from .dynamics import ProbabilityFlow
-from .engine import Grid, ProgressLike, Stepping, make_stepping, solve
+from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, placement_of, solve
 
 _EXACT = Exact()
 
@@ -71,7 +71,7 @@ def log_prob(
     **Arguments:**
 
     - `model`: whose probability flow is solved from `t_max` back to `t_min`.
-    - `x`: `(n, *event)`.
+    - `x`: `(n, *event)`. Split over devices (its sharding), each device solves its own rows.
     - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
     - `key`: for a random divergence; row `i` draws from `fold_in(key, i)` only.
     - `divergence`: [`Exact`][] (the default) or [`Hutchinson`][].
@@ -111,7 +111,8 @@ def log_prob(
         norm=likelihood_norm,
     )
     condition = cast_condition(condition, model.dtype, events.shape[0])
-    answer = _log_prob(model, events, condition, key, divergence, solver, stepping, adjoint, lanes, progress)
+    placement = placement_of((events, split_condition(condition)[1]), (model, divergence, condition))
+    answer = _log_prob(model, events, condition, key, divergence, solver, stepping, adjoint, lanes, progress, placement)
     if not throw:
         return answer
     return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps)
@@ -129,27 +130,31 @@ def _log_prob(
     adjoint: dfx.AbstractAdjoint | None,
     lanes: int | None,
     progress: ProgressLike,
+    placement: Placement | None,
 ) -> LogProb:
     condition, rows = split_condition(condition)
-    probes = None
-    if key is not None:
-        index = jnp.arange(x.shape[0])
-        probes = jax.vmap(lambda i, x: divergence.probes(jax.random.fold_in(key, i), x))(index, x)
-    solved = solve(
-        _field,
-        (divergence, model, condition),
-        (jax.vmap(lambda x: augmented_state(divergence, x))(x), (probes, rows)),
-        solver=solver,
-        stepping=stepping,
-        lanes=lanes,
-        saveat=None,
-        adjoint=adjoint,
-        progress=progress,
-    )
-    latent, change = solved.y
-    # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
-    value = jax.vmap(model.source.log_density)(latent) - jnp.mean(change, axis=-1)
-    return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
+
+    def evaluate(shared: PyTree, rows: PyTree, index: Array) -> LogProb:
+        (divergence, model, condition, key, solver, stepping), (x, rows) = shared, rows
+        own = lambda i, x: divergence.probes(None if key is None else jax.random.fold_in(key, i), x)  # noqa: E731
+        solved = solve(
+            _field,
+            (divergence, model, condition),
+            (jax.vmap(lambda x: augmented_state(divergence, x))(x), (jax.vmap(own)(index, x), rows)),
+            solver=solver,
+            stepping=stepping,
+            lanes=lanes,
+            saveat=None,
+            adjoint=adjoint,
+            progress=progress,
+        )
+        latent, change = solved.y
+        # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
+        value = jax.vmap(model.source.log_density)(latent) - jnp.mean(change, axis=-1)
+        return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
+
+    shared = divergence, model, condition, key, solver, stepping
+    return on_each_device(evaluate, placement, x.shape[0], shared, (x, rows))
 
 
 def _field(shared: PyTree, start: PyTree) -> tuple[dfx.ODETerm, PyTree]:

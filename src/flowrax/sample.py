@@ -14,7 +14,18 @@ from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .divergence import AbstractDivergence, Exact
-from .engine import Grid, ProgressLike, Stepping, make_noise, make_stepping, solve
+from .engine import (
+    Grid,
+    Placement,
+    ProgressLike,
+    Solved,
+    Stepping,
+    make_noise,
+    make_stepping,
+    on_each_device,
+    placement_of,
+    solve,
+)
 from .last_step import AbstractLastStep
 from .likelihood import Augmented, augmented_state, likelihood_norm
 from .prior import AbstractPrior
@@ -52,7 +63,7 @@ def sample(
     - `num_samples`: `n`.
     - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
     - `x0`: `(n, *event)`, the states to start from instead of draws from the source;
-        already scaled, as `LogProb.latent`.
+        already scaled, as `LogProb.latent`. Split over devices (its sharding), each device solves its own rows.
     - `dynamics`: the probability flow without; or `ReverseSDE(...)`, `Langevin(...)`, ...
     - `solver`: any diffrax solver that fits the dynamics.
     - `rtol`, `atol`: of the error per step of each sample; the dynamics' `default_tolerance` without.
@@ -103,7 +114,10 @@ def sample(
         progress=progress,
     )
     condition = cast_condition(condition, model.dtype, num_samples)
-    answer = _sample(plan, model, key, num_samples, condition, start, lanes)
+    rows = start, split_condition(condition)[1]
+    answer = _sample(
+        plan, model, key, num_samples, condition, start, lanes, placement_of(rows, (model, plan, condition))
+    )
     if not throw:
         return answer
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps)
@@ -196,25 +210,44 @@ def _sample(
     condition: Condition | Batched,
     x0: Batch | None,
     lanes: int | None,
+    placement: Placement | None,
 ) -> Samples:
-    source = plan.dynamics.source(model)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
-    start = jax.vmap(lambda x0, key: plan.start(x0, source, key))(x0, keys)
     condition, rows = split_condition(condition)
-    solved = solve(
-        _field,
-        (plan, model, condition),
-        (start.state, (start.noise_key, start.probes, rows)),
-        solver=plan.solver,
-        stepping=plan.stepping,
-        lanes=lanes,
-        saveat=plan.saveat,
-        adjoint=plan.adjoint,
-        progress=plan.progress,
-    )
+
+    def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
+        (plan, model, condition, key), (x0, rows) = shared, rows
+        source = plan.dynamics.source(model)
+        own = lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i))  # noqa: E731
+        start = jax.vmap(own)(index, x0)
+        solved = solve(
+            _field,
+            (plan, model, condition),
+            (start.state, (start.noise_key, start.probes, rows)),
+            solver=plan.solver,
+            stepping=plan.stepping,
+            lanes=lanes,
+            saveat=plan.saveat,
+            adjoint=plan.adjoint,
+            progress=plan.progress,
+        )
+        return _answer(plan, model, condition, rows, start, solved)
+
+    shared = plan, model, condition, key
+    return on_each_device(draw, placement, num_samples, shared, (x0, rows))
+
+
+def _answer(
+    plan: _Plan,
+    model: AbstractContinuousModel,
+    condition: Condition,
+    rows: PyTree,
+    start: _Start,
+    solved: Solved,
+) -> Samples:
     x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
     if plan.divergence is not None:
         change = solved.y[1]
+        source = plan.dynamics.source(model)
         log_prob = jax.vmap(source.log_density)(start.x0) + jnp.mean(change, axis=-1)
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
