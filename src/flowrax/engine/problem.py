@@ -19,6 +19,8 @@ from .._result import RESULTS
 from .._typing import Array, PyTree, Scalar
 from .stepping import Stepping
 
+_NONFINITE: Any = RESULTS.nonfinite
+
 Field = Callable[[PyTree, PyTree], tuple[Any, PyTree]]
 
 
@@ -146,8 +148,10 @@ class Problem(eqx.Module):
         t_next = jnp.where(t_next > t1 - 100 * resolution, t_end, t_next)
         result = RESULTS.where(keep, solver_result, RESULTS.successful)
         result = RESULTS.where(result == RESULTS.successful, controller_result, result)
-        stuck = ~keep & (t_next - t_prev <= 2 * resolution)
-        result = RESULTS.where(stuck & (result == RESULTS.successful), RESULTS.dt_min_reached, result)
+        # Nor any that time cannot resolve; a step size that is not a number is one of these.
+        stuck = ~keep & ~(t_next - t_prev > 2 * resolution) & (result == RESULTS.successful)
+        infinite = jax.tree.reduce(jnp.logical_or, jax.tree.map(lambda leaf: jnp.any(jnp.isinf(leaf)), error))
+        result = RESULTS.where(stuck, RESULTS.where(infinite, _NONFINITE, RESULTS.dt_min_reached), result)
         after = Progress(
             interval=Interval(t_prev, t_next, jnp.where(keep, made_jump, interval.made_jump)),
             point=select(keep, point, now.point),

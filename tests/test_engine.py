@@ -1,0 +1,285 @@
+"""The engine: many samples on few lanes, each as if it were alone, and the exact gradient of what it did."""
+
+import math
+import os
+import subprocess
+import sys
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowrax as frx
+from flowrax.engine import make_stepping, record, solve
+from laws import SCHEDULES, mixture
+
+KEY = jax.random.key(0)
+CONTROLLER = dfx.PIDController(rtol=1e-9, atol=1e-9, pcoeff=0.4, icoeff=0.3)
+
+
+class Net(eqx.Module):
+    """A perceptron of (t, x, condition)."""
+
+    mlp: eqx.nn.MLP
+
+    def __call__(self, t, x, condition):
+        return self.mlp(jnp.concatenate([jnp.reshape(t, 1).astype(x.dtype), x, condition]))
+
+
+def problem(n=6):
+    """A model, starts and a condition for each, in double precision."""
+    mlp = eqx.nn.MLP(5, 2, 8, 1, activation=jnp.tanh, dtype=jnp.float64, key=KEY)
+    x0 = jax.random.normal(KEY, (n, 2), jnp.float64) * jnp.linspace(0.1, 3, n)[:, None]
+    condition = jax.random.normal(jax.random.fold_in(KEY, 1), (n, 2), jnp.float64)
+    return frx.Model(Net(mlp), frx.Linear(), shape=(2,)), x0, condition
+
+
+def draw(arguments, **options):
+    model, x0, condition = arguments
+    return frx.sample(model, KEY, len(x0), x0=x0, condition=frx.Batched(condition), **options)
+
+
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_a_sample_does_not_depend_on_lanes_or_neighbours(name, x64):
+    """The same draws and steps; values to 1e-11 of double precision, the rounding of products of another batch."""
+    model = mixture(25, 2, jnp.float64).model(SCHEDULES[name])
+    whole = frx.sample(model, KEY, 40, with_log_prob=True)
+    for lanes in (1, 7, 40):
+        other = frx.sample(model, KEY, 40, with_log_prob=True, lanes=lanes)
+        assert np.array_equal(other.stats.num_steps, whole.stats.num_steps)
+        assert np.allclose(other.x, whole.x, rtol=0, atol=1e-11)
+        assert np.allclose(other.log_prob, whole.log_prob, rtol=0, atol=1e-11)
+    fewer = frx.sample(model, KEY, 11, with_log_prob=True)
+    assert np.allclose(fewer.x, whole.x[:11], rtol=0, atol=1e-11)
+    assert int(whole.stats.num_steps.max()) > int(whole.stats.num_steps.min())
+
+
+def test_order_does_not_matter(x64):
+    """Rows, with their conditions, in another order give the same answers in that order."""
+    model, x0, condition = problem()
+    order = np.asarray([3, 1, 5, 0, 2, 4])
+    straight = draw((model, x0, condition), lanes=2)
+    shuffled = draw((model, x0[order], condition[order]), lanes=3)
+    assert np.allclose(shuffled.x, straight.x[order], rtol=0, atol=1e-13)
+    assert np.array_equal(shuffled.stats.num_steps, straight.stats.num_steps[order])
+
+
+@pytest.mark.parametrize("stepping", [dict(grid=8), dict(stepsize_controller=CONTROLLER)], ids=["grid", "adaptive"])
+@pytest.mark.parametrize(
+    "saveat",
+    [
+        dfx.SaveAt(ts=np.linspace(0, 1, 7)),
+        dfx.SaveAt(t0=True, ts=np.asarray([0.3, 0.30001, 0.9]), t1=True),
+        dfx.SaveAt(t0=True, steps=True),
+        dfx.SaveAt(steps=3, t1=True),
+    ],
+    ids=["ts", "ends and ts", "steps", "every third step"],
+)
+def test_trajectories_are_those_of_diffeqsolve(saveat, stepping, x64):
+    """Interpolated to the error of the steps; on a grid, and where every step is kept, the same steps."""
+    ours = draw(problem(), saveat=saveat, max_steps=60, **({} if "grid" in stepping else dict(lanes=2)), **stepping)
+    want = draw(problem(), saveat=saveat, max_steps=60, adjoint=dfx.DirectAdjoint(), **stepping)
+    on_grid = "grid" in stepping
+    if on_grid or saveat.subs.ts is not None:
+        assert np.allclose(ours.times, want.times, rtol=0, atol=1e-12)
+        assert np.allclose(ours.trajectory, want.trajectory, rtol=0, atol=1e-12 if on_grid else 1e-7)
+        return
+    # Another first step, hence other steps: of the same solution, up to where it ends.
+    count = np.sum(np.isfinite(ours.times), axis=1)
+    taken = np.asarray(ours.stats.num_steps - ours.stats.num_rejected)
+    wanted = taken + 1 if saveat.subs.steps == 1 else -(-taken // 3)
+    assert np.array_equal(count, wanted)
+    for row, times, path, num in zip(ours.x, ours.times, ours.trajectory, count, strict=True):
+        assert np.all(np.diff(times[:num]) > 0) and times[num - 1] == 1
+        assert np.array_equal(path[num - 1], row)
+
+
+def loss(arguments, **options):
+    """Of all that a solve returns."""
+    answer = draw(arguments, **options)
+    total = jnp.sum(jnp.sin(answer.x))
+    if answer.trajectory is not None:
+        weights = jnp.arange(1.0, answer.trajectory.shape[1] + 1)[None, :, None]
+        total = total + jnp.sum(jnp.where(jnp.isfinite(answer.trajectory), weights * jnp.cos(answer.trajectory), 0))
+    return total
+
+
+def gradient_gap(one, other):
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in leaves)
+
+
+SAVEATS = {
+    "end": None,
+    "times": dfx.SaveAt(t0=True, ts=np.linspace(0, 1, 7), t1=True),
+    "steps": dfx.SaveAt(t0=True, steps=True),
+}
+
+
+@pytest.mark.parametrize("saveat", SAVEATS)
+@pytest.mark.parametrize("solver", [dfx.Heun(), dfx.Dopri5(), dfx.ReversibleHeun()], ids=lambda s: type(s).__name__)
+def test_gradient_on_a_grid_is_that_of_diffeqsolve(solver, saveat, x64):
+    """To rounding, for parameters, starts and conditions."""
+    options = dict(grid=9, solver=solver, saveat=SAVEATS[saveat])
+    ours = eqx.filter_grad(loss)(problem(), **options)
+    want = eqx.filter_grad(loss)(problem(), adjoint=dfx.DirectAdjoint(), **options)
+    assert gradient_gap(ours, want) <= 1e-13
+
+
+@pytest.mark.parametrize("budget", [None, 0], ids=["all points kept", "few points kept"])
+@pytest.mark.parametrize("solver", [dfx.Dopri5(), dfx.ReversibleHeun()], ids=lambda s: type(s).__name__)
+def test_adaptive_gradient_is_that_of_the_accepted_steps(solver, budget, monkeypatch, x64):
+    """One sample at a time on the grid of its own steps gives the same gradient, by diffrax's autodiff, to rounding."""
+    if budget is not None:
+        monkeypatch.setattr(record, "_BUDGET", budget)
+    tolerance = dict(rtol=1e-4, atol=1e-4, max_steps=201 if budget is None else 200)
+    model, x0, condition = problem(5)
+    kept = draw((model, x0, condition), solver=solver, saveat=dfx.SaveAt(t0=True, steps=True), **tolerance)
+    ours = eqx.filter_grad(loss)((model, x0, condition), solver=solver, lanes=2, **tolerance)
+
+    def frozen(arguments):
+        model, x0, condition = arguments
+        parts = []
+        for i, times in enumerate(np.asarray(kept.times)):
+            one = (model, x0[i : i + 1], condition[i : i + 1])
+            grid = times[np.isfinite(times)]
+            parts.append(loss(one, grid=grid, solver=solver, adjoint=dfx.DirectAdjoint()))
+        return sum(parts)
+
+    assert np.unique(kept.stats.num_steps).size > 1
+    assert gradient_gap(ours, eqx.filter_grad(frozen)((model, x0, condition))) <= 1e-12
+
+
+def decay(shared, start):
+    """dy/dt = -k t y, the same for all, each with a rate of its own."""
+    return dfx.ODETerm(lambda t, y, args: -args * t * y), shared * start[1]
+
+
+@pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0), (-1.0, 0.5)])
+@pytest.mark.parametrize("lanes", [2, None])
+def test_forward_and_backward_in_time(interval, lanes, x64):
+    rates, y0 = jnp.linspace(0.1, 4, 9), jnp.ones(9)
+    stepping = make_stepping(
+        interval,
+        dfx.Tsit5(),
+        jnp.float64,
+        rtol=1e-10,
+        atol=1e-10,
+        controller=None,
+        grid=None,
+        max_steps=1000,
+        default_tolerance=1e-5,
+        norm=lambda y: jnp.max(jnp.abs(y)),
+    )
+
+    def end(shared, y0):
+        options = dict(solver=dfx.Tsit5(), stepping=stepping, lanes=lanes, saveat=None, adjoint=None, progress=False)
+        return solve(decay, shared, (y0, rates), **options).y
+
+    factor = np.exp(-rates * (interval[1] ** 2 - interval[0] ** 2) / 2)
+    assert np.allclose(end(jnp.asarray(1.0), y0), factor, rtol=1e-8)
+    shared_bar, y_bar = jax.grad(lambda s, y: jnp.sum(end(s, y)), argnums=(0, 1))(jnp.asarray(1.0), y0)
+    assert np.allclose(y_bar, factor, rtol=1e-7)
+    assert np.isclose(shared_bar, np.sum(factor * np.log(factor)), rtol=1e-7)
+
+
+def test_steps_clipped_to_given_times(x64):
+    """diffrax's clipping controller, in both directions: every wanted time is the end of a step."""
+    controller = dfx.ClipStepSizeController(CONTROLLER, step_ts=np.asarray([0.25, 0.5]), jump_ts=np.asarray([0.7]))
+    saveat = dfx.SaveAt(steps=True)
+    answer = draw(problem(), stepsize_controller=controller, saveat=saveat, max_steps=80, lanes=4)
+    want = draw(problem(), stepsize_controller=CONTROLLER)
+    for times in np.asarray(answer.times):
+        assert {0.25, 0.5} <= set(times) and np.min(np.abs(times - 0.7)) < 1e-12
+    assert np.allclose(answer.x, want.x, rtol=0, atol=1e-7)
+    ours = eqx.filter_grad(loss)(problem(), stepsize_controller=controller, max_steps=80, lanes=4)
+    assert gradient_gap(ours, eqx.filter_grad(loss)(problem(), stepsize_controller=CONTROLLER)) <= 1e-6
+    x = jnp.asarray(want.x)
+    forth = frx.log_prob(problem()[0], x, condition=frx.Batched(problem()[2]), stepsize_controller=CONTROLLER)
+    back = frx.log_prob(problem()[0], x, condition=frx.Batched(problem()[2]), stepsize_controller=controller)
+    assert np.allclose(forth.value, back.value, rtol=0, atol=1e-7)
+
+
+def test_a_sample_that_becomes_nan_is_given_up_soon():
+    """It does not use up its steps, and the others have their answer and their gradient."""
+    model = frx.Model(lambda t, x, c: jnp.where(x[:1] > 5, jnp.nan, -x * c), frx.Linear(), shape=(2,))
+    x0 = jnp.asarray([[1.0, 2.0], [9.0, 2.0], [0.5, 1.0]])
+
+    def total(c):
+        answer = frx.sample(model, KEY, 3, x0=x0, condition=c, throw=False)
+        return jnp.sum(jnp.where(jnp.isnan(answer.x), 0, answer.x)), answer
+
+    slope, answer = jax.grad(total, has_aux=True)(jnp.asarray(2.0))
+    assert np.array_equal(np.isnan(answer.x[:, 0]), [False, True, False])
+    assert int(answer.stats.num_steps[1]) < 30
+    # x(1) = x0 exp(-c).
+    assert np.isclose(slope, -4.5 * math.exp(-2), rtol=1e-4)
+
+
+def test_each_sample_has_an_error_control_of_its_own(x64):
+    """A hard sample among many easy ones is as accurate as alone, and the easy ones take no more steps for it."""
+    model = frx.Model(lambda t, x, c: -c * (x - jnp.cos(3 * t)), frx.Linear(), shape=(1,), dtype=jnp.float64)
+    rates, x0 = jnp.ones((64, 1)).at[11].set(300.0), jnp.ones((64, 1))
+    together = frx.sample(model, KEY, 64, x0=x0, condition=frx.Batched(rates))
+    alone = frx.sample(model, KEY, 1, x0=x0[:1], condition=frx.Batched(rates[11:12]))
+    assert np.allclose(together.x[11], alone.x[0], rtol=0, atol=1e-12)
+    assert int(together.stats.num_steps[11]) > 4 * int(together.stats.num_steps[10])
+
+
+class Meter(dfx.AbstractProgressMeter):
+    """Writes down what it is told."""
+
+    seen: list = eqx.field(static=True)
+
+    def init(self):
+        return jnp.zeros(())
+
+    def step(self, state, progress):
+        jax.debug.callback(lambda p: self.seen.append(float(p)), progress)
+        return state
+
+    def close(self, state):
+        return None
+
+
+@pytest.mark.parametrize("stepping", [dict(grid=5), dict(lanes=2)], ids=["grid", "adaptive"])
+def test_progress_rises_to_one(stepping, x64):
+    seen = []
+    draw(problem(), progress=Meter(seen), **stepping)
+    jax.effects_barrier()
+    assert len(seen) >= 5 and max(seen) == 1 and min(seen) >= 0
+
+
+ON_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+import flowrax as frx
+jax.config.update("jax_enable_x64", True)
+mesh = jax.make_mesh((8,), ("samples",))
+oracle = frx.oracle.GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.0, 1.0]], jnp.stack([0.2 * jnp.eye(2)] * 2))
+model, key = oracle.model(frx.Linear()), jax.random.key(0)
+x0 = jax.random.normal(key, (32, 2))
+split = jax.device_put(x0, NamedSharding(mesh, PartitionSpec("samples")))
+for options in (dict(with_log_prob=True), dict(dynamics=frx.ReverseSDE(t_max=0.9), grid=20)):
+    one, eight = (frx.sample(model, key, 32, x0=x, **options) for x in (x0, split))
+    assert len(eight.x.sharding.device_set) == 8
+    assert np.allclose(one.x, eight.x, rtol=0, atol=1e-11)
+    assert np.array_equal(one.stats.num_steps, eight.stats.num_steps)
+one, eight = (frx.log_prob(model, x, key=key, divergence=frx.Hutchinson(2)) for x in (x0, split))
+assert np.allclose(one.value, eight.value, rtol=0, atol=1e-11)
+print("agree")
+"""
+
+
+def test_one_device_and_eight_agree(tmp_path):
+    """Each of eight devices solves its own samples, with the draws that they have on one."""
+    script = tmp_path / "devices.py"
+    script.write_text(ON_DEVICES)
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert ran.stdout.strip() == "agree", ran.stderr[-2000:]
