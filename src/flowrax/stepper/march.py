@@ -1,0 +1,153 @@
+"""The forward pass of a solve from a solver's `init` and `step` and a controller's `adapt_step_size`, times kept.
+
+diffrax's own loop does the same but does not tell which steps it accepted.
+"""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, PyTree, Scalar
+
+State = PyTree[Array]
+
+
+class Record(eqx.Module):
+    """What a forward pass did."""
+
+    taken: Any
+    """Steps accepted."""
+    tried: Any
+    end: Array
+    """The time that was reached."""
+    times: Array | None
+    """The ends of the accepted steps, `(max_steps + 1,)`; None on a grid, which is known."""
+    result: dfx.RESULTS
+    meter_state: PyTree
+
+
+def share_of_interval(ts: Array, start: Scalar, end: Scalar) -> tuple[Array, Array]:
+    """Whether each time lies in `(start, end]`, and which share of the way it is."""
+    return (ts > start) & (ts <= end), (ts - start) / (end - start)
+
+
+class March(eqx.Module):
+    """How a solve advances."""
+
+    solver: dfx.AbstractSolver
+    controller: dfx.AbstractStepSizeController
+    meter: dfx.AbstractProgressMeter
+    t0: Array
+    t1: Array
+    first: Array
+    """The end of the first step to try."""
+    controller_state: PyTree
+    meter_state: PyTree
+    ts: Array
+    """Times to save at, `(n,)`."""
+    max_steps: int | None = eqx.field(static=True)
+
+    def forward(
+        self, y: State, solver_state: PyTree, terms: PyTree, args: PyTree, *, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        """The end state, the solver's, those at `ts` and the record."""
+        saved = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(self.ts), *leaf.shape)), y)
+        march = self._on_grid if isinstance(self.controller, dfx.StepTo) else self._adapting
+        return march(y, solver_state, saved, terms, args, keep_times)
+
+    def _save(self, saved: PyTree, start: Scalar, end: Scalar, y0: State, y1: State) -> PyTree:
+        if not len(self.ts):
+            return saved
+        within, share = share_of_interval(self.ts, start, end)
+
+        def one(rows: Array, a: Array, b: Array) -> Array:
+            shape = (-1, *[1] * a.ndim)
+            values = a[None] + share.astype(a.dtype).reshape(shape) * (b - a)[None]
+            return jnp.where(within.reshape(shape), values, rows)
+
+        return jax.tree.map(one, saved, y0, y1)
+
+    def _progress(self, state: PyTree, t: Scalar) -> PyTree:
+        return self.meter.step(state, (t - self.t0) / (self.t1 - self.t0))
+
+    def _on_grid(
+        self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        grid = self.controller.ts  # pyright: ignore[reportAttributeAccessIssue]
+        count = len(grid) - 1
+        taken = count if self.max_steps is None else min(count, self.max_steps)
+
+        def step(carry: Any, interval: tuple[Array, Array]) -> tuple[Any, None]:
+            y0, solver_state, saved, meter_state = carry
+            start, end = interval
+            y1, _, _, solver_state, _ = self.solver.step(terms, start, end, y0, args, solver_state, False)
+            saved = self._save(saved, start, end, y0, y1)
+            return (y1, solver_state, saved, self._progress(meter_state, end)), None
+
+        carry = (y, solver_state, saved, self.meter_state)
+        carry, _ = jax.lax.scan(step, carry, (grid[:taken], grid[1 : taken + 1]))
+        y, solver_state, saved, meter_state = carry
+        result = dfx.RESULTS.successful if taken == count else dfx.RESULTS.max_steps_reached
+        return y, solver_state, saved, Record(taken, taken, grid[taken], None, result, meter_state)
+
+    def _adapting(
+        self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        assert self.max_steps is not None
+        max_steps, order = self.max_steps, self.solver.error_order(terms)
+        # A step that ends so close to the end of the solve ends there.
+        close = self.t1 - 100 * jnp.finfo(self.t1.dtype).eps * jnp.abs(self.t1)
+
+        def running(carry: Any) -> Array:
+            start, record = carry[0], carry[-1]
+            return (start < self.t1) & (record.result == dfx.RESULTS.successful) & (record.tried < max_steps)
+
+        def body(carry: Any) -> Any:
+            start, end, y0, solver_state, controller_state, saved, record = carry
+            y1, error, _, new_solver_state, solved = self.solver.step(terms, start, end, y0, args, solver_state, False)
+            error = jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), error)
+            keep, next_start, next_end, _, controller_state, adapted = self.controller.adapt_step_size(
+                start, end, y0, y1, args, error, order, controller_state
+            )
+            keep = jnp.asarray(keep)
+
+            def choose(new: Any, old: Any) -> Any:
+                return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
+
+            next_start = jnp.minimum(next_start, self.t1)
+            ahead = jnp.where(keep, self.t1, next_start + 0.5 * (self.t1 - next_start))
+            next_end = jnp.where(next_end > close, ahead, next_end)
+            times = record.times
+            if keep_times:
+                # A rejected step writes out of range, which is dropped.
+                times = times.at[jnp.where(keep, record.taken + 1, max_steps + 1)].set(end, mode="drop")
+            record = Record(
+                taken=record.taken + keep.astype(int),
+                tried=record.tried + 1,
+                end=next_start,
+                times=times,
+                result=dfx.RESULTS.where(keep & (solved != dfx.RESULTS.successful), solved, adapted),
+                meter_state=self._progress(record.meter_state, next_start),
+            )
+            saved = choose(self._save(saved, start, end, y0, y1), saved)
+            new = choose((y1, new_solver_state), (y0, solver_state))
+            return next_start, next_end, *new, controller_state, saved, record
+
+        zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None
+        record = Record(zero, zero, self.t0, times, _traced(dfx.RESULTS.successful), self.meter_state)
+        carry = (self.t0, self.first, y, solver_state, self.controller_state, saved, record)
+        start, _, y, solver_state, _, saved, record = jax.lax.while_loop(running, body, _arrays(carry))
+        short = (record.result == dfx.RESULTS.successful) & (start < self.t1)
+        result = dfx.RESULTS.where(short, dfx.RESULTS.max_steps_reached, record.result)
+        return y, solver_state, saved, eqx.tree_at(lambda r: r.result, record, result)
+
+
+def _traced(result: dfx.RESULTS) -> dfx.RESULTS:
+    return dfx.RESULTS.where(jnp.asarray(True), result, result)
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, tree)
