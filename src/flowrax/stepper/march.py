@@ -3,7 +3,7 @@
 diffrax's own loop does the same but does not tell which steps it accepted.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import diffrax as dfx
 import equinox as eqx
@@ -40,9 +40,9 @@ class March(eqx.Module):
     solver: dfx.AbstractSolver
     controller: dfx.AbstractStepSizeController
     meter: dfx.AbstractProgressMeter
-    t0: Array
-    t1: Array
-    first: Array
+    t0: Any
+    t1: Any
+    first: Any
     """The end of the first step to try."""
     controller_state: PyTree
     meter_state: PyTree
@@ -50,12 +50,16 @@ class March(eqx.Module):
     """Times to save at, `(n,)`."""
     max_steps: int | None = eqx.field(static=True)
 
+    @property
+    def grid(self) -> Array | None:
+        return self.controller.ts if isinstance(self.controller, dfx.StepTo) else None
+
     def forward(
         self, y: State, solver_state: PyTree, terms: PyTree, args: PyTree, *, keep_times: bool
     ) -> tuple[State, PyTree, PyTree, Record]:
         """The end state, the solver's, those at `ts` and the record."""
         saved = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(self.ts), *leaf.shape)), y)
-        march = self._on_grid if isinstance(self.controller, dfx.StepTo) else self._adapting
+        march = self._adapting if self.grid is None else self._on_grid
         return march(y, solver_state, saved, terms, args, keep_times)
 
     def _save(self, saved: PyTree, start: Scalar, end: Scalar, y0: State, y1: State) -> PyTree:
@@ -76,7 +80,8 @@ class March(eqx.Module):
     def _on_grid(
         self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
     ) -> tuple[State, PyTree, PyTree, Record]:
-        grid = self.controller.ts  # pyright: ignore[reportAttributeAccessIssue]
+        grid = self.grid
+        assert grid is not None
         count = len(grid) - 1
         taken = count if self.max_steps is None else min(count, self.max_steps)
 
@@ -97,7 +102,7 @@ class March(eqx.Module):
         self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
     ) -> tuple[State, PyTree, PyTree, Record]:
         assert self.max_steps is not None
-        max_steps, order = self.max_steps, self.solver.error_order(terms)
+        max_steps, order = self.max_steps, cast(float, self.solver.error_order(terms))
         # A step that ends so close to the end of the solve ends there.
         close = self.t1 - 100 * jnp.finfo(self.t1.dtype).eps * jnp.abs(self.t1)
 

@@ -1,7 +1,7 @@
 r"""One step back of each reversible solver: the state it came from, and its cotangents on the way.
 
-A solver's step is arithmetic around increments $G(x)$ that hold all its evaluations of the vector field. Run back, each
-increment is evaluated once, by `pull`, which gives its value for the reconstruction and its transpose for the cotangents.
+A solver's step is arithmetic around increments $G(x)$ that hold all its evaluations of the vector field. Run back,
+each increment is evaluated once, by `pull`: its value reconstructs, its transpose carries the cotangents.
 """
 
 import abc
@@ -155,8 +155,8 @@ class RungeKuttaReversal(AbstractReversal):
 class ReversibleHeunReversal(AbstractReversal):
     r"""$u' = 2 y - u + f h$, $y' = y + (f + f') h / 2$ with $f = f(t, u)$ and $f' = f(t', u')$.
 
-    The point is $(u', y' - f' h' / 2)$, $h'$ being the step after: $y'$ itself follows once $f'$ is known, so that $f'$ is
-    evaluated once for both steps that it is part of. `others` holds the cotangents of $u'$ and of $f' h'$.
+    The point is $(u', y' + f' h' / 2)$, $h'$ being the step after: $y'$ itself follows once $f'$ is known, so that $f'$
+    is evaluated once for both steps that it is part of. `others` holds the cotangents of $u'$ and of $f' h'$.
 
     Kidger et al. 2021, "Efficient and Accurate Gradients for Neural SDEs", algorithms 1 and 2.
     """

@@ -41,12 +41,12 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
     coupling: float = eqx.field(static=True)
     interpolation_cls: ClassVar[Callable[..., dfx.LocalLinearInterpolation]] = dfx.LocalLinearInterpolation
 
-    def __init__(self, solver: dfx.AbstractERK, coupling: float = 0.999):
+    def __init__(self, solver: dfx.AbstractSolver, coupling: float = 0.999):
         r"""**Arguments:**
 
         - `solver`: `diffrax.Tsit5()`, `Dopri5()`, `Bosh3()`, `Heun()`, `Midpoint()`, ...
-        - `coupling`: $\lambda$, in (0, 1]. It damps the difference of the two copies by $\lambda$ a step, which makes the
-            solve stable, and on the way back rounding grows by $1 / \lambda$ a step.
+        - `coupling`: $\lambda$, in (0, 1]. It damps the difference of the two copies by $\lambda$ a step, which makes
+            the solve stable, and on the way back rounding grows by $1 / \lambda$ a step.
 
         Raises `ValueError` for another kind of solver or a coupling out of range.
         """
@@ -64,7 +64,7 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
         return dfx.AbstractTerm
 
     @property
-    def scan_kind(self) -> str | None:
+    def scan_kind(self) -> Any:
         """Of the method: diffrax's forward-mode adjoints set it on every Runge-Kutta method, wrapped ones too."""
         return self.solver.scan_kind
 
@@ -105,6 +105,7 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
         if backward:
             t0, t1, control = t1, t0, jax.tree.map(jnp.negative, control)
         tableau = self.solver.tableau
+        assert isinstance(tableau, dfx.ButcherTableau)
         count = tableau.num_stages - int(tableau.fsal)
         weights = np.zeros((count, count))
         for row, coefficients in enumerate(tableau.a_lower[: count - 1], 1):

@@ -1,7 +1,7 @@
 """Exact gradients of a solve by running it back: memory for one step, whatever their number.
 
-The end state and the step times are all that is kept. The backward pass reconstructs each step's state from the next and
-pulls the cotangents through it, at one evaluation of the field for each of the forward pass.
+The end state and the step times are all that is kept. The backward pass reconstructs each step's state from the next
+and pulls the cotangents through it, at one evaluation of the field for each of the forward pass.
 """
 
 from typing import Any
@@ -27,11 +27,12 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     """Exact gradients, to rounding, of a solve with a reversible solver, in memory that does not grow with its steps.
 
     Give it to `diffrax.diffeqsolve`, to [`sample`][] or to [`log_prob`][], with `diffrax.ReversibleHeun()`,
-    `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the discrete
-    solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not differentiated, as
-    in diffrax), of ODEs and of SDEs with a path that can be evaluated again. What the vector field closes over is not
-    differentiated: pass it in `args` or make the field an Equinox module. Steps that adapt, and those of a constant
-    `dt0`, need `max_steps`, and one time is kept for each; a grid keeps nothing.
+    `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the
+    discrete solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not
+    differentiated, as in diffrax), of ODEs and of SDEs with a path that can be evaluated again. What the vector field
+    closes over is not differentiated: pass it in `args` or make the field an Equinox module. Steps that adapt, and
+    those of a constant `dt0`, need `max_steps`, and one time is kept for each; a grid keeps nothing. Forward mode and
+    second derivatives need another adjoint, such as `diffrax.DirectAdjoint()`.
 
     `SaveAt` may ask for `t0`, `t1` and `ts`, in any combination of `subs`.
 
@@ -80,7 +81,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
         progress_meter: dfx.AbstractProgressMeter,
         **unused: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """diffrax's hook: the solve, from its initial to its final loop state."""
+        """The hook of diffrax: the solve, from its initial to its final loop state."""
         reversal = reversal_of(solver)
         _check_request(stepsize_controller, event, saveat, terms, max_steps, init_state.made_jump)
         subs = jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
@@ -222,7 +223,8 @@ def _solve_backward(
     point, others = reversal.start(y, end_state)
 
     def times_at(k: Array) -> Times:
-        kept = march.controller.ts if record.times is None else record.times
+        kept = record.times if march.grid is None else march.grid
+        assert kept is not None
         return Times(*(kept[jnp.clip(i, 0, record.taken)] for i in (k - 2, k - 1, k, k + 1)))
 
     def body(carry: Any) -> Any:
@@ -277,13 +279,12 @@ def _pull_saved(ts: Array, of_saved: PyTree, times: Times) -> tuple[PyTree, PyTr
 
 
 def _guard(gradients: PyTree, back: PyTree, y0: PyTree, y1: PyTree, tolerance: float | None, throw: bool) -> PyTree:
-    """The gradients, or an error or NaN where the reconstructed initial state is wrong though the end state is finite."""
+    """The gradients; an error or NaN where the reconstructed initial state is wrong though the end state is finite."""
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves((y0, y1))]
     wrong = [jnp.max(jnp.abs(a - b), initial=0) for a, b in zip(*map(jax.tree.leaves, (back, y0)), strict=True)]
     size, error = jnp.max(jnp.stack(largest)), jnp.max(jnp.stack(wrong))
-    if tolerance is None:
-        tolerance = 10 * float(jnp.finfo(size.dtype).eps) ** 0.5
-    bad: Bool[Array, ""] = ~(error <= tolerance * size) & jnp.isfinite(size)
+    limit = 10 * float(jnp.finfo(size.dtype).eps) ** 0.5 if tolerance is None else tolerance
+    bad: Bool[Array, ""] = ~(error <= limit * size) & jnp.isfinite(size)
     if throw:
-        return eqx.error_if(gradients, bad, _MESSAGE.format(tolerance=tolerance))
+        return eqx.error_if(gradients, bad, _MESSAGE.format(tolerance=limit))
     return jax.tree.map(lambda g: jnp.where(bad, jnp.full_like(g, jnp.nan), g), gradients)
