@@ -4,6 +4,7 @@ The end state and the step times are all that is kept. The backward pass reconst
 and pulls the cotangents through it, at one evaluation of the field for each of the forward pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -29,10 +30,12 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     Give it to `diffrax.diffeqsolve`, to [`sample`][] or to [`log_prob`][], with `diffrax.ReversibleHeun()`,
     `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the
     discrete solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not
-    differentiated, as in diffrax), of ODEs and of SDEs with a path that can be evaluated again. What the vector field
-    closes over is not differentiated: pass it in `args` or make the field an Equinox module. Steps that adapt, and
-    those of a constant `dt0`, need `max_steps`, and one time is kept for each; a grid keeps nothing. Forward mode and
-    second derivatives need another adjoint, such as `diffrax.DirectAdjoint()`.
+    differentiated, as in diffrax), and to what a vector field closes over; of ODEs, and of SDEs with a path that can be
+    evaluated again. Steps that adapt, and those of a constant `dt0`, need `max_steps`, and one time is kept for each; a
+    grid keeps nothing. Forward mode and second derivatives need another adjoint, such as `diffrax.DirectAdjoint()`.
+
+    Under `jax.vmap` the cotangents of shared parameters are kept for each sample and summed at the end, as diffrax's
+    own do: for gradients with respect to large networks, stack the batch into one solve on a grid.
 
     `SaveAt` may ask for `t0`, `t1` and `ts`, in any combination of `subs`.
 
@@ -99,6 +102,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
             ts=jnp.concatenate([jnp.zeros(0, dtype), *(ts.astype(dtype) for ts in wanted)]),
             max_steps=max_steps,
         )
+        terms = _explicit(terms, t0, init_state.y, args)
         march = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, march)
         y, saved, record = _solve(
             (init_state.y, init_state.solver_state, (terms, args)), march, reversal, self.tolerance, self.throw
@@ -119,6 +123,31 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
             (save_state, record.tried, record.taken, record.tried - record.taken, record.result),
         )
         return eqx.tree_at(lambda s: s.progress_meter_state, final, record.meter_state, is_leaf=_is_none), {}
+
+
+class _Explicit(dfx.AbstractTerm):
+    """A term whose vector field has as leaves the arrays that it closes over, which a custom VJP must be told of."""
+
+    term: dfx.AbstractTerm
+    field: Callable[..., Any]
+
+    def vf(self, t: Scalar, y: PyTree, args: PyTree) -> Any:
+        return self.field(t, y, args)
+
+    def contr(self, t0: Scalar, t1: Scalar, **kwargs: Any) -> Any:
+        return self.term.contr(t0, t1, **kwargs)
+
+    def prod(self, vf: Any, control: Any) -> PyTree:
+        return self.term.prod(vf, control)
+
+
+def _explicit(terms: PyTree, t: Scalar, y: PyTree, args: PyTree) -> PyTree:
+    if isinstance(terms, dfx.MultiTerm):
+        return dfx.MultiTerm(*(_explicit(term, t, y, args) for term in terms.terms))
+    if isinstance(terms, tuple):
+        # The two halves of a semi-implicit method, each a function of the other's state.
+        return _explicit(terms[0], t, y[1], args), _explicit(terms[1], t, y[0], args)
+    return _Explicit(terms, eqx.filter_closure_convert(terms.vf, t, y, args))
 
 
 def _without_tangent(leaf: Any) -> Array:
