@@ -28,6 +28,15 @@ class Still(eqx.Module):
         return jnp.tanh(self.weight @ y) * args["scale"]
 
 
+class Spread(eqx.Module):
+    """Additive noise whose size is differentiated too."""
+
+    size: jax.Array
+
+    def __call__(self, t, y, args):
+        return self.size * jnp.eye(len(y), dtype=y.dtype) * (1 + t).astype(y.dtype)
+
+
 def parameters(dtype="float64"):
     keys = jax.random.split(jax.random.key(0), 2)
     y0 = jax.random.normal(keys[0], (3,), dtype)

@@ -31,8 +31,9 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the
     discrete solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not
     differentiated, as in diffrax), and to what a vector field closes over; of ODEs, and of SDEs with a path that can be
-    evaluated again. Steps that adapt, and those of a constant `dt0`, need `max_steps`, and one time is kept for each; a
-    grid keeps nothing. Forward mode and second derivatives need another adjoint, such as `diffrax.DirectAdjoint()`.
+    evaluated again. Differentiating the times of a solve raises. Steps that adapt, and those of a constant `dt0`, need
+    `max_steps`, and one time is kept for each; a grid keeps nothing. Forward mode and second derivatives need another
+    adjoint, such as `diffrax.DirectAdjoint()`.
 
     Under `jax.vmap` the cotangents of shared parameters are kept for each sample and summed at the end, as diffrax's
     own do: for gradients with respect to large networks, stack the batch into one solve on a grid.
@@ -96,14 +97,13 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
             meter=progress_meter,
             t0=t0,
             t1=t1,
-            first=init_state.tnext,
-            controller_state=init_state.controller_state,
+            first=_without_tangent(init_state.tnext),
+            controller_state=jax.tree.map(_without_tangent, init_state.controller_state),
             meter_state=init_state.progress_meter_state,
             ts=jnp.concatenate([jnp.zeros(0, dtype), *(ts.astype(dtype) for ts in wanted)]),
             max_steps=max_steps,
         )
         terms = _explicit(terms, t0, init_state.y, args)
-        march = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, march)
         y, saved, record = _solve(
             (init_state.y, init_state.solver_state, (terms, args)), march, reversal, self.tolerance, self.throw
         )
