@@ -111,43 +111,57 @@ class March(eqx.Module):
             return (start < self.t1) & (record.result == dfx.RESULTS.successful) & (record.tried < max_steps)
 
         def body(carry: Any) -> Any:
-            start, end, y0, solver_state, controller_state, saved, record = carry
+            (start, end, y0, solver_state, controller_state, saved, record), times = carry
+            active = running(carry[0])
             y1, error, _, new_solver_state, solved = self.solver.step(terms, start, end, y0, args, solver_state, False)
             error = jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), error)
-            keep, next_start, next_end, _, controller_state, adapted = self.controller.adapt_step_size(
+            keep, next_start, next_end, _, new_controller_state, adapted = self.controller.adapt_step_size(
                 start, end, y0, y1, args, error, order, controller_state
             )
             keep = jnp.asarray(keep)
-
-            def choose(new: Any, old: Any) -> Any:
-                return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
-
             next_start = jnp.minimum(next_start, self.t1)
             ahead = jnp.where(keep, self.t1, next_start + 0.5 * (self.t1 - next_start))
             next_end = jnp.where(next_end > close, ahead, next_end)
-            times = record.times
             if keep_times:
-                # A rejected step writes out of range, which is dropped.
-                times = times.at[jnp.where(keep, record.taken + 1, max_steps + 1)].set(end, mode="drop")
-            record = Record(
+                # What is not accepted is written out of range, which is dropped.
+                times = times.at[jnp.where(keep & active, record.taken + 1, max_steps + 1)].set(end, mode="drop")
+            new_record = Record(
                 taken=record.taken + keep.astype(int),
                 tried=record.tried + 1,
                 end=next_start,
-                times=times,
+                times=None,
                 result=dfx.RESULTS.where(keep & (solved != dfx.RESULTS.successful), solved, adapted),
                 meter_state=self._progress(record.meter_state, next_start),
             )
-            saved = choose(self._save(saved, start, end, y0, y1), saved)
-            new = choose((y1, new_solver_state), (y0, solver_state))
-            return next_start, next_end, *new, controller_state, saved, record
+            moved = (y1, new_solver_state, self._save(saved, start, end, y0, y1))
+            y1, new_solver_state, new_saved = _choose(keep, moved, (y0, solver_state, saved))
+            new = next_start, next_end, y1, new_solver_state, new_controller_state, new_saved, new_record
+            return _choose(active, new, carry[0]), times
 
         zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None
-        record = Record(zero, zero, self.t0, times, _traced(dfx.RESULTS.successful), self.meter_state)
+        record = Record(zero, zero, self.t0, None, _traced(dfx.RESULTS.successful), self.meter_state)
         carry = (self.t0, self.first, y, solver_state, self.controller_state, saved, record)
-        start, _, y, solver_state, _, saved, record = jax.lax.while_loop(running, body, _arrays(carry))
+        carry, times = jax.lax.while_loop(lambda c: _any(running(c[0])), body, (_arrays(carry), times))
+        start, _, y, solver_state, _, saved, record = carry
         short = (record.result == dfx.RESULTS.successful) & (start < self.t1)
         result = dfx.RESULTS.where(short, dfx.RESULTS.max_steps_reached, record.result)
-        return y, solver_state, saved, eqx.tree_at(lambda r: r.result, record, result)
+        record = eqx.tree_at(lambda r: (r.result, r.times), record, (result, times), is_leaf=lambda node: node is None)
+        return y, solver_state, saved, record
+
+
+@jax.custom_batching.custom_vmap
+def _any(flag: Array) -> Array:
+    """The flag, or under `jax.vmap` whether any is set: a loop on one flag for all does not copy its buffers."""
+    return flag
+
+
+@_any.def_vmap
+def _any_mapped(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return _any(jnp.any(flag)), False
+
+
+def _choose(flag: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 
 def _traced(result: dfx.RESULTS) -> dfx.RESULTS:
