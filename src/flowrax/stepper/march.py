@@ -1,0 +1,172 @@
+"""The forward pass of a solve from a solver's `init` and `step` and a controller's `adapt_step_size`, times kept.
+
+diffrax's own loop does the same but does not tell which steps it accepted.
+"""
+
+from typing import Any, cast
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, PyTree, Scalar
+
+State = PyTree[Array]
+
+
+class Record(eqx.Module):
+    """What a forward pass did."""
+
+    taken: Any
+    """Steps accepted."""
+    tried: Any
+    end: Array
+    """The time that was reached."""
+    times: Array | None
+    """The ends of the accepted steps, `(max_steps + 1,)`; None on a grid, which is known."""
+    result: dfx.RESULTS
+    meter_state: PyTree
+
+
+def share_of_interval(ts: Array, start: Scalar, end: Scalar) -> tuple[Array, Array]:
+    """Whether each time lies in `(start, end]`, and which share of the way it is."""
+    return (ts > start) & (ts <= end), (ts - start) / (end - start)
+
+
+class March(eqx.Module):
+    """How a solve advances."""
+
+    solver: dfx.AbstractSolver
+    controller: dfx.AbstractStepSizeController
+    meter: dfx.AbstractProgressMeter
+    t0: Any
+    t1: Any
+    first: Any
+    """The end of the first step to try."""
+    controller_state: PyTree
+    meter_state: PyTree
+    ts: Array
+    """Times to save at, `(n,)`."""
+    max_steps: int | None = eqx.field(static=True)
+
+    @property
+    def grid(self) -> Array | None:
+        return self.controller.ts if isinstance(self.controller, dfx.StepTo) else None
+
+    def forward(
+        self, y: State, solver_state: PyTree, terms: PyTree, args: PyTree, *, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        """The end state, the solver's, those at `ts` and the record."""
+        saved = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(self.ts), *leaf.shape)), y)
+        march = self._adapting if self.grid is None else self._on_grid
+        return march(y, solver_state, saved, terms, args, keep_times)
+
+    def _save(self, saved: PyTree, start: Scalar, end: Scalar, y0: State, y1: State) -> PyTree:
+        if not len(self.ts):
+            return saved
+        within, share = share_of_interval(self.ts, start, end)
+
+        def one(rows: Array, a: Array, b: Array) -> Array:
+            shape = (-1, *[1] * a.ndim)
+            values = a[None] + share.astype(a.dtype).reshape(shape) * (b - a)[None]
+            return jnp.where(within.reshape(shape), values, rows)
+
+        return jax.tree.map(one, saved, y0, y1)
+
+    def _progress(self, state: PyTree, t: Scalar) -> PyTree:
+        return self.meter.step(state, (t - self.t0) / (self.t1 - self.t0))
+
+    def _on_grid(
+        self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        grid = self.grid
+        assert grid is not None
+        count = len(grid) - 1
+        taken = count if self.max_steps is None else min(count, self.max_steps)
+
+        def step(carry: Any, interval: tuple[Array, Array]) -> tuple[Any, None]:
+            y0, solver_state, saved, meter_state = carry
+            start, end = interval
+            y1, _, _, solver_state, _ = self.solver.step(terms, start, end, y0, args, solver_state, False)
+            saved = self._save(saved, start, end, y0, y1)
+            return (y1, solver_state, saved, self._progress(meter_state, end)), None
+
+        carry = (y, solver_state, saved, self.meter_state)
+        carry, _ = jax.lax.scan(step, carry, (grid[:taken], grid[1 : taken + 1]))
+        y, solver_state, saved, meter_state = carry
+        result = dfx.RESULTS.successful if taken == count else dfx.RESULTS.max_steps_reached
+        return y, solver_state, saved, Record(taken, taken, grid[taken], None, result, meter_state)
+
+    def _adapting(
+        self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
+    ) -> tuple[State, PyTree, PyTree, Record]:
+        assert self.max_steps is not None
+        max_steps, order = self.max_steps, cast(float, self.solver.error_order(terms))
+        # A step that ends so close to the end of the solve ends there.
+        close = self.t1 - 100 * jnp.finfo(self.t1.dtype).eps * jnp.abs(self.t1)
+
+        def running(carry: Any) -> Array:
+            start, record = carry[0], carry[-1]
+            return (start < self.t1) & (record.result == dfx.RESULTS.successful) & (record.tried < max_steps)
+
+        def body(carry: Any) -> Any:
+            (start, end, y0, solver_state, controller_state, saved, record), times = carry
+            active = running(carry[0])
+            y1, error, _, new_solver_state, solved = self.solver.step(terms, start, end, y0, args, solver_state, False)
+            error = jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), error)
+            keep, next_start, next_end, _, new_controller_state, adapted = self.controller.adapt_step_size(
+                start, end, y0, y1, args, error, order, controller_state
+            )
+            keep = jnp.asarray(keep)
+            next_start = jnp.minimum(next_start, self.t1)
+            ahead = jnp.where(keep, self.t1, next_start + 0.5 * (self.t1 - next_start))
+            next_end = jnp.where(next_end > close, ahead, next_end)
+            if keep_times:
+                # What is not accepted is written out of range, which is dropped.
+                times = times.at[jnp.where(keep & active, record.taken + 1, max_steps + 1)].set(end, mode="drop")
+            new_record = Record(
+                taken=record.taken + keep.astype(int),
+                tried=record.tried + 1,
+                end=next_start,
+                times=None,
+                result=dfx.RESULTS.where(keep & (solved != dfx.RESULTS.successful), solved, adapted),
+                meter_state=self._progress(record.meter_state, next_start),
+            )
+            moved = (y1, new_solver_state, self._save(saved, start, end, y0, y1))
+            y1, new_solver_state, new_saved = _choose(keep, moved, (y0, solver_state, saved))
+            new = next_start, next_end, y1, new_solver_state, new_controller_state, new_saved, new_record
+            return _choose(active, new, carry[0]), times
+
+        zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None
+        record = Record(zero, zero, self.t0, None, _traced(dfx.RESULTS.successful), self.meter_state)
+        carry = (self.t0, self.first, y, solver_state, self.controller_state, saved, record)
+        carry, times = jax.lax.while_loop(lambda c: _any(running(c[0])), body, (_arrays(carry), times))
+        start, _, y, solver_state, _, saved, record = carry
+        short = (record.result == dfx.RESULTS.successful) & (start < self.t1)
+        result = dfx.RESULTS.where(short, dfx.RESULTS.max_steps_reached, record.result)
+        record = eqx.tree_at(lambda r: (r.result, r.times), record, (result, times), is_leaf=lambda node: node is None)
+        return y, solver_state, saved, record
+
+
+@jax.custom_batching.custom_vmap
+def _any(flag: Array) -> Array:
+    """The flag, or under `jax.vmap` whether any is set: a loop on one flag for all does not copy its buffers."""
+    return flag
+
+
+@_any.def_vmap
+def _any_mapped(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return _any(jnp.any(flag)), False
+
+
+def _choose(flag: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+
+
+def _traced(result: dfx.RESULTS) -> dfx.RESULTS:
+    return dfx.RESULTS.where(jnp.asarray(True), result, result)
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, tree)

@@ -1,0 +1,319 @@
+"""Exact gradients of a solve by running it back: memory for one step, whatever their number.
+
+The end state and the step times are all that is kept. The backward pass reconstructs each step's state from the next
+and pulls the cotangents through it, at one evaluation of the field for each of the forward pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Bool, PyTree, Scalar
+from .march import March, Record, share_of_interval
+from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
+
+_MESSAGE = (
+    "ReversibleAdjoint: the solve run back did not return to its initial state to a relative {tolerance:.1e}, so its "
+    "gradients cannot be trusted. Rounding grows where the flow is stiff or contracts, or where the steps are too long "
+    "for the solver to be stable. Take more steps, double precision, another solver, or "
+    "diffrax.RecursiveCheckpointAdjoint(); ReversibleAdjoint(throw=False) gives NaN instead of this error."
+)
+
+
+class ReversibleAdjoint(dfx.AbstractAdjoint):
+    """Exact gradients, to rounding, of a solve with a reversible solver, in memory that does not grow with its steps.
+
+    Give it to `diffrax.diffeqsolve`, to [`sample`][] or to [`log_prob`][], with `diffrax.ReversibleHeun()`,
+    `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the
+    discrete solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not
+    differentiated, as in diffrax), and to what a vector field closes over; of ODEs, and of SDEs with a path that can be
+    evaluated again. Differentiating the times of a solve raises. Steps that adapt, and those of a constant `dt0`, need
+    `max_steps`, and one time is kept for each; a grid keeps nothing. Forward mode and second derivatives need another
+    adjoint, such as `diffrax.DirectAdjoint()`.
+
+    Under `jax.vmap` the cotangents of shared parameters are kept for each sample and summed at the end, as diffrax's
+    own do: for gradients with respect to large networks, stack the batch into one solve on a grid.
+
+    `SaveAt` may ask for `t0`, `t1` and `ts`, in any combination of `subs`.
+
+    A flow that is stiff or contracts loses digits when it is run back. The backward pass compares the state that it
+    arrives at with the initial one and raises where they differ by more than `tolerance`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kidger2021efficient,
+            author={Kidger, Patrick and Foster, James and Li, Xuechen and Lyons, Terry},
+            title={Efficient and Accurate Gradients for Neural {SDE}s},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    tolerance: float | None = eqx.field(static=True)
+    throw: bool = eqx.field(static=True)
+
+    def __init__(self, *, tolerance: float | None = None, throw: bool = True):
+        r"""**Arguments:**
+
+        - `tolerance`: largest difference of the reconstructed initial state, over the largest absolute value that the
+            state has at either end of the solve; $10 \sqrt{\epsilon}$ of its dtype without (3e-3 and 1.5e-7).
+        - `throw`: whether a larger one is an error of the backward pass; otherwise the gradients are NaN.
+        """
+        if tolerance is not None and not tolerance > 0:
+            raise ValueError(f"tolerance must be positive; got {tolerance}.")
+        self.tolerance, self.throw = tolerance, throw
+
+    def loop(
+        self,
+        *,
+        args: PyTree,
+        terms: PyTree,
+        solver: dfx.AbstractSolver,
+        stepsize_controller: dfx.AbstractStepSizeController,
+        event: Any,
+        saveat: dfx.SaveAt,
+        t0: Scalar,
+        t1: Scalar,
+        max_steps: int | None,
+        init_state: Any,
+        progress_meter: dfx.AbstractProgressMeter,
+        **unused: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The hook of diffrax: the solve, from its initial to its final loop state."""
+        reversal = reversal_of(solver)
+        _check_request(stepsize_controller, event, saveat, terms, max_steps, init_state.made_jump)
+        subs = jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
+        wanted = [sub.ts for sub in subs if sub.ts is not None]
+        dtype = jnp.result_type(t0)
+        march = March(
+            solver=solver,
+            controller=stepsize_controller,
+            meter=progress_meter,
+            t0=t0,
+            t1=t1,
+            first=_without_tangent(init_state.tnext),
+            controller_state=jax.tree.map(_without_tangent, init_state.controller_state),
+            meter_state=init_state.progress_meter_state,
+            ts=jnp.concatenate([jnp.zeros(0, dtype), *(ts.astype(dtype) for ts in wanted)]),
+            max_steps=max_steps,
+        )
+        terms = _explicit(terms, t0, init_state.y, args)
+        y, saved, record = _solve(
+            (init_state.y, init_state.solver_state, (terms, args)), march, reversal, self.tolerance, self.throw
+        )
+        record = jax.tree.map(_without_tangent, record)
+        states, offset = [], 0
+        for sub in subs:
+            count = 0 if sub.ts is None else len(sub.ts)
+            rows = jax.tree.map(lambda leaf, i=offset, n=count: leaf[i : i + n], saved)
+            states.append(_save(sub, march, args, init_state.y, rows, march.ts[offset : offset + count], y, record))
+            offset += count
+        empty = jax.tree.leaves(init_state.save_state, is_leaf=_is_save_state)
+        filled = [eqx.tree_at(lambda s: (s.ts, s.ys), old, new) for old, new in zip(empty, states, strict=True)]
+        save_state = jax.tree.unflatten(jax.tree.structure(saveat.subs, is_leaf=_is_sub), filled)
+        final = eqx.tree_at(
+            lambda s: (s.save_state, s.num_steps, s.num_accepted_steps, s.num_rejected_steps, s.result),
+            init_state,
+            (save_state, record.tried, record.taken, record.tried - record.taken, record.result),
+        )
+        return eqx.tree_at(lambda s: s.progress_meter_state, final, record.meter_state, is_leaf=_is_none), {}
+
+
+class _Explicit(dfx.AbstractTerm):
+    """A term whose vector field has as leaves the arrays that it closes over, which a custom VJP must be told of."""
+
+    term: dfx.AbstractTerm
+    field: Callable[..., Any]
+
+    def vf(self, t: Scalar, y: PyTree, args: PyTree) -> Any:
+        return self.field(t, y, args)
+
+    def contr(self, t0: Scalar, t1: Scalar, **kwargs: Any) -> Any:
+        return self.term.contr(t0, t1, **kwargs)
+
+    def prod(self, vf: Any, control: Any) -> PyTree:
+        return self.term.prod(vf, control)
+
+
+def _explicit(terms: PyTree, t: Scalar, y: PyTree, args: PyTree) -> PyTree:
+    if isinstance(terms, dfx.MultiTerm):
+        return dfx.MultiTerm(*(_explicit(term, t, y, args) for term in terms.terms))
+    if isinstance(terms, tuple):
+        # The two halves of a semi-implicit method, each a function of the other's state.
+        return _explicit(terms[0], t, y[1], args), _explicit(terms[1], t, y[0], args)
+    return _Explicit(terms, eqx.filter_closure_convert(terms.vf, t, y, args))
+
+
+def _without_tangent(leaf: Any) -> Array:
+    """The same value: JAX hands the integers of a custom VJP on with tangents, which the bitwise operations drop."""
+    leaf = jnp.asarray(leaf)
+    return jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf | jnp.zeros_like(leaf)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _is_sub(node: Any) -> bool:
+    return isinstance(node, dfx.SubSaveAt)
+
+
+def _is_save_state(node: Any) -> bool:
+    return hasattr(node, "saveat_ts_index")
+
+
+def _check_request(
+    controller: dfx.AbstractStepSizeController,
+    event: Any,
+    saveat: dfx.SaveAt,
+    terms: PyTree,
+    max_steps: int | None,
+    made_jump: Any,
+) -> None:
+    subs = jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
+    if saveat.dense or saveat.solver_state or saveat.controller_state or saveat.made_jump or any(s.steps for s in subs):
+        raise ValueError("ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt(ts=...) in place of the rest.")
+    if event is not None:
+        raise ValueError("ReversibleAdjoint cannot end a solve at an event; use diffrax.RecursiveCheckpointAdjoint().")
+    if made_jump is not False or getattr(controller, "jump_ts", None) is not None:
+        raise ValueError("ReversibleAdjoint cannot cross jumps of the vector field; solve each piece on its own.")
+    if max_steps is None and not isinstance(controller, dfx.StepTo):
+        raise ValueError("ReversibleAdjoint keeps the step times: pass max_steps, or steps by diffrax.StepTo(ts=...).")
+    paths = jax.tree.leaves(terms, is_leaf=lambda node: isinstance(node, dfx.UnsafeBrownianPath))
+    if any(isinstance(path, dfx.UnsafeBrownianPath) for path in paths):
+        raise ValueError(
+            "ReversibleAdjoint needs the same noise again on the way back, which UnsafeBrownianPath does not give; "
+            "use diffrax.VirtualBrownianTree or flowrax.stepper.GridBrownianPath."
+        )
+
+
+def _save(
+    sub: dfx.SubSaveAt, march: March, args: PyTree, y0: PyTree, rows: PyTree, ts: Array, y1: PyTree, record: Record
+) -> tuple[Array, PyTree]:
+    """The times and `fn(t, y, args)` that one `SubSaveAt` asks for; infinite where the solve did not get to."""
+    times, states = [ts], [rows]
+    if sub.t0:
+        times.insert(0, march.t0[None])
+        states.insert(0, jax.tree.map(lambda leaf: leaf[None], y0))
+    if sub.t1:
+        times.append(record.end[None])
+        states.append(jax.tree.map(lambda leaf: leaf[None], y1))
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    at = jnp.concatenate(times)
+    values = jax.vmap(lambda t, y: sub.fn(t, y, args))(at, stacked)
+    reached = at <= record.end
+
+    def mask(leaf: Array) -> Array:
+        return jnp.where(reached.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.inf)
+
+    return jnp.where(reached, at, jnp.inf), jax.tree.map(mask, values)
+
+
+@eqx.filter_custom_vjp
+def _solve(
+    start: PyTree, march: March, reversal: AbstractReversal, tolerance: float | None, throw: bool
+) -> tuple[PyTree, PyTree, Record]:
+    y0, solver_state, (terms, args) = start
+    y, _, saved, record = march.forward(y0, solver_state, terms, args, keep_times=False)
+    return y, saved, record
+
+
+@_solve.def_fwd
+def _solve_forward(
+    perturbed: PyTree, start: PyTree, march: March, reversal: AbstractReversal, tolerance: float | None, throw: bool
+) -> tuple[Any, Any]:
+    y0, solver_state, (terms, args) = start
+    y, solver_state, saved, record = march.forward(y0, solver_state, terms, args, keep_times=True)
+    return (y, saved, eqx.tree_at(lambda r: r.times, record, None, is_leaf=_is_none)), (y, solver_state, record)
+
+
+@_solve.def_bwd
+def _solve_backward(
+    residuals: Any,
+    cotangents: Any,
+    perturbed: PyTree,
+    start: PyTree,
+    march: March,
+    reversal: AbstractReversal,
+    tolerance: float | None,
+    throw: bool,
+) -> PyTree:
+    y, end_state, record = residuals
+    y0, solver_state, params = start
+    of_y = jax.tree.map(_dense, y, cotangents[0], is_leaf=_is_none)
+    of_saved = jax.tree.map(_rows(len(march.ts)), y, cotangents[1], is_leaf=_is_none)
+    moving, fixed = eqx.partition(params, perturbed[2])
+    point, others = reversal.start(y, end_state)
+
+    def times_at(k: Array) -> Times:
+        kept = record.times if march.grid is None else march.grid
+        assert kept is not None
+        return Times(*(kept[jnp.clip(i, 0, record.taken)] for i in (k - 2, k - 1, k, k + 1)))
+
+    def body(carry: Any) -> Any:
+        k, point, of_y, others, total = carry
+        times = times_at(k)
+
+        def pull(increment: Any, x: PyTree) -> tuple[PyTree, Transpose]:
+            def value(x: PyTree, moving: PyTree) -> PyTree:
+                return increment(times, x, *eqx.combine(moving, fixed))
+
+            return jax.vjp(value, x, moving)
+
+        at_start, at_end = _pull_saved(march.ts, of_saved, times)
+        point, of_y, others, share = reversal.back(pull, point, add(of_y, at_end), others)
+        return k - 1, point, add(of_y, at_start), others, add(total, share)
+
+    total = jax.tree.map(jnp.zeros_like, moving)
+    carry = (jnp.asarray(record.taken), point, of_y, others, total)
+    _, point, of_y, others, total = jax.lax.while_loop(lambda c: c[0] > 0, body, carry)
+    back, of_state, of_terms = reversal.finish(times_at(jnp.asarray(0)), point, others, solver_state, params[0])
+    if of_terms is not None:
+        total = add(total, (eqx.filter(of_terms, perturbed[2][0]), jax.tree.map(jnp.zeros_like, moving[1])))
+    # Times at the very start were saved from y0 itself.
+    of_y = add(of_y, jax.tree.map(lambda c: _weigh(c, (march.ts <= march.t0).astype(c.dtype)), of_saved))
+    if of_state is None:
+        of_state = jax.tree.map(lambda leaf: None, solver_state)
+    gradients = _guard((of_y, of_state, total), back, y0, y, tolerance, throw)
+    return jax.tree.map(lambda g, p: g if p else None, gradients, perturbed, is_leaf=_is_none)
+
+
+def _dense(like: Array, cotangent: Array | None) -> Array:
+    return jnp.zeros_like(like) if cotangent is None else cotangent
+
+
+def _rows(count: int) -> Any:
+    return lambda like, cotangent: jnp.zeros((count, *like.shape), like.dtype) if cotangent is None else cotangent
+
+
+def _weigh(rows: Array, weights: Array) -> Array:
+    return jnp.tensordot(weights, rows, 1, precision=jax.lax.Precision.HIGHEST)
+
+
+def _pull_saved(ts: Array, of_saved: PyTree, times: Times) -> tuple[PyTree, PyTree]:
+    """What the states at both ends of a step get of the cotangents of the times saved within it."""
+    within, share = share_of_interval(ts, times.start, times.end)
+
+    def ends(weights: Array) -> PyTree:
+        weights = jnp.where(within, weights, jnp.zeros_like(weights))
+        return jax.tree.map(lambda rows: _weigh(rows, weights.astype(rows.dtype)), of_saved)
+
+    return ends(1 - share), ends(share)
+
+
+def _guard(gradients: PyTree, back: PyTree, y0: PyTree, y1: PyTree, tolerance: float | None, throw: bool) -> PyTree:
+    """The gradients; an error or NaN where the reconstructed initial state is wrong though the end state is finite."""
+    largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves((y0, y1))]
+    wrong = [jnp.max(jnp.abs(a - b), initial=0) for a, b in zip(*map(jax.tree.leaves, (back, y0)), strict=True)]
+    size, error = jnp.max(jnp.stack(largest)), jnp.max(jnp.stack(wrong))
+    limit = 10 * float(jnp.finfo(size.dtype).eps) ** 0.5 if tolerance is None else tolerance
+    bad: Bool[Array, ""] = ~(error <= limit * size) & jnp.isfinite(size)
+    if throw:
+        return eqx.error_if(gradients, bad, _MESSAGE.format(tolerance=limit))
+    return jax.tree.map(lambda g: jnp.where(bad, jnp.full_like(g, jnp.nan), g), gradients)
