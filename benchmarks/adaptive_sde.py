@@ -19,6 +19,7 @@ import numpy as np
 
 import flowrax as frx
 from flowrax.abstract import AbstractDynamics
+from flowrax.times import log_snr_grid
 
 NUM = 10_000
 
@@ -101,13 +102,6 @@ def errors(law, x, exact):
     return jnp.abs(density - exact_density), jnp.sum(jnp.abs(weights - exact_weights)) / 2
 
 
-def log_snr_grid(model, times, steps):
-    start, end = at_ends(model.schedule.log_snr, times)
-    grid = np.array(model.schedule.time_at(jnp.linspace(start, end, steps + 1)))
-    grid[[0, -1]] = times
-    return grid
-
-
 def run(name, model):
     x_form = frx.ReverseSDE(t_min=1e-3, t_max=0.999)
     times = x_form.interval(model)
@@ -132,7 +126,10 @@ def run(name, model):
         label = type(solver).__name__
         counts = [n // cost for n in (16, 40, 100)]
         line(f"{label}, x, t", [report(x_form, solver, grid=n) for n in counts])
-        line(f"{label}, x, log-SNR", [report(x_form, solver, grid=log_snr_grid(model, times, n)) for n in counts])
+        line(
+            f"{label}, x, log-SNR",
+            [report(x_form, solver, grid=log_snr_grid(model.schedule, n, *times)) for n in counts],
+        )
         for form, dynamics in (("x / alpha", y_form), ("x / sigma", z_form)):
             line(f"{label}, {form}, log-SNR", [report(dynamics, solver, grid=n) for n in counts])
     for solver in (dfx.Heun(), dfx.ShARK()):
