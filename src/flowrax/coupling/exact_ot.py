@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .._typing import Array, Batch
 from .base import AbstractHostCoupling
@@ -31,7 +30,8 @@ class ExactOT(AbstractHostCoupling):
     """Minibatch optimal transport: straighter paths, but no score.
 
     The batch is cut into blocks of consecutive rows (`fit` draws rows at random) and each block is assigned exactly,
-    by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment` on the host.
+    by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment` on the host. Of a batch of 4,096 vectors
+    that takes 2 ms of one core in blocks of 64 and 25 ms in blocks of 256; `fit` hides what its threads can.
 
     ??? cite "Reference"
 
@@ -81,6 +81,9 @@ class ExactOT(AbstractHostCoupling):
         return (costs,) if full == n else (costs, _reduced(self.cost(x1[full:], x0[full:]))[None])
 
     def order(self, costs: tuple[np.ndarray, ...]) -> np.ndarray:
+        # Costs a fifth of a second, which no one pays who only samples.
+        from scipy.optimize import linear_sum_assignment
+
         orders, start = [], 0
         for block in (block for blocks in costs for block in blocks):
             orders.append(start + linear_sum_assignment(block)[1])
