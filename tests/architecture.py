@@ -38,6 +38,7 @@ LAYERS = [
     "last_step",
     "likelihood",
     "sample",
+    "parallel",
     "guidance",
     "inverse",
     "nn",

@@ -45,6 +45,7 @@ from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
 from .observation import LinearGaussian as LinearGaussian
+from .parallel import parallel_sample as parallel_sample
 from .sample import sample as sample
 from .schedule import (
     EDM as EDM,

@@ -3,8 +3,11 @@
 import abc
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from .._typing import Batch, KeyArray
+from .._typing import Array, Batch, KeyArray, PyTree
 
 
 class AbstractCoupling(eqx.Module):
@@ -16,3 +19,22 @@ class AbstractCoupling(eqx.Module):
     @abc.abstractmethod
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch) -> Batch:
         """The rows of `x0` in the order in which they meet the rows of `x1`; both `(n, *event)`."""
+
+
+class AbstractHostCoupling(AbstractCoupling):
+    """A permutation that the host finds from costs of the device; `fit` finds it ahead, while the device trains."""
+
+    @abc.abstractmethod
+    def costs(self, x0: Batch, x1: Batch) -> PyTree[Array]:
+        """What [`order`][] needs to know of the batches."""
+
+    @abc.abstractmethod
+    def order(self, costs: PyTree[np.ndarray]) -> np.ndarray:
+        """`(n,)` int32: which row of `x0` meets each row of `x1`. Called on several threads, outside the compiler."""
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch) -> Batch:
+        def order(costs: PyTree[Array]) -> np.ndarray:
+            return self.order(jax.tree.map(np.asarray, costs))
+
+        form = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
+        return x0[jax.pure_callback(order, form, self.costs(x0, x1), vmap_method="sequential")]

@@ -15,10 +15,11 @@ import optax
 
 from .._checks import check_finite, check_shape
 from .._typing import Batch, BatchLike, Condition, KeyArray
-from ..coupling import AbstractCoupling
+from ..coupling import AbstractCoupling, AbstractHostCoupling
 from ..loss import AbstractLoss, Matching
 from ..model import Model
 from .checkpoint import load, save
+from .prefetch import STEPS, Prefetch
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
 
 _CHUNK = 50
@@ -132,6 +133,7 @@ class _Run:
         self.train_key, self.validation_key = jax.random.split(key)
         self.path = None if checkpoint is None else pathlib.Path(checkpoint)
         self.validate_every, self.patience = validate_every, patience
+        self.prefetch: Prefetch | None = None
 
     def fingerprint(self) -> str:
         """Of what must not change between the runs that share a checkpoint."""
@@ -157,6 +159,9 @@ class _Run:
         self, state: TrainState, history: History, num_steps: int, progress: bool
     ) -> tuple[TrainState, History, str]:
         bar = _Bar(num_steps, int(state.step), progress)
+        coupling = self.task.static.coupling
+        if isinstance(coupling, AbstractHostCoupling):
+            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps)
         try:
             while (step := int(state.step)) < num_steps:
                 if self._is_out_of_patience(state, history):
@@ -173,6 +178,8 @@ class _Run:
                     save(self.path, state, {"fingerprint": self.fingerprint(), "history": history})
         finally:
             bar.close()
+            if self.prefetch is not None:
+                self.prefetch.close()
         return state, history, f"All {num_steps} steps were taken."
 
     def _is_out_of_patience(self, state: TrainState, history: History) -> bool:
@@ -183,9 +190,10 @@ class _Run:
     def _advance(self, state: TrainState, until: int, bar: "_Bar") -> tuple[TrainState, float]:
         total, taken = 0.0, 0
         while (step := int(state.step)) < until:
-            chunk = min(_CHUNK, until - step)
+            chunk = min(_CHUNK if self.prefetch is None else STEPS, until - step)
+            orders = None if self.prefetch is None else self.prefetch.orders(step, chunk)
             state, mean = advance(
-                self.task, state, self.data, self.condition, self.train_key, jnp.asarray(chunk, jnp.int32)
+                self.task, state, self.data, self.condition, self.train_key, jnp.asarray(chunk, jnp.int32), orders
             )
             total, taken = total + float(mean) * chunk, taken + chunk
             if not np.isfinite(total):

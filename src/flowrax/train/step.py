@@ -42,13 +42,32 @@ class Task(eqx.Module):
         """The model with those parameters."""
         return eqx.combine(parameters, self.static)
 
-    def batch_loss(self, parameters: Any, rows: Batch, condition: Condition, key: KeyArray, *, training: bool) -> Array:
-        """Mean loss over `(n, ...)` rows."""
+    def batch(self, data: Batch, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
+        """Which rows step number `step` trains on, and the key of its draws."""
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
+        return jax.random.randint(batch_key, (self.batch_size,), 0, data.shape[0]), loss_key
+
+    def ends(self, rows: Batch, key: KeyArray) -> tuple[Batch, Batch]:
+        """Noise and data, not coupled yet."""
+        row_key, noise_key, *_ = jax.random.split(key, 5)
+        x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, rows.shape[0]), rows)
+        return jax.random.normal(noise_key, x1.shape, x1.dtype), x1
+
+    def batch_loss(
+        self,
+        parameters: Any,
+        rows: Batch,
+        condition: Condition,
+        key: KeyArray,
+        *,
+        order: Array | None = None,
+        training: bool,
+    ) -> Array:
+        """Mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has found."""
         model, n = self.model(parameters), rows.shape[0]
         keys = jax.random.split(key, 5)
-        x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(keys[0], n), rows)
-        x0 = jax.random.normal(keys[1], x1.shape, x1.dtype)
-        x0 = model.coupling(keys[2], x0, x1)
+        x0, x1 = self.ends(rows, key)
+        x0 = model.coupling(keys[2], x0, x1) if order is None else x0[order]
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, x1.dtype)
 
         def one(t: Array, x0: Array, x1: Array, condition: Condition, key: KeyArray) -> Array:
@@ -72,18 +91,27 @@ def first_state(parameters: Any, optimizer: optax.GradientTransformation) -> Tra
 
 @eqx.filter_jit
 def advance(
-    task: Task, state: TrainState, data: Batch, condition: Condition, key: KeyArray, num_steps: Array
+    task: Task,
+    state: TrainState,
+    data: Batch,
+    condition: Condition,
+    key: KeyArray,
+    num_steps: Array,
+    orders: Array | None = None,
 ) -> tuple[TrainState, Array]:
-    """`num_steps` steps of the optimiser; also their mean loss. Compiles once, whatever the number of steps."""
+    """`num_steps` steps of the optimiser; also their mean loss. Compiles once, whatever the number of steps.
 
-    def body(_: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+    `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings of these steps where they were found before.
+    """
+
+    def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, total = carry
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
-        rows = jax.random.randint(batch_key, (task.batch_size,), 0, data.shape[0])
+        rows, loss_key = task.batch(data, key, state.step)
         own = jax.tree.map(lambda leaf: leaf[rows], condition)
-        value, gradient = jax.value_and_grad(lambda p: task.batch_loss(p, data[rows], own, loss_key, training=True))(
-            state.parameters
-        )
+        order = None if orders is None else orders[index]
+        value, gradient = jax.value_and_grad(
+            lambda p: task.batch_loss(p, data[rows], own, loss_key, order=order, training=True)
+        )(state.parameters)
         # optax itself mixes dtypes.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)

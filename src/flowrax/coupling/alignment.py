@@ -1,0 +1,158 @@
+r"""The rotation $R$ that minimises $\sum_p \lVert R\, (x_p - \bar x) - (y_p - \bar y) \rVert^2$, reflections excluded.
+
+With the singular values $s_1 \ge s_2 \ge s_3$ and vectors of the cross-covariance
+$H = \sum_p (x_p - \bar x) (y_p - \bar y)^\top = \sum_k s_k u_k v_k^\top$ (Kabsch 1976)
+
+$$R = v_1 u_1^\top + v_2 u_2^\top + (v_1 \times v_2) (u_1 \times u_2)^\top, \qquad
+\min = \lVert x - \bar x \rVert^2 + \lVert y - \bar y \rVert^2 - 2\, (s_1 + s_2 + \operatorname{sign}(\det H)\, s_3).$$
+
+They come from one-sided Jacobi rotations of the columns of $H$ (Hestenes 1958), elementwise over all pairs: nothing is
+decomposed matrix by matrix, and a small $s_3$ keeps its sign.
+"""
+
+import jax.numpy as jnp
+
+from .._checks import check_shape
+from .._typing import Array, Batch, Bool, Event
+
+Vector = tuple[Array, Array, Array]
+"""The three components of a vector, each an array over all pairs."""
+
+_PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+def kabsch(x: Event, y: Event, mask: Bool[Array, " p"] | None = None) -> Array:
+    """The rotation that best turns the points `x` onto the points `y`, both about their centres.
+
+    Where several are best (points on a line, or a mirror image with a symmetry) it is one of them.
+
+    **Arguments:**
+
+    - `x`, `y`: `(p, 3)`, row `k` of one meant for row `k` of the other.
+    - `mask`: `(p,)`, the points that count; all without.
+
+    **Returns:** `R`, `(3, 3)` with determinant one, such that `(x - mean) @ R.T` is near `y - mean`.
+
+    **Raises:** `ValueError` for shapes other than these.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{kabsch1976solution,
+            author={Kabsch, Wolfgang},
+            title={A solution for the best rotation to relate two sets of vectors},
+            journal={Acta Crystallographica Section A},
+            volume={32},
+            pages={922--923},
+            year={1976},
+        }
+        ```
+    """
+    check_shape("x", x.shape, (*x.shape[:-1][:1], 3))
+    check_shape("y", y.shape, x.shape)
+    covariance = _centred(x, mask).T @ _centred(y, mask)
+    left, right = _jacobi(_columns(covariance), _columns(jnp.eye(3, dtype=x.dtype)), _sweeps(x) + 1)
+    left, right = jnp.asarray(left), jnp.asarray(right)
+    order = jnp.argsort(-jnp.sum(left**2, axis=1))
+    u, v = left[order], right[order]
+    return _frame(v[0], v[1]).T @ _frame(u[0], u[1])
+
+
+def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, " p"] | None = None) -> Array:
+    """Squared distances of all pairs from two batches of points, each pair centred and rotated onto one another.
+
+    Right to a few roundings of the two squared norms; not meant to be differentiated.
+
+    **Arguments:**
+
+    - `x`, `y`: `(n, p, 3)` and `(m, p, 3)`.
+    - `mask`: `(p,)`, the points that count; all without.
+
+    **Returns:** `(n, m)`, sums over the points.
+
+    **Raises:** `ValueError` for shapes other than these.
+    """
+    check_shape("One row of x", x.shape[1:], (*x.shape[1:2], 3))
+    check_shape("One row of y", y.shape[1:], x.shape[1:])
+    x, y = _centred(x, mask), _centred(y, mask)
+    n, m = x.shape[0], y.shape[0]
+    rows, columns = (jnp.moveaxis(z, -1, 0).reshape(3 * len(z), -1) for z in (x, y))
+    covariance = (rows @ columns.T).reshape(3, n, 3, m)
+    first, second, third = _jacobi(_columns(jnp.moveaxis(covariance, 2, 1)), [], _sweeps(x))[0]
+    lengths = [jnp.sqrt(_dot(b, b)) for b in (first, second, third)]
+    smallest = jnp.minimum(jnp.minimum(lengths[0], lengths[1]), lengths[2])
+    mirrored = _dot(first, _cross(second, third)) < 0
+    trace = lengths[0] + lengths[1] + lengths[2] - jnp.where(mirrored, 2 * smallest, 0)
+    squares = jnp.sum(x**2, axis=(1, 2))[:, None] + jnp.sum(y**2, axis=(1, 2))[None]
+    # Not below zero, where equal shapes meet and rounding is left.
+    return jnp.maximum(squares - 2 * trace, 0)
+
+
+def _sweeps(x: Array) -> int:
+    # They converge quadratically; these reach the rounding of the dtype.
+    return 3 if jnp.finfo(x.dtype).bits <= 32 else 4
+
+
+def _centred(x: Array, mask: Array | None) -> Array:
+    if mask is None:
+        return x - jnp.mean(x, axis=-2, keepdims=True)
+    check_shape("mask", mask.shape, x.shape[-2:-1])
+    weight = mask.astype(x.dtype).reshape((1,) * (x.ndim - 2) + (-1, 1))
+    mean = jnp.sum(weight * x, axis=-2, keepdims=True) / jnp.maximum(jnp.sum(weight), 1)
+    return weight * (x - mean)
+
+
+def _columns(matrices: Array) -> list[Vector]:
+    """The columns of `(3, 3, ...)`."""
+    return [(matrices[0, k], matrices[1, k], matrices[2, k]) for k in range(3)]
+
+
+def _dot(a: Vector, b: Vector) -> Array:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: Vector, b: Vector) -> Vector:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+def _jacobi(h: list[Vector], v: list[Vector], sweeps: int) -> tuple[list[Vector], list[Vector]]:
+    """Rotates the columns of `h` until they are orthogonal, and those of `v` along: `H V` and `V`."""
+    h, v = list(h), list(v)
+    for _ in range(sweeps):
+        for p, q in _PAIRS:
+            gap, overlap = _dot(h[q], h[q]) - _dot(h[p], h[p]), 2 * _dot(h[p], h[q])
+            size = jnp.abs(gap) + jnp.sqrt(gap**2 + overlap**2)
+            # The tangent of the smaller of the two angles that do it; equal and orthogonal columns stay.
+            tangent = jnp.where(gap < 0, -overlap, overlap) / jnp.where(size == 0, 1, size)
+            cosine = 1 / jnp.sqrt(1 + tangent**2)
+            sine = tangent * cosine
+            for columns in (h, v):
+                if columns:
+                    columns[p], columns[q] = _turn(columns[p], columns[q], cosine, sine)
+    return h, v
+
+
+def _turn(a: Vector, b: Vector, cosine: Array, sine: Array) -> tuple[Vector, Vector]:
+    turned = [(cosine * x - sine * y, sine * x + cosine * y) for x, y in zip(a, b, strict=True)]
+    (a0, b0), (a1, b1), (a2, b2) = turned
+    return (a0, a1, a2), (b0, b1, b2)
+
+
+def _frame(first: Array, second: Array) -> Array:
+    """Rows: the direction of `first`, that of the rest of `second`, and their cross product."""
+    scale = jnp.max(jnp.abs(first))
+    one = _direction(first, scale, jnp.asarray([1.0, 0.0, 0.0], first.dtype))
+    # Any direction across the first where there is no second.
+    across = jnp.zeros_like(one).at[jnp.argmin(jnp.abs(one))].set(1)
+    two = _direction(second - (second @ one) * one, scale, across - (across @ one) * one)
+    two = two - (two @ one) * one
+    two = two / jnp.sqrt(two @ two)
+    return jnp.stack([one, two, jnp.cross(one, two)])
+
+
+def _direction(vector: Array, scale: Array, otherwise: Array) -> Array:
+    """`vector` made a unit one, or `otherwise` where it is only the rounding of numbers of size `scale`."""
+    is_something = jnp.max(jnp.abs(vector)) > 8 * jnp.finfo(vector.dtype).eps * scale
+    vector = jnp.where(is_something, vector, otherwise)
+    vector = vector / jnp.max(jnp.abs(vector))
+    return vector / jnp.sqrt(vector @ vector)

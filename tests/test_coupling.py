@@ -1,0 +1,77 @@
+"""Minibatch transport: exact in each block, the same ahead of training as within it, and to the same bits resumed."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flowrax as frx
+from flowrax.coupling import kabsch_cost
+from flowrax.train.fit import Prefetch
+from flowrax.train.step import Task, advance, first_state
+
+
+@pytest.mark.parametrize(("n", "block_size"), [(24, 8), (22, 8), (5, 256)])
+def test_each_block_is_assigned_as_by_the_hungarian_algorithm(n, block_size, getkey):
+    x0, x1 = jax.random.normal(getkey(), (n, 2, 3)), jax.random.normal(getkey(), (n, 2, 3))
+    paired = jax.jit(frx.ExactOT(block_size=block_size))(getkey(), x0, x1)
+    for start in range(0, n, block_size):
+        a, b = x0[start : start + block_size], x1[start : start + block_size]
+        cost = jnp.sum((b[:, None] - a[None]) ** 2, axis=(2, 3))
+        rows, columns = optax.assignment.hungarian_algorithm(cost)
+        np.testing.assert_array_equal(paired[start : start + block_size][rows], a[columns])
+
+
+def test_shapes_are_paired_up_to_rotation(getkey):
+    x1 = jax.random.normal(getkey(), (6, 4, 3))
+    turns, _ = jnp.linalg.qr(jax.random.normal(getkey(), (6, 3, 3)))
+    turns = turns * jnp.linalg.det(turns)[:, None, None]
+    mixed = jax.random.permutation(getkey(), 6)
+    paired = frx.ExactOT(cost=kabsch_cost)(getkey(), (x1 @ turns)[mixed], x1)
+    np.testing.assert_array_equal(paired, x1 @ turns)
+
+
+def test_blocks_of_one_are_refused():
+    with pytest.raises(ValueError, match="block_size=1 leaves nothing to choose; use at least 2"):
+        frx.ExactOT(block_size=1)
+
+
+def setting(getkey):
+    network = frx.nn.MLP((2,), key=getkey(), hidden=(16,), num_frequencies=2)
+    model = frx.Model(network, frx.Linear(), shape=(2,), coupling=frx.ExactOT(block_size=8))
+    return model, jax.random.normal(getkey(), (100, 2))
+
+
+def test_pairings_found_ahead_are_those_of_the_step_itself(getkey):
+    model, data = setting(getkey)
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    augment = lambda key, row: row + jax.random.normal(key, row.shape)  # noqa: E731
+    task = Task(static, frx.Matching(), optax.sgd(0.1), augment, 20, 0.9)
+    state, key, steps = first_state(parameters, task.optimizer), getkey(), jnp.asarray(7, jnp.int32)
+    prefetch = Prefetch(model.coupling, task, data, key, 1000)
+    within, ahead = state, state
+    for start in (0, 7):
+        within, within_loss = advance(task, within, data, None, key, steps)
+        ahead, ahead_loss = advance(task, ahead, data, None, key, steps, prefetch.orders(start, 7))
+        np.testing.assert_allclose(within_loss, ahead_loss, rtol=1e-6)
+    prefetch.close()
+    for one, other in zip(jax.tree.leaves(within), jax.tree.leaves(ahead), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    # Another pairing would have shown.
+    _, unpaired = advance(task, state, data, None, key, steps, jnp.tile(jnp.arange(20), (10, 1)))
+    _, paired = advance(task, state, data, None, key, steps)
+    assert abs(unpaired / paired - 1) > 0.01
+
+
+def test_a_run_with_transport_resumes_to_the_same_bits(getkey, tmp_path):
+    model, data = setting(getkey)
+    options = {"optimizer": optax.adam(1e-2), "validation": data[:30], "validate_every": 14, "batch_size": 20}
+    key, path = getkey(), tmp_path / "run.ckpt"
+    whole = frx.fit(model, data, key, num_steps=40, progress=False, **options)
+    frx.fit(model, data, key, num_steps=28, checkpoint=path, progress=False, **options)
+    resumed = frx.fit(model, data, key, num_steps=40, checkpoint=path, progress=False, **options)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        if eqx.is_array(one):
+            np.testing.assert_array_equal(one, other)
