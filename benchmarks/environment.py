@@ -13,10 +13,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 CACHE = ROOT / "benchmarks" / ".cache"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
-    "flowrax jax jaxlib diffrax equinox optax numpy scipy torch torchdiffeq torchcfm flow_matching k-diffusion diffusers "
-    "POT"
+    "flowrax jax jaxlib diffrax equinox optax numpy scipy "
+    "torch torchdiffeq torchcfm flow_matching k-diffusion diffusers POT"
 ).split()
-SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "XLA_FLAGS", "OPENBLAS_CORETYPE")
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NPROC", "XLA_FLAGS", "OPENBLAS_CORETYPE")
 
 
 def settle():
@@ -26,6 +26,8 @@ def settle():
     # XLA sizes its thread pool by NPROC, torch by the other two.
     for name in ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(len(cores))
+    # A torch thread that spins for another's work takes a core of a shared machine; it made torch ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")

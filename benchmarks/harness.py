@@ -89,8 +89,10 @@ def errors(x, truth):
 class Report:
     """What one job found; written whenever something is added, so that a killed run keeps what it had."""
 
-    def __init__(self, job, title, quick, folder=environment.RESULTS, machine=None):
-        self.path = pathlib.Path(folder) / f"{job}{'-quick' if quick else ''}.json"
+    def __init__(self, job, title, quick, folder=None, machine=None):
+        # The quick form writes elsewhere, so that it never passes for the full run.
+        default = environment.CACHE / "quick" if quick else environment.RESULTS
+        self.path = pathlib.Path(default if folder is None else folder) / f"{job}.json"
         self.content = {
             "job": job,
             "title": title,
@@ -168,9 +170,10 @@ class Report:
             yield
         except Missing as missing:
             line = f"{what}: {missing}"
-            self.content["skipped"].append(line)
-            say(f"  skipped {line}")
-            self.save()
+            if line not in self.content["skipped"]:
+                self.content["skipped"].append(line)
+                say(f"  skipped {line}")
+                self.save()
 
     def finish(self, seconds):
         self.content["finished"], self.content["seconds"] = True, seconds

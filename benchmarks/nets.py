@@ -48,7 +48,7 @@ def digits():
     def data():
         from sklearn.datasets import load_digits
 
-        images = jnp.asarray(load_digits().data, jnp.float32)
+        images = jnp.asarray(load_digits(return_X_y=True)[0], jnp.float32)
         return images, lambda key, row: (row + jax.random.uniform(key, row.shape, row.dtype)) / 17 * 2 - 1
 
     return _trained("digits", 64, data, 6000)
@@ -119,16 +119,13 @@ def solve_tightly(field, x0, start, end):
     @jax.jit
     def solve(x0):
         def one(x0):
-            return dfx.diffeqsolve(
-                dfx.ODETerm(lambda t, x, args: field(t, x)),
-                dfx.Dopri8(),
-                start,
-                end,
-                None,
-                x0,
-                stepsize_controller=dfx.PIDController(rtol=1e-10, atol=1e-10, pcoeff=0.3, icoeff=0.4),
-                max_steps=20_000,
-            ).ys[0]
+            term = dfx.ODETerm(lambda t, x, args: field(t, x))
+            controller = dfx.PIDController(rtol=1e-10, atol=1e-10, pcoeff=0.3, icoeff=0.4)
+            solution = dfx.diffeqsolve(
+                term, dfx.Dopri8(), start, end, None, x0, stepsize_controller=controller, max_steps=20_000
+            )
+            assert solution.ys is not None
+            return solution.ys[0]
 
         return jax.lax.map(one, x0, batch_size=1000)
 

@@ -2,20 +2,21 @@
 
 import functools
 import importlib
-import importlib.util
+import importlib.machinery
 import os
 import sys
 import types
+from typing import Any
 
 import flowrax as frx
 
 from .harness import Missing
 
 
-def piece(*paths):
+def piece(*paths) -> Any:
     """The first of some dotted names of the package."""
     for path in paths:
-        found = frx
+        found: Any = frx
         for part in path.split("."):
             found = getattr(found, part, None)
         if found is not None:
@@ -74,7 +75,7 @@ def torch():
 def k_diffusion_sampling():
     """k-diffusion's samplers alone: its package imports training code with a dozen libraries nothing here calls."""
     torch()
-    found = importlib.util.find_spec("k_diffusion")
+    found = importlib.machinery.PathFinder.find_spec("k_diffusion")
     if found is None or not found.submodule_search_locations:
         raise Missing("k_diffusion is not installed; see requirements-peers.txt")
     package = types.ModuleType("k_diffusion")

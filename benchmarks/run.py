@@ -14,7 +14,7 @@ JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_s
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="small shapes, into *-quick.json; measures nothing well")
+    parser.add_argument("--quick", action="store_true", help="small shapes, into .cache/quick; measures nothing well")
     options = parser.parse_args(arguments)
     environment.settle()
     failed = [name for name in options.job or JOBS if not run_job(name, options.quick)]

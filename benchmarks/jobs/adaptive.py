@@ -48,10 +48,10 @@ def run(report, quick):
     report.number("flowrax: rms error", ours)
     for other in variants:
         if other not in ("flowrax", floor):
-            report.number(f"{other}: rms error", harness.errors(variants[other](), truth)["rms"])
+            report.number(f"{other}: rms error", harness.errors(ends(variants[other]()), truth)["rms"])
     for other in [name for name in ("torchdiffeq", "flow_matching") if name in times]:
         report.compare(f"flowrax / {other}", times, "flowrax", other, at_most=0.55)
-        theirs = harness.errors(variants[other](), truth)["rms"]
+        theirs = harness.errors(ends(variants[other]()), truth)["rms"]
         report.bar(f"rms error of {other} / flowrax's", theirs / ours, at_least=10)
     precision(report, model, x0[: n // 5], truth[: n // 5], quick)
     even(report, x0, rounds)
@@ -59,6 +59,11 @@ def run(report, quick):
 
 def draw(model, x0, tolerance):
     return frx.sample(model, jax.random.key(0), x0.shape[0], x0=x0, rtol=tolerance, atol=tolerance)
+
+
+def ends(answer):
+    """The states in what a variant returns, with or without its numbers of steps."""
+    return answer[0] if isinstance(answer, tuple) else answer
 
 
 def mapped(model, x0, tolerance, coefficients):
@@ -74,20 +79,19 @@ def mapped(model, x0, tolerance, coefficients):
             return dfx.diffeqsolve(term, dfx.Dopri5(), 0.0, 1.0, None, x0, model, stepsize_controller=controller)
 
         solution = jax.vmap(one)(x0)
+        assert solution.ys is not None
         return solution.ys[:, 0], solution.stats["num_steps"]
 
-    def call():
-        x, call.steps = jax.block_until_ready(solve(model, x0))
-        return x
-
-    return call
+    return lambda: jax.block_until_ready(solve(model, x0))
 
 
 def peers(model, x0, report):
     """torchdiffeq called directly, as torchcfm, SiT and flowfusion do; flow_matching's own solver."""
     torch, torchdiffeq = pieces.torch(), pieces.peer("torchdiffeq")
     net, start = nets.to_torch(model), nets.as_torch(x0)
-    gap = np.max(np.abs(network_values(net, start[:10]) - np.asarray(jax.vmap(nets.velocity(model), (None, 0))(0.3, x0[:10]))))
+    gap = np.max(
+        np.abs(network_values(net, start[:10]) - np.asarray(jax.vmap(nets.velocity(model), (None, 0))(0.3, x0[:10])))
+    )
     assert gap < 1e-4, f"the torch copy of the network is off by {gap}"
     found = {"torchdiffeq": lambda: torchdiffeq_solve(torch, torchdiffeq, net, start, TOLERANCE)}
     with report.optional("flow_matching"):
@@ -138,9 +142,9 @@ class compilations:
         jax.monitoring.register_event_duration_secs_listener(self._heard)
         return self.found
 
-    def _heard(self, event, duration, **extras):
+    def _heard(self, event, duration_secs, **kwargs):
         if self.open and event.endswith("backend_compile_duration"):
-            self.found.append(duration)
+            self.found.append(duration_secs)
 
     def __exit__(self, *error):
         self.open = False
@@ -152,8 +156,8 @@ def precision(report, model, x0, truth, quick):
         answer = draw(model, x0, tolerance)
         cost = float(jnp.mean(answer.stats.num_evaluations))
         report.point("flowrax", evaluations=cost, tolerance=tolerance, **harness.errors(answer.x, truth))
-        solve = mapped(model, x0, tolerance, None)
-        error, cost = harness.errors(solve(), truth), STAGES * float(np.max(solve.steps))
+        x, steps = mapped(model, x0, tolerance, None)()
+        error, cost = harness.errors(x, truth), STAGES * float(np.max(steps))
         report.point("vmap(diffeqsolve)", evaluations=cost, tolerance=tolerance, **error)
         with report.optional("torchdiffeq's curve"):
             torch, torchdiffeq = pieces.torch(), pieces.peer("torchdiffeq")

@@ -19,7 +19,10 @@ def run(report, quick):
     report.setting(samples=n, dimensions=64, steps=STEPS, rounds=rounds)
     for name, solver, step in (("Heun", dfx.Heun(), heun), ("Euler", dfx.Euler(), euler)):
         by_hand = scanned(nets.velocity(model), step)
-        variants = {"flowrax": lambda s=solver: grid(model, x0, s), "lax.scan": lambda f=by_hand: jax.block_until_ready(f(x0))}
+        variants = {
+            "flowrax": lambda s=solver: grid(model, x0, s),
+            "lax.scan": lambda f=by_hand: jax.block_until_ready(f(x0)),
+        }
         gap = float(jnp.max(jnp.abs(variants["flowrax"]() - variants["lax.scan"]())))
         assert gap < 1e-3, f"the two loops disagree by {gap}"
         times = harness.alternate(variants, rounds, at_least=0.3)

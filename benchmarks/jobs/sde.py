@@ -76,7 +76,9 @@ def through_tree(model, dynamics, steps):
         def one(x, key):
             tree = dfx.VirtualBrownianTree(low, high, h / 2, jax.ShapeDtypeStruct(x.shape, x.dtype), key)
             terms = dynamics.terms(model, None, lambda shape, index: tree)
-            return dfx.diffeqsolve(terms, dfx.Euler(), low, high, h, x, (model, None), max_steps=steps + 1).ys[0]
+            solution = dfx.diffeqsolve(terms, dfx.Euler(), low, high, h, x, (model, None), max_steps=steps + 1)
+            assert solution.ys is not None
+            return solution.ys[0]
 
         keys = jax.random.split(jax.random.key(0), x.shape[0])
         return jax.vmap(one)(x, keys)
