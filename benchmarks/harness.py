@@ -124,22 +124,26 @@ class Report:
 
     def bar(self, name, value, *, at_most=None, at_least=None, also=None, clock="wall"):
         """`value` is a [`Ratio`][] or a number, of `clock`; `also` the same by the other clock. One of two limits."""
-        assert (at_most is None) != (at_least is None)
         value = value if isinstance(value, Ratio) else Ratio(float(value), float(value), float(value))
-        met = value.median <= at_most if at_most is not None else value.median >= at_least
+        if at_most is not None:
+            limit, sense, met = at_most, "at most", value.median <= at_most
+        elif at_least is not None:
+            limit, sense, met = at_least, "at least", value.median >= at_least
+        else:
+            raise ValueError("A bar has a limit: at_most or at_least.")
         entry = {
             "name": name,
-            "limit": at_most if at_most is not None else at_least,
-            "sense": "at most" if at_most is not None else "at least",
+            "limit": limit,
+            "sense": sense,
             "clock": clock,
             **dataclasses.asdict(value),
             "other_clock": None if also is None else also.median,
             "met": bool(met),
         }
         self.content["bars"].append(entry)
-        sign = "<=" if at_most is not None else ">="
+        sign = "<=" if sense == "at most" else ">="
         spread = "" if value.low == value.high else f" ({value.low:.3g} to {value.high:.3g})"
-        say(f"  {'met   ' if met else 'MISSED'} {name}: {value.median:.3g}{spread}, bar {sign} {entry['limit']:g}")
+        say(f"  {'met   ' if met else 'MISSED'} {name}: {value.median:.3g}{spread}, bar {sign} {limit:g}")
         self.save()
 
     def compare(self, name, times, one, other, *, factor=1.0, clock="wall", at_most=None, at_least=None):
