@@ -13,7 +13,7 @@ STYLES = [
     ("flowrax UniPC", {"color": BLUE, "marker": "s", "linestyle": "--"}),
     ("flowrax Heun", {"color": BLUE, "marker": "^", "linestyle": ":", "alpha": 0.6}),
     ("flowrax", {"color": BLUE, "marker": "o"}),
-    ("k-diffusion", {"color": GREY, "marker": "x"}),
+    ("k-diffusion", {"color": GREY, "marker": "x", "zorder": 3}),
     ("diffusers DPM", {"color": RED, "marker": "o", "markerfacecolor": "none"}),
     ("diffusers UniPC", {"color": RED, "marker": "s", "markerfacecolor": "none", "linestyle": "--"}),
     ("vmap", {"color": GREY, "marker": "d"}),
@@ -81,7 +81,8 @@ def bars(results):
         axis.plot(margin[1], y, "o", color=color, markersize=4)
     axis.axvline(1, color="0.3", linewidth=1)
     axis.set_yticks(range(len(rows)), [f"{bar['name']}" for _, bar in rows], fontsize=7)
-    axis.set(xscale="log", ylim=(len(rows) - 0.3, -0.7), xlabel="share of the limit used: left of 1 the bar is met")
+    axis.set(xscale="log", xlim=(8e-3, 1.2e2), ylim=(len(rows) - 0.3, -0.7), xlabel="share of the limit used: left of 1 the bar is met")
+    axis.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
     axis.grid(axis="x", color="0.92")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
