@@ -81,7 +81,12 @@ def bars(results):
         axis.plot(margin[1], y, "o", color=color, markersize=4)
     axis.axvline(1, color="0.3", linewidth=1)
     axis.set_yticks(range(len(rows)), [f"{bar['name']}" for _, bar in rows], fontsize=7)
-    axis.set(xscale="log", xlim=(8e-3, 1.2e2), ylim=(len(rows) - 0.3, -0.7), xlabel="share of the limit used: left of 1 the bar is met")
+    axis.set(
+        xscale="log",
+        xlim=(8e-3, 1.2e2),
+        ylim=(len(rows) - 0.3, -0.7),
+        xlabel="share of the limit used: left of 1 the bar is met",
+    )
     axis.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
     axis.grid(axis="x", color="0.92")
     axis.spines[["top", "right"]].set_visible(False)
