@@ -119,6 +119,7 @@ class Report:
             for clock in ("wall", "cpu"):
                 seconds = np.asarray(getattr(timing, clock))
                 row[clock] = {"median": float(np.median(seconds)), "low": seconds.min(), "high": seconds.max()}
+                row[clock]["each"] = seconds.tolist()
             self.content["timings"][f"{part}{': ' if part else ''}{name}"] = row
         self.save()
 

@@ -64,8 +64,8 @@ def machine(results):
     versions = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
     settings = ", ".join(f"`{name}={value}`" for name, value in newest["settings"].items())
     header = ("job", "date", "commit", "cores", "load at the start")
-    lines = [table(header, rows), f"JAX's device: {newest['device']}. CPython {newest['python']}; {versions}.", settings]
-    return "\n\n".join(lines)
+    device = f"JAX's device: {newest['device']}. CPython {newest['python']}; {versions}."
+    return "\n\n".join([table(header, rows), device, settings])
 
 
 def summary(results):

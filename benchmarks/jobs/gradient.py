@@ -19,7 +19,7 @@ def run(report, quick):
     model, x0 = nets.plane(), nets.noise(n, 2)
     report.setting(samples=n, dimensions=2, steps=steps, rounds=rounds, rtol=TOLERANCE)
     fixed(report, model, x0, steps, rounds)
-    rounding(report, model, x0, (50, steps))
+    rounding(report, model, x0, sorted({50, steps}))
     adaptive(report, model, x0, rounds)
 
 
