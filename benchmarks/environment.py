@@ -21,8 +21,10 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NPROC", "X
 
 def settle():
     """Gives XLA and torch the same cores and as many threads; must run before either is imported."""
-    cores = sorted(os.sched_getaffinity(0))[:THREADS]
-    os.sched_setaffinity(0, cores)
+    cores = list(range(min(THREADS, os.cpu_count() or 1)))
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[:THREADS]
+        os.sched_setaffinity(0, cores)
     # XLA sizes its thread pool by NPROC, torch by the other two.
     for name in ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(len(cores))
@@ -31,7 +33,7 @@ def settle():
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
 
 
 def record():
@@ -42,7 +44,7 @@ def record():
         "commit": _commit(),
         "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": int(os.environ.get("NPROC", os.cpu_count() or 1)),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
@@ -66,5 +68,7 @@ def _commit():
 
 def _processor():
     path = pathlib.Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor()
     names = [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
     return f"{names[0]} ({platform.machine()})" if names else platform.processor()

@@ -89,10 +89,8 @@ def errors(x, truth):
 class Report:
     """What one job found; written whenever something is added, so that a killed run keeps what it had."""
 
-    def __init__(self, job, title, quick, folder=None, machine=None):
-        # The quick form writes elsewhere, so that it never passes for the full run.
-        default = environment.CACHE / "quick" if quick else environment.RESULTS
-        self.path = pathlib.Path(default if folder is None else folder) / f"{job}.json"
+    def __init__(self, job, title, quick, folder, machine=None):
+        self.path = pathlib.Path(folder) / f"{job}.json"
         self.content = {
             "job": job,
             "title": title,

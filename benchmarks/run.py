@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import sys
 import time
 import traceback
@@ -14,22 +15,33 @@ JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_s
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="small shapes, into .cache/quick; measures nothing well")
+    parser.add_argument("--quick", action="store_true", help="small shapes, to try a job out; measures nothing well")
     options = parser.parse_args(arguments)
     environment.settle()
-    failed = [name for name in options.job or JOBS if not run_job(name, options.quick)]
-    if not options.quick:
+    folder = results_folder(options.quick)
+    failed = [name for name in options.job or JOBS if not run_job(name, options.quick, folder)]
+    if folder == environment.RESULTS:
         importlib.import_module("benchmarks.page").main()
+    else:
+        print(f"The page is not drawn from these: {folder}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def run_job(name, quick):
+def results_folder(quick):
+    """The quick form, and a run without the peers, write elsewhere, so that they never pass for the whole."""
+    if quick:
+        return environment.CACHE / "quick"
+    whole = all(importlib.util.find_spec(name) for name in ("torch", "torchdiffeq", "flow_matching", "torchcfm"))
+    return environment.RESULTS if whole else environment.CACHE / "alone"
+
+
+def run_job(name, quick, folder):
     """One job; whether it came to its end."""
     from . import harness
 
     module = importlib.import_module(f"benchmarks.jobs.{name}")
-    report = harness.Report(name, module.TITLE, quick)
+    report = harness.Report(name, module.TITLE, quick, folder)
     harness.say(f"{name}: {module.TITLE}")
     start = time.perf_counter()
     try:

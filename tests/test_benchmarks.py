@@ -36,7 +36,7 @@ def test_errors_of_the_worst_and_the_median_sample():
 
 
 def trivial(folder):
-    report = harness.Report("adaptive", "A job", False, folder, machine=MACHINE)
+    report = harness.Report("adaptive", "A job", False, folder, MACHINE)
     report.setting(samples=3)
     report.bar("fast enough", harness.Ratio(1.05, 1.0, 1.2), also=harness.Ratio(1.1, 1.1, 1.1), at_most=1.1)
     report.bar("good enough", 3.0, at_least=10)
