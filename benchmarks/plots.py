@@ -52,8 +52,8 @@ def precision(curves, xlabel):
                 cost, error = ([p[key] for p in points] for key in ("evaluations", which))
                 axis.plot(cost, error, label=curve["name"], linewidth=1.3, markersize=5, **style(curve["name"]))
             axis.set(xscale="log", yscale="log", xlabel=xlabel, title=f"{part}{': ' if part else ''}{which} sample")
-            ticks = sorted({p["evaluations"] for c in curves if c["part"] == part for p in c["points"]})
-            ticks = ticks if len(ticks) <= 6 else [20, 30, 50, 100]
+            costs = {p["evaluations"] for c in curves if c["part"] == part for p in c["points"]}
+            ticks = [t for t in (5, 10, 20, 30, 40, 60, 100, 200, 400) if 0.9 * min(costs) <= t <= 1.1 * max(costs)]
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
             axis.grid(color="0.92")
