@@ -13,7 +13,7 @@ TIMES = 21
 
 
 def compare(report, model, law, quick):
-    points, keys = (4, 20) if quick else (24, 200)
+    points, keys = (4, 20) if quick else (24, 100)
     x = trajectories(model, points)
     for count in PROBES:
         rademacher = spread(model, frx.Hutchinson(count), x, keys)
