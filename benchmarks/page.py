@@ -85,10 +85,10 @@ def section(content, reasons):
     rows = [bar_row(bar) for bar in content["bars"]]
     if rows:
         blocks.append(table(("bar", "limit", "median (least to most)", "clock", "by the other clock", ""), rows))
-    for bar in content["bars"]:
-        if not bar["met"]:
-            reason = reasons.get(bar["name"], "no reason was measured yet.")
-            blocks.append(f"Missed, {bar['name']}: {reason}")
+    missed = [bar["name"] for bar in content["bars"] if not bar["met"]]
+    blocks.extend(f"Missed, {name}: {reasons[name]}" for name in missed if name in reasons)
+    if unexplained := [name for name in missed if name not in reasons]:
+        blocks.append(f"Missed, with no reason measured yet: {'; '.join(unexplained)}.")
     if content["numbers"]:
         rows = [[n["name"], f"{number(n['value'])} {n['unit']}".strip()] for n in content["numbers"]]
         blocks.append(table(("also measured", ""), rows))

@@ -25,7 +25,7 @@ def draw(results):
     """`results` maps a job's name to its json; the names of the files that were drawn."""
     drawn = []
     if "adaptive" in results and results["adaptive"]["curves"]:
-        drawn.append(save(precision(results["adaptive"]["curves"], "mean evaluations"), "adaptive"))
+        drawn.append(save(precision(results["adaptive"]["curves"], "evaluations per sample"), "adaptive"))
     if "few_steps" in results and results["few_steps"]["curves"]:
         drawn.append(save(precision(results["few_steps"]["curves"], "evaluations"), "few_steps"))
     if results:

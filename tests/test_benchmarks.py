@@ -87,6 +87,7 @@ def test_page_is_made_of_the_results(tmp_path):
     assert "| fast enough | ≤ 1.1 | 1.05 (1 to 1.2) | wall | 1.1 | met |" in text
     assert "| good enough | ≥ 10 | 3 |  |  | **missed** |" in text
     assert "Missed, good enough: the peer was slow." in text
+    assert "Missed, with no reason measured yet: good enough." in page.fill(template, results, {})
     assert text.endswith("<!-- sde -->\n\nNot measured yet.\n\n<!-- /sde -->\n")
     assert page.fill(text, results, {"good enough": "the peer was slow."}) == text
 
