@@ -137,16 +137,19 @@ def velocity(model):
     return lambda t, x: model.predict(t, x).velocity
 
 
-def bare_loop(field, repeats):
-    """`repeats` evaluations of the whole batch in one compiled loop, each depending on the last."""
-    batched = jax.vmap(field, in_axes=(None, 0))
+def bare_loop(model, repeats):
+    """`repeats` evaluations of the whole batch in one compiled loop, each depending on the last.
 
-    @jax.jit
-    def loop(x):
+    The weights are arguments: as constants of the compiled program they cost nine percent more.
+    """
+
+    @eqx.filter_jit
+    def loop(model, x):
+        batched = jax.vmap(velocity(model), in_axes=(None, 0))
         times = jnp.linspace(0, 1, repeats, dtype=x.dtype)
         return jax.lax.scan(lambda x, t: (x + 1e-3 * batched(t, x), None), x, times)[0]
 
-    return loop
+    return lambda x: loop(model, x)
 
 
 def noise(n, size, seed=1):

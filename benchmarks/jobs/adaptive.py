@@ -21,7 +21,7 @@ def run(report, quick):
     model, x0 = nets.mixture(), nets.noise(n, 64)
     truth = nets.truth(model, x0, "mixture")
     report.setting(samples=n, dimensions=64, rtol=TOLERANCE, atol=TOLERANCE, solver="Dopri5", rounds=rounds)
-    bare = nets.bare_loop(nets.velocity(model), BARE)
+    bare = nets.bare_loop(model, BARE)
     variants = {
         f"bare network, {BARE} evaluations": lambda: jax.block_until_ready(bare(x0)),
         "flowrax": lambda: draw(model, x0, TOLERANCE).x.block_until_ready(),

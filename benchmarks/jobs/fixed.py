@@ -1,6 +1,7 @@
 """Fixed grids: what the verb costs beside a hand-written scan of the same arithmetic."""
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ def run(report, quick):
     model, x0 = nets.mixture(), nets.noise(n, 64)
     report.setting(samples=n, dimensions=64, steps=STEPS, rounds=rounds)
     for name, solver, step in (("Heun", dfx.Heun(), heun), ("Euler", dfx.Euler(), euler)):
-        by_hand = scanned(nets.velocity(model), step)
+        by_hand = scanned(model, step)
         variants = {
             "flowrax": lambda s=solver: grid(model, x0, s),
             "lax.scan": lambda f=by_hand: jax.block_until_ready(f(x0)),
@@ -43,12 +44,12 @@ def heun(field, t, x, h):
     return x + h / 2 * (first + field(t + h, x + h * first))
 
 
-def scanned(field, step):
-    batched = jax.vmap(field, in_axes=(None, 0))
+def scanned(model, step):
     times = jnp.asarray(np.arange(STEPS) / STEPS, jnp.float32)
 
-    @jax.jit
-    def solve(x):
+    @eqx.filter_jit
+    def solve(model, x):
+        batched = jax.vmap(nets.velocity(model), in_axes=(None, 0))
         return jax.lax.scan(lambda x, t: (step(batched, t, x, 1 / STEPS), None), x, times)[0]
 
-    return solve
+    return lambda x: solve(model, x)

@@ -1,5 +1,6 @@
 """Log-densities in 64 dimensions: what a divergence costs in evaluations of the network, and how far it is off."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +25,13 @@ def run(report, quick):
 
 
 def evaluations(report, model, x, rounds):
-    field = nets.velocity(model)
     few, many = 40, 400
     hutchinson = frx.Hutchinson(1)
     probes = jax.vmap(hutchinson.probes)(jax.random.split(jax.random.key(2), x.shape[0]), x)
     loops = {
-        "bare network": (nets.bare_loop(field, many), many, ()),
-        "exact": (divergence_loop(field, frx.Exact(), few), few, (None,)),
-        "Hutchinson, 1 probe": (divergence_loop(field, hutchinson, many), many, (probes,)),
+        "bare network": (nets.bare_loop(model, many), many, ()),
+        "exact": (divergence_loop(model, frx.Exact(), few), few, (None,)),
+        "Hutchinson, 1 probe": (divergence_loop(model, hutchinson, many), many, (probes,)),
     }
     variants = {name: lambda f=f, rest=rest: jax.block_until_ready(f(x, *rest)) for name, (f, _, rest) in loops.items()}
     times = harness.alternate(variants, rounds, at_least=0.2)
@@ -42,9 +42,11 @@ def evaluations(report, model, x, rounds):
         report.compare(title, times, name, "bare network", clock="cpu", factor=factor, at_most=limit)
 
 
-def divergence_loop(field, divergence, repeats):
-    @jax.jit
-    def loop(x, probes):
+def divergence_loop(model, divergence, repeats):
+    @eqx.filter_jit
+    def loop(model, x, probes):
+        field = nets.velocity(model)
+
         def step(carry, t):
             x, total = carry
             axes = (0, None if probes is None else 0)
@@ -54,7 +56,7 @@ def divergence_loop(field, divergence, repeats):
         start = (x, jnp.zeros((x.shape[0], divergence.num_estimates), x.dtype))
         return jax.lax.scan(step, start, jnp.linspace(0, 1, repeats, dtype=x.dtype))[0]
 
-    return loop
+    return lambda x, probes: loop(model, x, probes)
 
 
 def memory(report):

@@ -1,6 +1,7 @@
 """Euler-Maruyama of 1,000 steps in 64 dimensions: what the noise costs."""
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +48,8 @@ def scanned(model, dynamics, steps):
     h = (high - low) / steps
     times = jnp.asarray(low + h * np.arange(steps), jnp.float32)
 
-    @jax.jit
-    def solve(x):
+    @eqx.filter_jit
+    def solve(model, x):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(x.shape[0]))
 
         def step(x, inputs):
@@ -63,7 +64,7 @@ def scanned(model, dynamics, steps):
 
         return jax.lax.scan(step, x, (times, jnp.arange(steps)))[0]
 
-    return solve
+    return lambda x: solve(model, x)
 
 
 def through_tree(model, dynamics, steps):
@@ -71,8 +72,8 @@ def through_tree(model, dynamics, steps):
     low, high = dynamics.interval(model)
     h = (high - low) / steps
 
-    @jax.jit
-    def solve(x):
+    @eqx.filter_jit
+    def solve(model, x):
         def one(x, key):
             tree = dfx.VirtualBrownianTree(low, high, h / 2, jax.ShapeDtypeStruct(x.shape, x.dtype), key)
             terms = dynamics.terms(model, None, lambda shape, index: tree)
@@ -83,4 +84,4 @@ def through_tree(model, dynamics, steps):
         keys = jax.random.split(jax.random.key(0), x.shape[0])
         return jax.vmap(one)(x, keys)
 
-    return solve
+    return lambda x: solve(model, x)
