@@ -1,0 +1,1 @@
+"""flowrax against hand-written JAX and against its peers, as ratios within one process."""
