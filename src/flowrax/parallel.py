@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite
-from ._condition import Batched, cast_condition, rows_of
+from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import RESULTS, Samples, Stats, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
@@ -207,9 +207,9 @@ def _sample(
     x0: Batch | None,
 ) -> Samples:
     source = picard.dynamics.source(model)
-    rows, condition_of = rows_of(condition)
+    condition, rows = split_condition(condition)
 
     def one(index: Array, x0: Event | None, row: PyTree) -> Samples:
-        return picard.draw(model, condition_of(row), source, x0, jax.random.fold_in(key, index))
+        return picard.draw(model, condition_of(condition, row), source, x0, jax.random.fold_in(key, index))
 
     return jax.vmap(one)(jnp.arange(num_samples), x0, rows)

@@ -185,8 +185,9 @@ def pull_back(
 
     def chunk(number: Array, sums: PyTree) -> PyTree:
         rows = jax.lax.dynamic_slice_in_dim(order, number * lanes, lanes)
-        some = jnp.minimum(rows, n - 1)
-        there = rows < n
+        there = (rows < n) & (counts[jnp.minimum(rows, n - 1)] > 0)
+        # In place of a sample that failed goes one that did not: no cotangent of zero makes up for its NaN.
+        some = jnp.where(there, rows, order[0])
         across = lambda tree: jax.tree.map(lambda leaf: leaf[:, some], tree)  # noqa: E731
         mine = select(there, take(cotangents, some), _zeros(take(cotangents, some)))
         back = _Backward(
@@ -201,7 +202,7 @@ def pull_back(
             saved=mine.saved,
         )
         shared_bar, starts_bar = _walk(back, across(record.recent), mine.y)
-        put = lambda leaf, row: leaf.at[rows].set(row, mode="drop")  # noqa: E731
+        put = lambda leaf, row: leaf.at[jnp.where(there, rows, n)].set(row, mode="drop")  # noqa: E731
         return _add(sums[0], shared_bar), jax.tree.map(put, sums[1], starts_bar)
 
     sums = _zeros(eqx.filter((shared, starts), wanted))
