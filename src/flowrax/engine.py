@@ -47,6 +47,9 @@ def has_error_estimate(solver: dfx.AbstractSolver) -> bool:
 
 def evaluations_per_step(solver: dfx.AbstractSolver) -> int:
     """Evaluations of the drift in one step."""
+    stated = getattr(solver, "num_evaluations_per_step", None)
+    if stated is not None:
+        return stated
     if isinstance(solver, dfx.HalfSolver):
         return 3 * evaluations_per_step(solver.solver)
     if isinstance(solver, dfx.AbstractWrappedSolver):
