@@ -3,8 +3,12 @@
 from .brownian import GridBrownianPath as GridBrownianPath, levy_area_of as levy_area_of
 from .exponential import (
     DDIM as DDIM,
+    SEEDS as SEEDS,
     AbstractExponentialSolver as AbstractExponentialSolver,
+    Churn as Churn,
     DPMSolver as DPMSolver,
     DPMSolverPP as DPMSolverPP,
+    EDMHeun as EDMHeun,
+    Restart as Restart,
     UniPC as UniPC,
 )

@@ -81,6 +81,11 @@ class Problem(eqx.Module):
         schedule = self.term.schedule(self.args)
         return schedule.alpha(t * self.direction), schedule.sigma(t * self.direction)
 
+    def noise_of(self, t: Scalar, x: Event, data: Event) -> Event:
+        r"""The noise prediction that goes with a data prediction; zero where there is no noise."""
+        alpha, sigma = self.scales(t)
+        return times(jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0), x - times(alpha, data))
+
     def log_ratio(self, t: Scalar) -> Array:
         r"""$\lambda = \log(\alpha / \sigma)$."""
         return self.term.schedule(self.args).log_snr(t * self.direction) / 2

@@ -94,12 +94,8 @@ class _Stages:
 
         Where the step is infinite, the DDIM step from the stage to `t`.
         """
-        step = self.problem.step(self.t0, t)
+        problem, step = self.problem, self.problem.step(self.t0, t)
         weight = step.sigma * psi(-jnp.where(self.finite, step.gap, 1), order)[-1] / divisor
-        change = self.noise(stage.time, stage.y, stage.data) - self.noise(self.t0, self.y0, self.data)
-        rest = self.problem.step(stage.time, t)(stage.y, stage.data)
+        change = problem.noise_of(stage.time, stage.y, stage.data) - problem.noise_of(self.t0, self.y0, self.data)
+        rest = problem.step(stage.time, t)(stage.y, stage.data)
         return jnp.where(self.finite, step(self.y0, self.data) + times(weight, change), rest)
-
-    def noise(self, t: Scalar, y: Event, data: Event) -> Event:
-        alpha, sigma = self.problem.scales(t)
-        return times(1 / sigma, y - times(alpha, data))

@@ -1,0 +1,71 @@
+"""Where to step: grids of times for `grid=`."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_interval
+from .._typing import Array
+from ..schedule import AbstractSchedule
+
+
+def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
+    r"""Times even in log-SNR, what exponential solvers do best on.
+
+    Where the log-SNR is infinite at an end, the first or last step has that end for its own and the others are even
+    between the times $1 / (4 n)$ away from such ends, $n$ the number of steps.
+
+    **Arguments:**
+
+    - `schedule`: of the model.
+    - `num_steps`: `n`.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
+
+    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
+    """
+    return _grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
+
+
+def edm_grid(
+    schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0, rho: float = 7.0
+) -> Array:
+    r"""Times where $(\sigma / \alpha)^{1/\rho}$ is even (Karras et al. 2022, eq. 5); ends as of [`log_snr_grid`][].
+
+    **Arguments:**
+
+    - `schedule`: of the model.
+    - `num_steps`: `n`.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
+    - `rho`: how much of the steps is spent at small noise; even in log-SNR as it grows.
+
+    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be positive; got {rho}.")
+
+    def space(low: np.ndarray, high: np.ndarray, u: np.ndarray) -> np.ndarray:
+        first, last = np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho))
+        return -2 * rho * np.log(first + u * (last - first))
+
+    return _grid(schedule, num_steps, t_min, t_max, space)
+
+
+def _grid(
+    schedule: AbstractSchedule,
+    num_steps: int,
+    t_min: float,
+    t_max: float,
+    space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> Array:
+    check_interval(t_min, t_max)
+    singular = [t in (0.0, 1.0) and schedule.is_singular("log_snr", t) for t in (t_min, t_max)]
+    if num_steps < 1 + sum(singular):
+        raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")
+    margin = (t_max - t_min) / (4 * num_steps)
+    ends = t_min + margin * singular[0], t_max - margin * singular[1]
+    low, high = (np.asarray(schedule.log_snr(jnp.asarray(t)), np.float64) for t in ends)
+    inner = space(low, high, np.linspace(0, 1, num_steps - sum(singular) + 1))
+    inside = np.array(schedule.time_at(jnp.asarray(inner, float)))
+    inside[0], inside[-1] = ends
+    return jnp.asarray(np.concatenate([[t_min] * singular[0], inside, [t_max] * singular[1]]), float)
