@@ -56,7 +56,7 @@ class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
         stages = _Stages(self.problem(terms, args), t0, t1, y0)
         if self.num_evaluations_per_step == 2:
             middle = stages.at(stages.time(1 / 2), stages.first(stages.time(1 / 2)))
-            lower, y1 = stages.first(t1), stages.through(t1, middle, 1, 1)
+            lower, y1 = stages.first(t1), stages.through(t1, middle, 1, 1.0)
         else:
             early, late = stages.time(1 / 3), stages.time(2 / 3)
             first = stages.at(early, stages.first(early))
