@@ -13,8 +13,8 @@ from ..schedule import AbstractSchedule
 def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
     r"""Times even in log-SNR, what exponential solvers do best on.
 
-    Where the log-SNR is infinite at an end, the first or last step has that end for its own and the others are even
-    between the times $1 / (4 n)$ away from such ends, $n$ the number of steps.
+    Where the log-SNR is infinite at an end, the step there is as long as one of `n` equal steps in time, and the others
+    are even in log-SNR.
 
     **Arguments:**
 
@@ -62,7 +62,7 @@ def _grid(
     singular = [t in (0.0, 1.0) and schedule.is_singular("log_snr", t) for t in (t_min, t_max)]
     if num_steps < 1 + sum(singular):
         raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")
-    margin = (t_max - t_min) / (4 * num_steps)
+    margin = (t_max - t_min) / num_steps
     ends = t_min + margin * singular[0], t_max - margin * singular[1]
     low, high = (np.asarray(schedule.log_snr(jnp.asarray(t)), np.float64) for t in ends)
     inner = space(low, high, np.linspace(0, 1, num_steps - sum(singular) + 1))
