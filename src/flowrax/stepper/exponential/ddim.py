@@ -41,7 +41,7 @@ class DDIM(AbstractExponentialSolver):
 
     def init(self, terms: Any, t0: Scalar, t1: Scalar, y0: Event, args: PyTree) -> None:
         scale = self.problem(terms, args).scale
-        if isinstance(scale, float) and not 0 <= scale <= 1:
+        if isinstance(scale, int | float) and not 0 <= scale <= 1:
             raise ValueError(f"DDIM needs ReverseSDE(SBDM(scale)) with a scale in [0, 1]; got {scale}.")
 
     def step(
