@@ -55,6 +55,17 @@ from .schedule import (
     VarianceExploding as VarianceExploding,
     VariancePreserving as VariancePreserving,
 )
-from .stepper import Reversible as Reversible, ReversibleAdjoint as ReversibleAdjoint
+from .stepper import (
+    DDIM as DDIM,
+    SEEDS as SEEDS,
+    Churn as Churn,
+    DPMSolver as DPMSolver,
+    DPMSolverPP as DPMSolverPP,
+    EDMHeun as EDMHeun,
+    Restart as Restart,
+    Reversible as Reversible,
+    ReversibleAdjoint as ReversibleAdjoint,
+    UniPC as UniPC,
+)
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save

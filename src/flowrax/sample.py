@@ -118,9 +118,7 @@ def sample(
     answer = _sample(
         plan, model, key, num_samples, condition, start, lanes, placement_of(rows, (model, plan, condition))
     )
-    if not throw:
-        return answer
-    return raise_if_failed("sample", answer, answer.result, stepping.max_steps)
+    return raise_if_failed("sample", answer, answer.result, stepping.max_steps) if throw else answer
 
 
 class _Plan(eqx.Module):

@@ -15,3 +15,4 @@ from .flow import ProbabilityFlow as ProbabilityFlow
 from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin
 from .predictor_corrector import PredictorCorrector as PredictorCorrector
 from .reverse_sde import ReverseSDE as ReverseSDE
+from .semilinear import SemilinearTerm as SemilinearTerm

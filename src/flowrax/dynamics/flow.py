@@ -7,6 +7,7 @@ import diffrax as dfx
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
+from .semilinear import SemilinearTerm
 
 
 class ProbabilityFlow(AbstractDynamics):
@@ -30,8 +31,8 @@ class ProbabilityFlow(AbstractDynamics):
     def initial(self, x: Event, key: KeyArray) -> Event:
         return x
 
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.ODETerm:
-        return dfx.ODETerm(self.drift)
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> SemilinearTerm:
+        return SemilinearTerm(self.drift)
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state

@@ -16,6 +16,7 @@ from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from .diffusion import SBDM, AbstractDiffusion
+from .semilinear import SemilinearTerm
 
 
 class ReverseSDE(AbstractDynamics):
@@ -91,7 +92,9 @@ class ReverseSDE(AbstractDynamics):
         return x
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
-        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
+        scale = self.coefficient.scale if isinstance(self.coefficient, SBDM) else None
+        drift = SemilinearTerm(self.drift, scale)
+        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import check_time, is_traced, time_dtype
 from .._typing import Array, DType, KeyArray, Numbers, PyTree, Shape
-from ..stepper import GridBrownianPath, Reversible, levy_area_of
+from ..stepper import GridBrownianPath, levy_area_of
 
 Grid = int | Numbers
 
@@ -48,12 +48,11 @@ def has_error_estimate(solver: dfx.AbstractSolver) -> bool:
 
 def evaluations_per_step(solver: dfx.AbstractSolver) -> int:
     """Evaluations of the drift in one step."""
+    stated = getattr(solver, "num_evaluations_per_step", None)
+    if stated is not None:
+        return stated
     if isinstance(solver, dfx.HalfSolver):
         return 3 * evaluations_per_step(solver.solver)
-    if isinstance(solver, Reversible):
-        # Both of the coupled states take a step; the error estimate needs a stage more.
-        tableau = solver.solver.tableau
-        return 2 * (tableau.num_stages - int(tableau.fsal)) + int(tableau.fsal)
     if isinstance(solver, dfx.AbstractWrappedSolver):
         return evaluations_per_step(solver.solver) + 1
     if isinstance(solver, dfx.AbstractSRK):

@@ -1,5 +1,16 @@
 """What the solvers need and diffrax lacks."""
 
 from .brownian import GridBrownianPath as GridBrownianPath, levy_area_of as levy_area_of
+from .exponential import (
+    DDIM as DDIM,
+    SEEDS as SEEDS,
+    AbstractExponentialSolver as AbstractExponentialSolver,
+    Churn as Churn,
+    DPMSolver as DPMSolver,
+    DPMSolverPP as DPMSolverPP,
+    EDMHeun as EDMHeun,
+    Restart as Restart,
+    UniPC as UniPC,
+)
 from .reversible import Reversible as Reversible
 from .reversible_adjoint import ReversibleAdjoint as ReversibleAdjoint

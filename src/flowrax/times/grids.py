@@ -1,44 +1,71 @@
-r"""Where to step: fixed times for `sample(..., grid=...)`."""
+"""Where to step: grids of times for `grid=`."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import check_interval
 from .._typing import Array
 from ..schedule import AbstractSchedule
 
 
-def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float, t_max: float) -> Array:
-    r"""Times between which $\lambda = \log(\alpha^2 / \sigma^2)$ grows evenly (Lu et al. 2022, section 3.3).
+def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
+    r"""Times even in log-SNR, what exponential solvers do best on.
 
-    What a reverse SDE wants: of equal steps in `t` the last must take away nearly all noise that a narrow law allows.
+    Where the log-SNR is infinite at an end, the step there is as long as one of `n` equal steps in time, and the others
+    are even in log-SNR.
 
     **Arguments:**
 
     - `schedule`: of the model.
-    - `num_steps`: number of steps `k`.
-    - `t_min`, `t_max`: the ends, such as `dynamics.interval(model)`.
+    - `num_steps`: `n`.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
 
-    **Returns:** `(k + 1,)` times from `t_min` to `t_max`, exact at the ends.
-
-    **Raises:** `ValueError` for an end where the log-SNR is infinite.
-
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lu2022dpm,
-            author={Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
-            title={DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
+    return _grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
+
+
+def edm_grid(
+    schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0, rho: float = 7.0
+) -> Array:
+    r"""Times where $(\sigma / \alpha)^{1/\rho}$ is even (Karras et al. 2022, eq. 5); ends as of [`log_snr_grid`][].
+
+    **Arguments:**
+
+    - `schedule`: of the model.
+    - `num_steps`: `n`.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
+    - `rho`: how much of the steps is spent at small noise; even in log-SNR as it grows.
+
+    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be positive; got {rho}.")
+
+    def space(low: np.ndarray, high: np.ndarray, u: np.ndarray) -> np.ndarray:
+        first, last = np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho))
+        return -2 * rho * np.log(first + u * (last - first))
+
+    return _grid(schedule, num_steps, t_min, t_max, space)
+
+
+def _grid(
+    schedule: AbstractSchedule,
+    num_steps: int,
+    t_min: float,
+    t_max: float,
+    space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> Array:
     check_interval(t_min, t_max)
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} are too few; at least 1 is needed.")
-    for name, t in (("t_min", t_min), ("t_max", t_max)):
-        if schedule.is_singular("log_snr", t):
-            raise ValueError(f"The log-SNR is infinite at {name}={t:g}; stop short of it, by 1e-3 or so.")
-    start, end = (schedule.log_snr(jnp.asarray(t, float)) for t in (t_min, t_max))
-    times = schedule.time_at(jnp.linspace(start, end, num_steps + 1))
-    return times.at[0].set(t_min).at[-1].set(t_max)
+    singular = [t in (0.0, 1.0) and schedule.is_singular("log_snr", t) for t in (t_min, t_max)]
+    if num_steps < 1 + sum(singular):
+        raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")
+    margin = (t_max - t_min) / num_steps
+    ends = t_min + margin * singular[0], t_max - margin * singular[1]
+    low, high = (np.asarray(schedule.log_snr(jnp.asarray(t)), np.float64) for t in ends)
+    inner = space(low, high, np.linspace(0, 1, num_steps - sum(singular) + 1))
+    inside = np.array(schedule.time_at(jnp.asarray(inner, float)))
+    inside[0], inside[-1] = ends
+    return jnp.asarray(np.concatenate([[t_min] * singular[0], inside, [t_max] * singular[1]]), float)

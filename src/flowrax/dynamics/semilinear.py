@@ -1,0 +1,40 @@
+r"""The term that knows its linear part: $\mathrm{d}x = \big(\tfrac{\dot\sigma}{\sigma} - c \dot\lambda\big) x\,
+\mathrm{d}t + (1 + c)\, \alpha \dot\lambda\, D(t, x)\, \mathrm{d}t$ with $\lambda = \log(\alpha / \sigma)$ and the data
+prediction $D$.
+
+It is the probability flow at $c = 0$; with the noise $\sqrt{2 c \dot\lambda}\, \sigma\, \mathrm{d}W$ it is the reverse
+SDE of the coefficient $w = c\, g^2 / 2$, since $g^2 = 2 \sigma^2 \dot\lambda$.
+"""
+
+from typing import Any
+
+import diffrax as dfx
+
+from .._typing import Array, Condition, Event, Scalar
+from ..abstract import AbstractContinuousModel
+from ..schedule import AbstractSchedule
+
+
+class SemilinearTerm(dfx.ODETerm):
+    """An `ODETerm` to every ordinary solver; exponential solvers read the data prediction and the schedule of it."""
+
+    vector_field: Any
+    scale: float | Array | None
+    """The $c$ of the linear part; None where the drift is not of this family."""
+
+    def __init__(self, vector_field: Any, scale: float | Array | None = 0.0):
+        """**Arguments:**
+
+        - `vector_field`: the whole drift `(t, x, args)`.
+        - `scale`: $c$, zero for the probability flow; None where the diffusion coefficient is not `SBDM`.
+        """
+        self.vector_field, self.scale = vector_field, scale
+
+    def denoise(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """The data prediction at `(t, x)`; `args` is `(model, condition)`."""
+        model, condition = args
+        return model.predict(t, x, condition).data
+
+    def schedule(self, args: tuple[AbstractContinuousModel, Condition]) -> AbstractSchedule:
+        """The schedule of the model in `args`."""
+        return args[0].schedule

@@ -1,0 +1,11 @@
+"""Exponential integrators in log-SNR time: the linear part of a diffusion's equation is solved exactly."""
+
+from .base import AbstractExponentialSolver as AbstractExponentialSolver
+from .churn import Churn as Churn
+from .ddim import DDIM as DDIM
+from .dpm_solver import DPMSolver as DPMSolver
+from .edm_heun import EDMHeun as EDMHeun
+from .multistep import DPMSolverPP as DPMSolverPP
+from .restart import Restart as Restart
+from .seeds import SEEDS as SEEDS
+from .unipc import UniPC as UniPC

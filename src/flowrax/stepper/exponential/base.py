@@ -1,0 +1,222 @@
+r"""The exact step of the semilinear equation, and the integrals of polynomials that exponential solvers add to it.
+
+With $\lambda = \log(\alpha / \sigma)$, $h = \lambda_t - \lambda_s$, $H = (1 + c) h$ and a constant data prediction $D$
+the reverse SDE of $w = c\, g^2 / 2$ goes from $s$ to $t$ by
+
+$$x_t = k\, x_s + (\alpha_t - k\, \alpha_s)\, D + \sigma_t \sqrt{1 - e^{-2 c h}}\, \xi, \qquad
+k = \frac{\sigma_t}{\sigma_s}\, e^{-c h},$$
+
+in law (the probability flow at $c = 0$). Where $\alpha_s = 0$ or $\sigma_t = 0$, $h$ is infinite but nothing else.
+Where $D$ is a polynomial in $u = (\lambda - \lambda_s) / h$ its power $u^k$ adds $\alpha_t\, \psi_{k + 1}(H)$,
+
+$$\psi_{k + 1}(H) = H \int_0^1 e^{-H (1 - u)} u^k\, \mathrm{d}u, \qquad
+\psi_1 = 1 - e^{-H}, \quad \psi_{k + 1} = 1 - k\, \psi_k / H.$$
+
+These are the $\varphi$ functions of exponential integrators, scaled to be bounded at infinite $H$.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
+
+from ..._typing import Array, DType, Event, PyTree, Scalar
+from ...dynamics import SemilinearTerm
+
+_SERIES_TERMS = 18
+
+
+def psi(decay: Array, count: int) -> list[Array]:
+    r"""$\psi_1, \dots, \psi_{\text{count}}$ at a scalar $H$, accurate at all of them.
+
+    Below one the last comes from its series $H \sum_n (-H)^n (k-1)! / (n + k)!$ and the others from it, downwards.
+    """
+    small = jnp.abs(decay) < 1
+    inner, outer = jnp.where(small, decay, 1), jnp.where(small, 1, decay)
+    series = jnp.zeros_like(inner)
+    for n in reversed(range(_SERIES_TERMS)):
+        series = series * -inner + math.factorial(count - 1) / math.factorial(n + count)
+    down, up = [inner * series], [-jnp.expm1(-outer)]
+    for k in range(1, count):
+        down.insert(0, inner * (1 - down[0]) / (count - k))
+        up.append(1 - k * up[-1] / outer)
+    return [jnp.where(small, a, b) for a, b in zip(down, up, strict=True)]
+
+
+class Step(eqx.Module):
+    """The coefficients of one step, all scalars: `keep * x + data * D + std * xi`."""
+
+    keep: Array
+    data: Array
+    std: Array
+    alpha: Array
+    sigma: Array
+    gap: Array
+    r"""$h$, infinite where the step starts at $\alpha = 0$ or ends at $\sigma = 0$."""
+    decay: Array
+    """$H$."""
+
+    def __call__(self, x: Event, data: Event) -> Event:
+        """The step without its noise."""
+        return times(self.keep, x) + times(self.data, data)
+
+
+class Problem(eqx.Module):
+    """A semilinear equation as a solver meets it: diffrax has wrapped the terms, and may run time backwards."""
+
+    term: SemilinearTerm
+    scale: Array | float
+    noise: dfx.AbstractTerm | None
+    direction: Any
+    args: PyTree
+
+    def denoise(self, t: Scalar, x: Event) -> Event:
+        return self.term.denoise(t * self.direction, x, self.args)
+
+    def scales(self, t: Scalar) -> tuple[Array, Array]:
+        r"""$\alpha$ and $\sigma$."""
+        schedule = self.term.schedule(self.args)
+        return schedule.alpha(t * self.direction), schedule.sigma(t * self.direction)
+
+    def noise_of(self, t: Scalar, x: Event, data: Event) -> Event:
+        r"""The noise prediction that goes with a data prediction; zero where there is no noise."""
+        alpha, sigma = self.scales(t)
+        return times(jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0), x - times(alpha, data))
+
+    def log_ratio(self, t: Scalar) -> Array:
+        r"""$\lambda = \log(\alpha / \sigma)$."""
+        return self.term.schedule(self.args).log_snr(t * self.direction) / 2
+
+    def between(self, t0: Scalar, t1: Scalar, fraction: float) -> Array:
+        r"""The time at a fraction of the way, in $\lambda$ where that is finite, else in time."""
+        start, gap = self.log_ratio(t0), self.log_ratio(t1) - self.log_ratio(t0)
+        finite = jnp.isfinite(gap)
+        inside = jnp.where(finite, start, 0) + fraction * jnp.where(finite, gap, 0)
+        time = self.term.schedule(self.args).time_at(2 * inside) * self.direction
+        return jnp.where(finite, time, t0 + fraction * (t1 - t0)).astype(jnp.result_type(t0))
+
+    def step(self, t0: Scalar, t1: Scalar) -> Step:
+        (alpha0, sigma0), (alpha1, sigma1) = self.scales(t0), self.scales(t1)
+        gap = self.log_ratio(t1) - self.log_ratio(t0)
+        finite = jnp.isfinite(gap)
+        # The sign of an infinite gap is that of the step; c h is zero for c = 0 whatever h is.
+        scale = jnp.asarray(self.scale, gap.dtype)
+        damping = scale * jnp.where(finite, gap, 0) + jnp.where(finite | (scale == 0), 0, jnp.inf)
+        keep = sigma1 / sigma0 * jnp.exp(-damping)
+        return Step(
+            keep=keep,
+            # Constant data is carried from its scale at one time to that at the other, to rounding.
+            data=alpha1 - keep * alpha0,
+            std=sigma1 * jnp.sqrt(-jnp.expm1(-2 * damping)) if self.noise is not None else jnp.zeros_like(keep),
+            alpha=alpha1,
+            sigma=sigma1,
+            gap=gap,
+            decay=(1 + scale) * gap,
+        )
+
+    def normal(self, t0: Scalar, t1: Scalar, like: Event) -> Event:
+        """A standard normal draw, the Brownian increment over the step in units of its own deviation."""
+        if self.noise is None:
+            return jnp.zeros_like(like)
+        return times(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
+
+
+class AbstractExponentialSolver(dfx.AbstractItoSolver):
+    """A solver that integrates the linear part of a semilinear term exactly.
+
+    It is of diffrax's Ito kind for form's sake: the noise is additive, and the readings agree.
+    """
+
+    term_structure: ClassVar[Any] = dfx.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = dfx.LocalLinearInterpolation
+    num_evaluations_per_step: eqx.AbstractVar[int]
+    """Data predictions in one step."""
+    takes_noise: eqx.AbstractClassVar[bool]
+    """Whether it solves the reverse SDE as well as the probability flow."""
+
+    def func(self, terms: dfx.AbstractTerm, t0: Scalar, y0: Event, args: PyTree) -> PyTree:
+        return terms.vf(t0, y0, args)
+
+    def problem(self, terms: dfx.AbstractTerm, args: PyTree) -> Problem:
+        """The terms as a [`Problem`][]; raises `ValueError` unless the solver is for them."""
+        parts = terms.terms if isinstance(terms, dfx.MultiTerm) else (terms,)
+        # diffrax wraps each term in a private class to let time run backwards.
+        term, direction = getattr(parts[0], "term", parts[0]), getattr(parts[0], "direction", 1)
+        name = type(self).__name__
+        if not isinstance(term, SemilinearTerm) or len(parts) > 2:
+            raise ValueError(f"{name} is for ProbabilityFlow() and ReverseSDE() in sample; use another solver here.")
+        if len(parts) == 2 and not self.takes_noise:
+            raise ValueError(f"{name} is for the probability flow; use DDIM, DPMSolverPP or SEEDS with ReverseSDE().")
+        if term.scale is None:
+            raise ValueError(f"{name} integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other noise.")
+        return Problem(term, term.scale, parts[1] if len(parts) == 2 else None, direction, args)
+
+
+def times(coefficient: Array, x: Event) -> Event:
+    """A scalar of the dtype of time on a state of its own dtype."""
+    return coefficient.astype(x.dtype) * x
+
+
+def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence[Event]) -> Event:
+    """What the polynomial through more predictions than `data`, the one at the start, adds to the first-order step.
+
+    A straight line is integrated by the midpoint rule (DPM-Solver++ 2M; the choice $B_2$ of UniPC), more exactly.
+
+    **Arguments:**
+
+    - `step`: of the linear part.
+    - `data`: the prediction at $u = 0$.
+    - `nodes`: the $u$ of the others, distinct; one that is not finite is missing, and so are those after it.
+    - `values`: the others.
+
+    **Returns:** an array of the shape of `data`.
+    """
+    known = [jnp.isfinite(nodes[0])] if nodes else []
+    for node in nodes[1:]:
+        known.append(known[-1] & jnp.isfinite(node))
+    points, lowest = [jnp.zeros_like(step.gap)], jnp.zeros_like(step.gap)
+    for node, there in zip(nodes, known, strict=True):
+        # A missing one stands anywhere apart from the others: its differences have no weight.
+        points.append(jnp.where(there, node, lowest - 1))
+        lowest = jnp.minimum(lowest, points[-1])
+    integrals = psi(step.decay, len(nodes) + 1)
+    column, basis, total = [data, *values], [jnp.ones_like(step.gap)], jnp.zeros_like(data)
+    for k, there in enumerate(known, 1):
+        column = [times(1 / (points[i + k] - points[i]), column[i + 1] - column[i]) for i in range(len(column) - 1)]
+        # The Newton basis: the product of u - u_j over j < k, by powers of u.
+        shifted = [jnp.zeros_like(step.gap), *basis]
+        basis = [a - points[k - 1] * b for a, b in zip(shifted, [*basis, jnp.zeros_like(step.gap)], strict=True)]
+        weight = step.alpha * sum(a * b for a, b in zip(basis, integrals, strict=False))
+        if k == 1:
+            straight = ~known[1] if len(known) > 1 else True
+            weight = jnp.where(straight, step.data / 2, weight)
+        total = total + times(jnp.where(there, weight, 0), column[0])
+    return total
+
+
+class History(eqx.Module):
+    r"""The last predictions, newest first, with their $\lambda$; $-\infty$ for one that is missing."""
+
+    datas: tuple[Event, ...]
+    log_ratios: tuple[Array, ...]
+
+    def push(self, data: Event, log_ratio: Array) -> "History":
+        count = len(self.datas)
+        return History((data, *self.datas)[:count], (log_ratio, *self.log_ratios)[:count])
+
+    def forget(self, when: Any) -> "History":
+        return History(self.datas, tuple(jnp.where(when, -jnp.inf, value) for value in self.log_ratios))
+
+    def nodes(self, start: Array, gap: Array, count: int) -> list[Array]:
+        r"""$u$ of the newest `count` for a step of length `gap` from `start`; none where that is infinite."""
+        finite = jnp.isfinite(start) & jnp.isfinite(gap)
+        safe_start, safe_gap = jnp.where(finite, start, 0), jnp.where(finite, gap, 1)
+        return [jnp.where(finite, (value - safe_start) / safe_gap, -jnp.inf) for value in self.log_ratios[:count]]
+
+
+def empty_history(count: int, y: Event, dtype: DType) -> History:
+    """Of `count` predictions like `y`, all of them missing."""
+    return History((jnp.zeros_like(y),) * count, (jnp.asarray(-jnp.inf, dtype),) * count)

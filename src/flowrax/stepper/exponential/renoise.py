@@ -1,0 +1,76 @@
+r"""Stochastic sampling by going back: noise is added as the forward process does it, then the flow removes it again.
+
+From time $t$ to an earlier, noisier $r$ the forward process of an interpolant with independent Gaussian noise is
+
+$$x_r = \frac{\alpha_r}{\alpha_t}\, x_t + \sigma_r \sqrt{1 - e^{-2 (\lambda_t - \lambda_r)}}\; \xi.$$
+"""
+
+import abc
+from typing import ClassVar
+
+import diffrax as dfx
+import jax.numpy as jnp
+import lineax as lx
+
+from ..._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ...abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ...dynamics import ProbabilityFlow
+from ...prior import AbstractPrior
+from ...schedule import AbstractSchedule
+from .base import AbstractExponentialSolver, times
+from .edm_heun import EDMHeun
+
+
+def renoise(schedule: AbstractSchedule, t: Array, earlier: Array, x: Event, xi: Event) -> Event:
+    """A draw of the forward process from `(t, x)` to an earlier time, given the standard normal `xi`."""
+    keep = schedule.alpha(earlier) / schedule.alpha(t)
+    std = schedule.sigma(earlier) * jnp.sqrt(-jnp.expm1(schedule.log_snr(earlier) - schedule.log_snr(t)))
+    return times(keep, x) + times(std, xi)
+
+
+class AbstractRenoised(AbstractDynamics):
+    """The probability flow with noise added on the way; its solvers are exponential ones of a single step."""
+
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-2
+
+    @abc.abstractmethod
+    def check(self, model: AbstractContinuousModel) -> None:
+        """Raises `ValueError` for a model that this does not fit."""
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        self.check(model)
+        # Whoever has no score has noise that depends on the data, and this forward process is not its own.
+        _ = model.score_interval
+        return model.t_min, model.t_max
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    @abc.abstractmethod
+    def num_draws(self) -> int:
+        """Normal draws of an event in one step."""
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+        flow = ProbabilityFlow().terms(model, condition, make_noise)
+        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, make_noise((self.num_draws(), *model.shape), 0)))
+
+
+def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
+    return lx.DiagonalLinearOperator(jnp.ones_like(x))
+
+
+def inner_solver(solver: dfx.AbstractSolver | None, name: str) -> AbstractExponentialSolver:
+    """The solver of the flow between: `EDMHeun()` for None. Raises `ValueError` for one of another kind."""
+    if solver is None:
+        return EDMHeun()
+    if not isinstance(solver, AbstractExponentialSolver):
+        raise ValueError(f"{name} steps by an exponential solver such as EDMHeun(); got {type(solver).__name__}.")
+    return solver
