@@ -20,6 +20,7 @@ from .abstract import AbstractContinuousModel
 from .divergence import AbstractDivergence, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Progress, Stepping, make_stepping, map_samples, solve_one
+from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
 
 _EXACT = Exact()
 
@@ -68,6 +69,9 @@ def log_prob(
     adjoint: dfx.AbstractAdjoint | None = None,
     lanes: int | None = None,
     max_steps: int = 4096,
+    target_standard_error: float | None = None,
+    max_probes: int = 1024,
+    discretisation_error: bool = False,
     progress: Progress = False,
     throw: bool = True,
 ) -> LogProb:
@@ -79,7 +83,7 @@ def log_prob(
     - `x`: `(n, *event)`.
     - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
     - `key`: for a random divergence; row `i` draws from `fold_in(key, i)` only.
-    - `divergence`: [`Exact`][] (the default) or [`Hutchinson`][].
+    - `divergence`: [`Exact`][] (the default), [`Hutchinson`][], [`HutchPP`][] or [`XTrace`][].
     - `solver`: a diffrax ODE solver; Dopri5 without.
     - `rtol`, `atol`: of the error per step in x and in the log-density of each row; 1e-5 each without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
@@ -87,6 +91,13 @@ def log_prob(
     - `adjoint`: how gradients are taken; diffrax's recursive checkpointing without.
     - `lanes`: rows solved at once; all of them without.
     - `max_steps`: of each adaptive solve.
+    - `target_standard_error`: in nats. Rows above it are solved again with fresh probes, doubled each time, until they
+        meet it or have `max_probes`; `LogProb.num_probes` counts them, and no standard error is embellished. For
+        [`Hutchinson`][] with at least 2 probes (8 or more give an error one can decide by), and outside `jit`.
+    - `max_probes`: of each row, all rounds together.
+    - `discretisation_error`: whether to solve once more, with the same probes and half steps on a grid or a tenth of
+        the tolerances, for `LogProb.discretisation_error`: `value` minus the finer value, after Richardson for a
+        grid. It estimates what the steps add to `value`, not the probes. Tolerances near rounding cannot be refined.
     - `progress`: True, or a diffrax progress meter.
     - `throw`: whether a failed solve raises; otherwise its row is NaN and carries its code.
 
@@ -116,10 +127,17 @@ def log_prob(
         norm=likelihood_norm,
     )
     condition = cast_condition(condition, model.dtype, events.shape[0])
-    answer = _log_prob(model, events, condition, key, divergence, solver, stepping, adjoint, lanes, progress)
-    if not throw:
-        return answer
-    return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps)
+    keys = None if key is None else keys_of_rows(key, len(events))
+
+    def solve(
+        x: Batch, condition: Condition | Batched, keys: Array | None, divergence: AbstractDivergence, stepping: Stepping
+    ) -> LogProb:
+        answer = _log_prob(model, x, condition, keys, divergence, solver, stepping, adjoint, lanes, progress)
+        return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps) if throw else answer
+
+    errors = ErrorOptions(target_standard_error, max_probes, discretisation_error)
+    errors.check(divergence, stepping, (model, events, condition, key))
+    return solve_with_errors(solve, events, condition, keys, divergence, solver, stepping, errors)
 
 
 @eqx.filter_jit
@@ -127,7 +145,7 @@ def _log_prob(
     model: AbstractContinuousModel,
     x: Batch,
     condition: Condition | Batched,
-    key: KeyArray | None,
+    keys: Array | None,
     divergence: AbstractDivergence,
     solver: dfx.AbstractSolver,
     stepping: Stepping,
@@ -138,8 +156,8 @@ def _log_prob(
     rows, condition_of = rows_of(condition)
 
     def one(row: PyTree) -> LogProb:
-        index, x, condition_row = row
-        term, state, _ = augmented(divergence, x, None if key is None else jax.random.fold_in(key, index))
+        key, x, condition_row = row
+        term, state, _ = augmented(divergence, x, key)
         args = (model, condition_of(condition_row))
         (latent, change), _, stats, result = solve_one(
             term, solver, stepping, state, args, saveat=None, adjoint=adjoint, progress=progress
@@ -148,4 +166,4 @@ def _log_prob(
         value = model.source.log_density(latent) - jnp.mean(change)
         return LogProb(value, divergence.standard_error(change), latent, stats, result)
 
-    return map_samples(one, (jnp.arange(x.shape[0]), x, rows), lanes)
+    return map_samples(one, (keys, x, rows), lanes)
