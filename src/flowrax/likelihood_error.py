@@ -126,7 +126,7 @@ def _combine(answer: LogProb, more: LogProb, rows: np.ndarray, weight: float) ->
     value = (1 - weight) * answer.value[rows] + weight * more.value
     error = jnp.hypot((1 - weight) * answer.standard_error[rows], weight * more.standard_error)
     before = _take(answer.result, rows)
-    result = RESULTS.where(is_failed(before), before, more.result)
+    result = jax.vmap(RESULTS.where)(is_failed(before), before, more.result)
     return eqx.tree_at(
         lambda a: (a.value, a.standard_error, a.stats, a.result),
         answer,

@@ -24,8 +24,8 @@ class XTrace(AbstractDivergence):
 
     That is Epperly et al. (2024). The $m$ vectors $\omega_i$ are uniform on the sphere. $P_i$ projects on the range of
     $J$ on the other vectors, and $c_i = (d - m + 1) / |(I - P_i)\, \omega_i|^2$ removes the noise of the length. One
-    basis $Q$ of the range of $J \Omega = Q R$ serves all: $P_i = Q (I - s_i s_i^\top) Q^\top$, $s_i$ the unit vector that is
-    orthogonal to all columns of $R$ but the $i$-th. Half the products go into $Q$ and half into $J Q$.
+    basis $Q$ of the range of $J \Omega = Q R$ serves all: $P_i = Q (I - s_i s_i^\top) Q^\top$, $s_i$ the unit vector
+    that is orthogonal to all columns of $R$ but the $i$-th. Half the products go into $Q$ and half into $J Q$.
 
     The standard error takes the estimates for independent, which they are nearly but for few vectors: measured, it is
     7% low for 6 of them. For Jacobians of fast decaying spectrum; elsewhere [`Hutchinson`][] makes more of as many
