@@ -66,7 +66,8 @@ def trained(data, num_steps=1500):
 
 
 def digits():
-    data = load_digits().data.astype(np.float32)
+    images, _ = load_digits(return_X_y=True)
+    data = np.asarray(images, np.float32)
     return (data - data.mean()) / data.std()
 
 
