@@ -4,7 +4,7 @@ Probes are fixed along a solve, so the error of a log-density is that of one tra
 \mathrm{d}t$ on the trajectory; for signs its variance is $\sum_{i < j} (M_{ij} + M_{ji})^2 / k$. The reference is the
 whole Jacobian at the start of each step, held for the step, or interpolated to that of the next. It costs d products
 per step, beside 6 k for the stages of Dopri5. Networks are trained for a short while on 8 x 8 digits, and on the same
-digits blown up to 28 x 28 with noise. Prints standard deviations in nats; run by `python -m benchmarks.control_variate`.
+digits blown up to 28 x 28 with noise. Prints deviations in nats; run by `python -m benchmarks.control_variate`.
 """
 
 import sys
