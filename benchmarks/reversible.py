@@ -41,7 +41,7 @@ def loss(field, x0, num_steps, adjoint, stacked):
     def end(x, over_batch):
         term = dfx.ODETerm(lambda t, x, field: over_batch(lambda x: field(t, x, None))(x))
         steps = dfx.StepTo(ts=times)
-        return dfx.diffeqsolve(
+        ys = dfx.diffeqsolve(
             term,
             dfx.ReversibleHeun(),
             times[0],
@@ -52,7 +52,9 @@ def loss(field, x0, num_steps, adjoint, stacked):
             stepsize_controller=steps,
             adjoint=adjoint,
             max_steps=num_steps,
-        ).ys[0]
+        ).ys
+        assert ys is not None
+        return ys[0]
 
     ends = end(x0, jax.vmap) if stacked else jax.vmap(lambda x: end(x, lambda f: f))(x0)
     return jnp.mean(jnp.sum(ends**2, axis=-1))
@@ -64,7 +66,7 @@ def scanned(field, x0, num_steps):
     term = dfx.ODETerm(lambda t, x, field: jax.vmap(lambda x: field(t, x, None))(x))
 
     def step(carry, interval):
-        y, _, _, state, _ = solver.step(term, *interval, carry[0], field, carry[1], False)
+        y, _, _, state, _ = solver.step(term, interval[0], interval[1], carry[0], field, carry[1], False)
         return (y, state), None
 
     start = x0, solver.init(term, times[0], times[1], x0, field)
@@ -108,7 +110,9 @@ def rows(arrays, static, x0, num_steps, stacked):
             return loss(eqx.combine(arrays, static), x0, num_steps, adjoint, stacked)
 
         compiled = differentiated(value, stacked).lower(arrays, x0).compile()
-        memory.append(compiled.memory_analysis().temp_size_in_bytes / 1e6)
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        memory.append(analysis.temp_size_in_bytes / 1e6)
         errors.append(relative_error(compiled(arrays, x0)[1], exact))
         calls += [lambda f=jax.jit(value): f(arrays, x0), lambda f=compiled: f(arrays, x0)]
     seconds = medians(calls)

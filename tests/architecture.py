@@ -36,6 +36,7 @@ LAYERS = [
     "engine",
     "divergence",
     "last_step",
+    "likelihood_error",
     "likelihood",
     "sample",
     "parallel",

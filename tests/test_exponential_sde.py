@@ -101,11 +101,9 @@ WEAK = {"DDIM": 1, "SEEDS-1": 1, "SEEDS-2": 2, "2M": 2}
 def test_weak_order(name, x64):
     model = frx.oracle.Gaussian(np.array([1.5]), np.array([[0.3]])).model(frx.VariancePreserving())
     path, counts = model.schedule, np.array([64, 128, 256])
-    found = []
-    for n in counts:
-        times = np.array(path.time_at(jnp.linspace(path.log_snr(0.0), path.log_snr(0.97), n + 1)))
-        found.append(law(SOLVERS[name], model, 1.0, times))
-    want = model.source_at(float(times[-1]))
+    grids = [np.array(path.time_at(jnp.linspace(path.log_snr(0.0), path.log_snr(0.97), n + 1))) for n in counts]
+    found = [law(SOLVERS[name], model, 1.0, times) for times in grids]
+    want = model.source_at(float(grids[-1][-1]))
     # The data prediction at the mean is the mean of the data, so that all of these are exact there.
     np.testing.assert_allclose([mean for mean, _ in found], want.mean[0], rtol=1e-12)
     errors = [abs(variance - float(want.covariance[0, 0])) for _, variance in found]

@@ -29,7 +29,7 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
-from .divergence import Exact as Exact, Hutchinson as Hutchinson
+from .divergence import Exact as Exact, Hutchinson as Hutchinson, HutchPP as HutchPP, XTrace as XTrace
 from .dynamics import (
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,

@@ -63,6 +63,11 @@ class LogProb(eqx.Module):
     result: RESULTS
     is_bound: bool = eqx.field(static=True, default=False)
     """Whether `value` is a lower bound rather than the log-density."""
+    num_probes: Int[Array, "*n"] | None = None
+    """`(n,)`, probes that each row took, with `target_standard_error`."""
+    discretisation_error: PerSample | None = None
+    """`(n,)`, an estimate of what the steps of the solve add to `value`, in nats and signed; NaN where the finer solve
+    failed."""
 
 
 def is_failed(result: RESULTS) -> Array:

@@ -18,6 +18,7 @@ from .abstract import AbstractContinuousModel
 from .divergence import AbstractDivergence, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, placement_of, solve
+from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
 
 _EXACT = Exact()
 
@@ -63,6 +64,9 @@ def log_prob(
     adjoint: dfx.AbstractAdjoint | None = None,
     lanes: int | None = None,
     max_steps: int = 4096,
+    target_standard_error: float | None = None,
+    max_probes: int = 1024,
+    discretisation_error: bool = False,
     progress: ProgressLike = False,
     throw: bool = True,
 ) -> LogProb:
@@ -74,7 +78,7 @@ def log_prob(
     - `x`: `(n, *event)`. Split over devices (its sharding), each device solves its own rows.
     - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
     - `key`: for a random divergence; row `i` draws from `fold_in(key, i)` only.
-    - `divergence`: [`Exact`][] (the default) or [`Hutchinson`][].
+    - `divergence`: [`Exact`][] (the default), [`Hutchinson`][], [`HutchPP`][] or [`XTrace`][].
     - `solver`: a diffrax ODE solver; Dopri5 without.
     - `rtol`, `atol`: of the error per step in x and in the log-density of each row; 1e-5 each without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
@@ -82,6 +86,13 @@ def log_prob(
     - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps.
     - `lanes`: rows stepped at once, which bounds memory; by device without.
     - `max_steps`: of each adaptive solve.
+    - `target_standard_error`: in nats. Rows above it are solved again with fresh probes, doubled each time, until they
+        meet it or have `max_probes`; `LogProb.num_probes` counts them, and no standard error is embellished. For
+        [`Hutchinson`][] with at least 2 probes (8 or more give an error one can decide by), and outside `jit`.
+    - `max_probes`: of each row, all rounds together.
+    - `discretisation_error`: whether to solve once more, with the same probes and half steps on a grid or a tenth of
+        the tolerances, for `LogProb.discretisation_error`: `value` minus the finer value, after Richardson for a
+        grid. It estimates what the steps add to `value`, not the probes. Tolerances near rounding cannot be refined.
     - `progress`: True, or a diffrax progress meter.
     - `throw`: whether a failed solve raises; otherwise its row is NaN and carries its code.
 
@@ -111,11 +122,18 @@ def log_prob(
         norm=likelihood_norm,
     )
     condition = cast_condition(condition, model.dtype, events.shape[0])
-    placement = placement_of((events, split_condition(condition)[1]), (model, divergence, condition))
-    answer = _log_prob(model, events, condition, key, divergence, solver, stepping, adjoint, lanes, progress, placement)
-    if not throw:
-        return answer
-    return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps)
+    keys = None if key is None else keys_of_rows(key, len(events))
+
+    def evaluate(
+        x: Batch, condition: Condition | Batched, keys: Array | None, divergence: AbstractDivergence, stepping: Stepping
+    ) -> LogProb:
+        placement = placement_of((x, split_condition(condition)[1]), (model, divergence, condition))
+        answer = _log_prob(model, x, condition, keys, divergence, solver, stepping, adjoint, lanes, progress, placement)
+        return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps) if throw else answer
+
+    errors = ErrorOptions(target_standard_error, max_probes, discretisation_error)
+    errors.check(divergence, stepping, (model, events, condition, key))
+    return solve_with_errors(evaluate, events, condition, keys, divergence, solver, stepping, errors)
 
 
 @eqx.filter_jit
@@ -123,7 +141,7 @@ def _log_prob(
     model: AbstractContinuousModel,
     x: Batch,
     condition: Condition | Batched,
-    key: KeyArray | None,
+    keys: Array | None,
     divergence: AbstractDivergence,
     solver: dfx.AbstractSolver,
     stepping: Stepping,
@@ -135,12 +153,12 @@ def _log_prob(
     condition, rows = split_condition(condition)
 
     def evaluate(shared: PyTree, rows: PyTree, index: Array) -> LogProb:
-        (divergence, model, condition, key, solver, stepping), (x, rows) = shared, rows
-        own = lambda i, x: divergence.probes(None if key is None else jax.random.fold_in(key, i), x)  # noqa: E731
+        (divergence, model, condition, keys, solver, stepping), (x, rows) = shared, rows
+        probes = jax.vmap(divergence.probes)(None if keys is None else keys[index], x)
         solved = solve(
             _field,
             (divergence, model, condition),
-            (jax.vmap(lambda x: augmented_state(divergence, x))(x), (jax.vmap(own)(index, x), rows)),
+            (jax.vmap(lambda x: augmented_state(divergence, x))(x), (probes, rows)),
             solver=solver,
             stepping=stepping,
             lanes=lanes,
@@ -153,7 +171,7 @@ def _log_prob(
         value = jax.vmap(model.source.log_density)(latent) - jnp.mean(change, axis=-1)
         return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
 
-    shared = divergence, model, condition, key, solver, stepping
+    shared = divergence, model, condition, keys, solver, stepping
     return on_each_device(evaluate, placement, x.shape[0], shared, (x, rows))
 
 

@@ -68,6 +68,13 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
         """Of the method: diffrax's forward-mode adjoints set it on every Runge-Kutta method, wrapped ones too."""
         return self.solver.scan_kind
 
+    @property
+    def num_evaluations_per_step(self) -> int:
+        """Both of the coupled states take a step; an error estimate may need one stage more."""
+        tableau = self.solver.tableau
+        assert isinstance(tableau, dfx.ButcherTableau)
+        return 2 * (tableau.num_stages - int(tableau.fsal)) + int(tableau.fsal)
+
     def order(self, terms: PyTree) -> int | None:
         return self.solver.order(terms)
 

@@ -1,0 +1,14 @@
+"""The divergence of a vector field: exactly, or by random probes with a standard error."""
+
+from .base import AbstractDivergence as AbstractDivergence
+from .exact import Exact as Exact
+from .hutchinson import Hutchinson as Hutchinson
+from .hutchpp import HutchPP as HutchPP
+from .probes import (
+    AbstractProbes as AbstractProbes,
+    Gaussian as Gaussian,
+    Hadamard as Hadamard,
+    Rademacher as Rademacher,
+    Sphere as Sphere,
+)
+from .xtrace import XTrace as XTrace

@@ -1,0 +1,63 @@
+r"""Hutchinson's estimate of a trace: the mean of $\epsilon^\top J\, \epsilon$ over probes of covariance one."""
+
+import math
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Event, KeyArray
+from .base import AbstractDivergence, VectorField, jacobian_products, key_or_raise, standard_error_of_mean
+from .probes import AbstractProbes, Rademacher
+
+
+class Hutchinson(AbstractDivergence):
+    """The mean over random probes, with the standard error of that mean.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{grathwohl2019ffjord,
+            author={Grathwohl, Will and Chen, Ricky T. Q. and Bettencourt, Jesse and Sutskever, Ilya and
+                Duvenaud, David},
+            title={{FFJORD}: Free-form Continuous Dynamics for Scalable Reversible Generative Models},
+            booktitle={International Conference on Learning Representations},
+            year={2019},
+        }
+        ```
+    """
+
+    num_probes: int = eqx.field(static=True)
+    law: AbstractProbes
+    needs_key: ClassVar[bool] = True
+
+    def __init__(self, num_probes: int = 1, law: AbstractProbes | None = None):
+        """**Arguments:**
+
+        - `num_probes`: products with the Jacobian at each evaluation; they share the evaluation itself.
+        - `law`: of the probes, [`Rademacher`][] without. Raises `ValueError` unless `num_probes >= 1`.
+        """
+        if num_probes < 1:
+            raise ValueError(f"num_probes must be at least 1; got {num_probes}.")
+        self.num_probes, self.law = num_probes, Rademacher() if law is None else law
+
+    @property
+    def num_estimates(self) -> int:
+        return self.num_probes
+
+    def probes(self, key: KeyArray | None, x: Event) -> Array:
+        return self.law(key_or_raise(self, key), (self.num_probes, *x.shape), x.dtype)
+
+    def __call__(self, field: VectorField, x: Event, probes: Array | None) -> tuple[Event, Array]:
+        assert probes is not None
+        value, products = jacobian_products(field, x)
+        vectors = probes.reshape(self.num_probes, -1)
+        estimates = jnp.sum(vectors * products(vectors), axis=1)
+        ratio = self.law.error_ratio(self.num_probes, math.prod(x.shape))
+        if ratio == 1:
+            return value, estimates
+        mean = jnp.mean(estimates)
+        return value, mean + ratio * (estimates - mean)
+
+    def standard_error(self, estimates: Array) -> Array:
+        return standard_error_of_mean(estimates)

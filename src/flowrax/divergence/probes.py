@@ -1,0 +1,101 @@
+"""Laws of random vectors with covariance one."""
+
+import abc
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, DType, KeyArray, Shape
+
+
+class AbstractProbes(eqx.Module):
+    r"""A law of random vectors $\epsilon$ with $\mathbb{E}[\epsilon \epsilon^\top] = I$, drawn several at once."""
+
+    @abc.abstractmethod
+    def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
+        """Draws an array of that shape, `(num, *event)`."""
+
+    @abc.abstractmethod
+    def error_ratio(self, num: int, size: int) -> float:
+        """The standard error of a mean over `num` probes of `size` elements, over that of as many independent ones."""
+
+
+class Rademacher(AbstractProbes):
+    """Signs: the least variance among independent entries, none at all for a diagonal Jacobian."""
+
+    def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
+        return jax.random.rademacher(key, shape, dtype)
+
+    def error_ratio(self, num: int, size: int) -> float:
+        return 1.0
+
+
+class Gaussian(AbstractProbes):
+    """Standard normal entries."""
+
+    def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
+        return jax.random.normal(key, shape, dtype)
+
+    def error_ratio(self, num: int, size: int) -> float:
+        return 1.0
+
+
+class Sphere(AbstractProbes):
+    r"""Uniform on the sphere of radius $\sqrt d$: Gaussian directions without the noise of their lengths."""
+
+    def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
+        num, *event = shape
+        directions = jax.random.normal(key, (num, math.prod(event)), dtype)
+        lengths = jnp.linalg.norm(directions, axis=1, keepdims=True)
+        return (directions / lengths * math.sqrt(math.prod(event))).reshape(shape)
+
+    def error_ratio(self, num: int, size: int) -> float:
+        return 1.0
+
+
+class Hadamard(AbstractProbes):
+    r"""Different rows, in random order, of a Hadamard matrix of order $N = 2^m \ge d$ whose columns have random signs.
+
+    Its first $d$ columns are used. They are orthogonal, $\sum_a h_{ai} h_{aj} = N \delta_{ij}$, so the mean of
+    $\epsilon^\top J \epsilon$ over all $N$ rows is the trace whatever the signs, and $k$ rows drawn without replacement
+    are a simple random sample from a finite population with that mean. By the theory of such samples (Cochran 1977,
+    theorems 2.1 to 2.4) the estimate is unbiased for every $d$, and $(1 - k / N)\, s^2 / k$ is an unbiased estimate of
+    its variance, $s^2$ the sample variance of the $k$ terms: all rows give the trace with no error.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{cochran1977sampling,
+            author={Cochran, William G.},
+            title={Sampling Techniques},
+            edition={3},
+            publisher={Wiley},
+            year={1977},
+        }
+        ```
+    """
+
+    def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
+        num, *event = shape
+        size = math.prod(event)
+        order = self.num_rows(size)
+        if num > order:
+            raise ValueError(
+                f"Hadamard has {order} rows for events of {size} elements, which give the trace exactly; got "
+                f"num_probes={num}, take at most {order}."
+            )
+        row_key, sign_key = jax.random.split(key)
+        rows = jax.random.permutation(row_key, order)[:num]
+        # Sylvester's matrix: entry (a, i) is -1 to the number of ones that the binary forms of a and i share.
+        shared = jax.lax.population_count(rows[:, None] & jnp.arange(size)[None, :])
+        signs = jax.random.rademacher(sign_key, (size,), dtype)
+        return ((1 - 2 * (shared % 2)).astype(dtype) * signs[None, :]).reshape(shape)
+
+    def num_rows(self, size: int) -> int:
+        """The least power of two that is not below `size`."""
+        return 1 << (size - 1).bit_length()
+
+    def error_ratio(self, num: int, size: int) -> float:
+        return math.sqrt(1 - num / self.num_rows(size))
