@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowrax as frx
-from benchmarks.trace import digits, trained
+from benchmarks.trace_estimators import digits, trained
 
 STAGES, PARTS = 6, 4
 

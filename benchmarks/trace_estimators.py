@@ -2,7 +2,7 @@
 
 Prints times of (field + divergence) over those of the field alone, medians of alternating runs in one process; then,
 for a network trained for a short while on 8 x 8 digits, the standard deviation of each estimator of the trace at 24
-products. Run as `python benchmarks/trace.py`; `--quick` runs two dimensions only.
+products. Run as `python benchmarks/trace_estimators.py`; `--quick` runs two dimensions only.
 """
 
 import functools
