@@ -107,7 +107,7 @@ class Problem(eqx.Module):
         terms, args = self.terms(shared, start)
         t0, t1 = stepping.span
         first, controller_state = stepping.directed_controller.init(
-            _for_first_step(terms), t0, t1, start[0], None, args, solver.func, solver.error_order(terms)
+            terms, t0, t1, start[0], stepping.first_step, args, solver.func, solver.error_order(terms)
         )
         interval = Interval(t0, jnp.minimum(first, t1), jnp.asarray(False))
         return Progress(
@@ -203,12 +203,3 @@ def _reversed(terms: Any) -> Any:
 
 def _is_term(leaf: Any) -> bool:
     return isinstance(leaf, dfx.AbstractTerm)
-
-
-def _for_first_step(terms: Any) -> Any:
-    # diffrax estimates a first step for an `ODETerm` alone.
-    if isinstance(terms, dfx.MultiTerm | dfx.ControlTerm) or not _is_term(terms):
-        return terms
-    if not isinstance(terms, Reversed):
-        return dfx.ODETerm(terms.vf)
-    return dfx.ODETerm(lambda t, y, args: jax.tree.map(jnp.negative, terms.vf(t, y, args)))

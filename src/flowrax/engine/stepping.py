@@ -17,6 +17,10 @@ Grid = int | Numbers
 # Resolution of the Brownian tree of an adaptive SDE solve, as a fraction of its interval.
 _TREE_RESOLUTION = 2.0**-13
 
+# The first step of an adaptive solve, in units of time, as of `diffeqsolve`. A flow amplifies what goes wrong early, so
+# that small steps which grow are worth more than an estimated first step: see the page on the design.
+_FIRST_STEP = 0.01
+
 
 class Stepping(eqx.Module):
     """How a solve advances, from `start` to `end`, which may be the smaller."""
@@ -27,6 +31,11 @@ class Stepping(eqx.Module):
     grid: Array | None
     max_steps: int = eqx.field(static=True)
     backward: bool = eqx.field(static=True)
+
+    @property
+    def first_step(self) -> Array:
+        """Of an adaptive solve."""
+        return jnp.asarray(_FIRST_STEP, self.start.dtype)
 
     @property
     def directed_controller(self) -> dfx.AbstractStepSizeController:
