@@ -1,9 +1,6 @@
 """The engine: many samples on few lanes, each as if it were alone, and the exact gradient of what it did."""
 
 import math
-import os
-import subprocess
-import sys
 
 import diffrax as dfx
 import equinox as eqx
@@ -15,45 +12,21 @@ import pytest
 import flowrax as frx
 from flowrax.engine import make_stepping, record, solve
 from laws import SCHEDULES, mixture
-
-KEY = jax.random.key(0)
-CONTROLLER = dfx.PIDController(rtol=1e-9, atol=1e-9, pcoeff=0.4, icoeff=0.3)
-
-
-class Net(eqx.Module):
-    """A perceptron of (t, x, condition)."""
-
-    mlp: eqx.nn.MLP
-
-    def __call__(self, t, x, condition):
-        return self.mlp(jnp.concatenate([jnp.reshape(t, 1).astype(x.dtype), x, condition]))
-
-
-def problem(n=6):
-    """A model, starts and a condition for each, in double precision."""
-    mlp = eqx.nn.MLP(5, 2, 8, 1, activation=jnp.tanh, dtype=jnp.float64, key=KEY)
-    x0 = jax.random.normal(KEY, (n, 2), jnp.float64) * jnp.linspace(0.1, 3, n)[:, None]
-    condition = jax.random.normal(jax.random.fold_in(KEY, 1), (n, 2), jnp.float64)
-    return frx.Model(Net(mlp), frx.Linear(), shape=(2,)), x0, condition
-
-
-def draw(arguments, **options):
-    model, x0, condition = arguments
-    return frx.sample(model, KEY, len(x0), x0=x0, condition=frx.Batched(condition), **options)
+from solving import CONTROLLER, KEY, draw, problem
 
 
 @pytest.mark.parametrize("name", ["linear", "vp"])
 def test_a_sample_does_not_depend_on_lanes_or_neighbours(name, x64):
-    """The same draws and steps; values to 1e-11 of double precision, the rounding of products of another batch."""
+    """The same draws and steps; values to 1e-9: products round otherwise in another batch, and a flow amplifies it."""
     model = mixture(25, 2, jnp.float64).model(SCHEDULES[name])
     whole = frx.sample(model, KEY, 40, with_log_prob=True)
     for lanes in (1, 7, 40):
         other = frx.sample(model, KEY, 40, with_log_prob=True, lanes=lanes)
         assert np.array_equal(other.stats.num_steps, whole.stats.num_steps)
-        assert np.allclose(other.x, whole.x, rtol=0, atol=1e-11)
-        assert np.allclose(other.log_prob, whole.log_prob, rtol=0, atol=1e-11)
+        assert np.allclose(other.x, whole.x, rtol=0, atol=1e-9)
+        assert np.allclose(other.log_prob, whole.log_prob, rtol=0, atol=1e-9)
     fewer = frx.sample(model, KEY, 11, with_log_prob=True)
-    assert np.allclose(fewer.x, whole.x[:11], rtol=0, atol=1e-11)
+    assert np.allclose(fewer.x, whole.x[:11], rtol=0, atol=1e-9)
     assert int(whole.stats.num_steps.max()) > int(whole.stats.num_steps.min())
 
 
@@ -135,7 +108,8 @@ def test_adaptive_gradient_is_that_of_the_accepted_steps(solver, budget, monkeyp
     """One sample at a time on the grid of its own steps gives the same gradient, by diffrax's autodiff, to rounding."""
     if budget is not None:
         monkeypatch.setattr(record, "_BUDGET", budget)
-    tolerance = dict(rtol=1e-4, atol=1e-4, max_steps=201 if budget is None else 200)
+    small = 1e-8 if isinstance(solver, dfx.Dopri5) else 1e-4
+    tolerance = dict(rtol=small, atol=small, max_steps=201 if budget is None else 200)
     model, x0, condition = problem(5)
     kept = draw((model, x0, condition), solver=solver, saveat=dfx.SaveAt(t0=True, steps=True), **tolerance)
     ours = eqx.filter_grad(loss)((model, x0, condition), solver=solver, lanes=2, **tolerance)
@@ -227,59 +201,3 @@ def test_each_sample_has_an_error_control_of_its_own(x64):
     alone = frx.sample(model, KEY, 1, x0=x0[:1], condition=frx.Batched(rates[11:12]))
     assert np.allclose(together.x[11], alone.x[0], rtol=0, atol=1e-12)
     assert int(together.stats.num_steps[11]) > 4 * int(together.stats.num_steps[10])
-
-
-class Meter(dfx.AbstractProgressMeter):
-    """Writes down what it is told."""
-
-    seen: list = eqx.field(static=True)
-
-    def init(self):
-        return jnp.zeros(())
-
-    def step(self, state, progress):
-        jax.debug.callback(lambda p: self.seen.append(float(p)), progress)
-        return state
-
-    def close(self, state):
-        return None
-
-
-@pytest.mark.parametrize("stepping", [dict(grid=5), dict(lanes=2)], ids=["grid", "adaptive"])
-def test_progress_rises_to_one(stepping, x64):
-    seen = []
-    draw(problem(), progress=Meter(seen), **stepping)
-    jax.effects_barrier()
-    assert len(seen) >= 5 and max(seen) == 1 and min(seen) >= 0
-
-
-ON_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-import flowrax as frx
-jax.config.update("jax_enable_x64", True)
-mesh = jax.make_mesh((8,), ("samples",))
-oracle = frx.oracle.GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.0, 1.0]], jnp.stack([0.2 * jnp.eye(2)] * 2))
-model, key = oracle.model(frx.Linear()), jax.random.key(0)
-x0 = jax.random.normal(key, (32, 2))
-split = jax.device_put(x0, NamedSharding(mesh, PartitionSpec("samples")))
-for options in (dict(with_log_prob=True), dict(dynamics=frx.ReverseSDE(t_max=0.9), grid=20)):
-    one, eight = (frx.sample(model, key, 32, x0=x, **options) for x in (x0, split))
-    assert len(eight.x.sharding.device_set) == 8
-    assert np.allclose(one.x, eight.x, rtol=0, atol=1e-11)
-    assert np.array_equal(one.stats.num_steps, eight.stats.num_steps)
-one, eight = (frx.log_prob(model, x, key=key, divergence=frx.Hutchinson(2)) for x in (x0, split))
-assert np.allclose(one.value, eight.value, rtol=0, atol=1e-11)
-print("agree")
-"""
-
-
-def test_one_device_and_eight_agree(tmp_path):
-    """Each of eight devices solves its own samples, with the draws that they have on one."""
-    script = tmp_path / "devices.py"
-    script.write_text(ON_DEVICES)
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    ran = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
-    assert ran.stdout.strip() == "agree", ran.stderr[-2000:]

@@ -78,11 +78,17 @@ def is_failed(result: RESULTS) -> Array:
 def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
     failed = np.asarray(is_failed(result))
     limit = int(np.sum(np.asarray(result == RESULTS.max_steps_reached)))
+    short = int(np.sum(np.asarray(result == RESULTS.dt_min_reached)))
     count = int(failed.sum())
     if limit:
         cause = (
             f"the limit of max_steps={max_steps} was reached in {limit}; raise max_steps, loosen rtol and atol, "
             "or look for NaN in the network's output."
+        )
+    elif short:
+        cause = (
+            f"the steps became too small for the precision of time in {short}; the velocity may be singular there: "
+            "loosen rtol and atol, or stop short of it by t_min and t_max."
         )
     else:
         cause = "the state became NaN or infinite; check the network's output, or take smaller steps."

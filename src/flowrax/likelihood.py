@@ -17,7 +17,7 @@ from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel
 from .divergence import AbstractDivergence, Exact
 from .dynamics import ProbabilityFlow
-from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, placement_of, solve
+from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, place, solve
 from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
 
 _EXACT = Exact()
@@ -84,7 +84,7 @@ def log_prob(
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
     - `stepsize_controller`: instead, a diffrax controller.
     - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps.
-    - `lanes`: rows stepped at once, which bounds memory; by device without.
+    - `lanes`: rows stepped at once, which bounds memory; without, by device for adaptive steps, all on a grid.
     - `max_steps`: of each adaptive solve.
     - `target_standard_error`: in nats. Rows above it are solved again with fresh probes, doubled each time, until they
         meet it or have `max_probes`; `LogProb.num_probes` counts them, and no standard error is embellished. For
@@ -127,8 +127,9 @@ def log_prob(
     def evaluate(
         x: Batch, condition: Condition | Batched, keys: Array | None, divergence: AbstractDivergence, stepping: Stepping
     ) -> LogProb:
-        placement = placement_of((x, split_condition(condition)[1]), (model, divergence, condition))
-        answer = _log_prob(model, x, condition, keys, divergence, solver, stepping, adjoint, lanes, progress, placement)
+        shared, rows = split_condition(condition)
+        rows, placement = place((x, rows), (model, divergence, shared))
+        answer = _log_prob(model, rows, shared, keys, divergence, solver, stepping, adjoint, lanes, progress, placement)
         return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps) if throw else answer
 
     errors = ErrorOptions(target_standard_error, max_probes, discretisation_error)
@@ -139,8 +140,8 @@ def log_prob(
 @eqx.filter_jit
 def _log_prob(
     model: AbstractContinuousModel,
-    x: Batch,
-    condition: Condition | Batched,
+    rows: tuple[Batch, PyTree],
+    condition: Condition,
     keys: Array | None,
     divergence: AbstractDivergence,
     solver: dfx.AbstractSolver,
@@ -150,8 +151,6 @@ def _log_prob(
     progress: ProgressLike,
     placement: Placement | None,
 ) -> LogProb:
-    condition, rows = split_condition(condition)
-
     def evaluate(shared: PyTree, rows: PyTree, index: Array) -> LogProb:
         (divergence, model, condition, keys, solver, stepping), (x, rows) = shared, rows
         probes = jax.vmap(divergence.probes)(None if keys is None else keys[index], x)
@@ -172,7 +171,7 @@ def _log_prob(
         return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
 
     shared = divergence, model, condition, keys, solver, stepping
-    return on_each_device(evaluate, placement, x.shape[0], shared, (x, rows))
+    return on_each_device(evaluate, placement, rows[0].shape[0], shared, rows)
 
 
 def _field(shared: PyTree, start: PyTree) -> tuple[dfx.ODETerm, PyTree]:

@@ -20,10 +20,11 @@ from .engine import (
     ProgressLike,
     Solved,
     Stepping,
+    check_saveat,
     make_noise,
     make_stepping,
     on_each_device,
-    placement_of,
+    place,
     solve,
 )
 from .last_step import AbstractLastStep
@@ -69,9 +70,10 @@ def sample(
     - `rtol`, `atol`: of the error per step of each sample; the dynamics' `default_tolerance` without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
     - `stepsize_controller`: instead, a diffrax controller.
-    - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps.
+    - `adjoint`: a diffrax adjoint; without, the exact gradient of the accepted steps with respect to the leaves of
+        model, condition and `x0` (a network that closes over an array instead of holding it needs an adjoint).
     - `saveat`: a `diffrax.SaveAt(ts=...)` (or `steps=True`) fills `Samples.trajectory` and `Samples.times`.
-    - `lanes`: samples stepped at once, which bounds memory; by device without.
+    - `lanes`: samples stepped at once, which bounds memory; without, by device for adaptive steps, all on a grid.
     - `last_step`: what to do with the end state, such as [`Tweedie`][]; refused with `with_log_prob`.
     - `with_log_prob`: whether to solve for the log-density of each sample too; probability flow only.
     - `divergence`: for that, [`Exact`][] without.
@@ -109,15 +111,13 @@ def sample(
         last_step=last_step,
         solver=solver,
         stepping=stepping,
-        saveat=saveat,
+        saveat=check_saveat(saveat, stepping),
         adjoint=adjoint,
         progress=progress,
     )
-    condition = cast_condition(condition, model.dtype, num_samples)
-    rows = start, split_condition(condition)[1]
-    answer = _sample(
-        plan, model, key, num_samples, condition, start, lanes, placement_of(rows, (model, plan, condition))
-    )
+    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    rows, placement = place((start, rows), (model, plan, shared))
+    answer = _sample(plan, model, key, num_samples, shared, rows, lanes, placement)
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps) if throw else answer
 
 
@@ -205,13 +205,11 @@ def _sample(
     model: AbstractContinuousModel,
     key: KeyArray,
     num_samples: int,
-    condition: Condition | Batched,
-    x0: Batch | None,
+    condition: Condition,
+    rows: tuple[Batch | None, PyTree],
     lanes: int | None,
     placement: Placement | None,
 ) -> Samples:
-    condition, rows = split_condition(condition)
-
     def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
         (plan, model, condition, key), (x0, rows) = shared, rows
         source = plan.dynamics.source(model)
@@ -231,7 +229,7 @@ def _sample(
         return _answer(plan, model, condition, rows, start, solved)
 
     shared = plan, model, condition, key
-    return on_each_device(draw, placement, num_samples, shared, (x0, rows))
+    return on_each_device(draw, placement, num_samples, shared, rows)
 
 
 def _answer(

@@ -1,6 +1,7 @@
 """Many solves at once: the only place that calls diffrax's solvers."""
 
-from .placement import Placement as Placement, on_each_device as on_each_device, placement_of as placement_of
+from .placement import Placement as Placement, on_each_device as on_each_device, place as place
+from .saving import check_saveat as check_saveat
 from .solve import ProgressLike as ProgressLike, Solved as Solved, solve as solve
 from .stepping import (
     Grid as Grid,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._result import RESULTS
 from .._typing import Array, Int, PyTree
+from ..stepper.march import any_in_batch
 from .problem import Problem, Progress, select, take
 from .record import Record, capacity_for, empty_points
 from .saving import Saver
@@ -144,7 +145,9 @@ def solve_lanes(
     blank = jax.vmap(lambda start: saver.blank(problem, shared, start))(starts)
     work = _Work(problem, saver, shared, starts, firsts, blank, meter)
     loop = work.begin(lanes, recording)
-    loop = jax.lax.while_loop(lambda loop: jnp.any(loop.rows < work.n), lambda loop: work.advance(loop), loop)
+    loop = jax.lax.while_loop(
+        lambda loop: any_in_batch(jnp.any(loop.rows < work.n)), lambda loop: work.advance(loop), loop
+    )
     meter.close(loop.meter)
     return loop.outcome, loop.record
 

@@ -15,20 +15,24 @@ Placement = tuple[Mesh, str | tuple[str, ...]]
 """A mesh of devices and those of its axes along which samples are split."""
 
 
-def placement_of(rows: PyTree, shared: PyTree) -> Placement | None:
-    """Where the first split leaf of `rows` has its leading axis; None for samples in one place.
+def place(rows: PyTree, shared: PyTree) -> tuple[PyTree, Placement | None]:
+    """All leaves of `rows` split as the first leaf that is, and how; unchanged where none is.
 
-    None, too, under a transformation: there the compiler places what it is given.
+    Where `shared` is under a transformation the compiler places the work, on a mesh whose axes are left to it.
     """
-    if is_traced(rows, shared):
-        return None
+    if is_traced(rows):
+        return rows, None
     for leaf in jax.tree.leaves(rows):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and len(sharding.spec) > 0 and sharding.spec[0] is not None:
-            if sharding.mesh.size > 1:
-                assert isinstance(sharding.mesh, Mesh)
-                return sharding.mesh, sharding.spec[0]
-    return None
+            mesh, axis = sharding.mesh, sharding.spec[0]
+            if mesh.size > 1:
+                assert isinstance(mesh, Mesh)
+                by_compiler = is_traced(shared)
+                mesh = Mesh(mesh.devices, mesh.axis_names) if by_compiler else mesh
+                split = NamedSharding(mesh, PartitionSpec(axis))
+                return jax.device_put(rows, split), None if by_compiler else (mesh, axis)
+    return rows, None
 
 
 def on_each_device(

@@ -8,7 +8,7 @@ Time runs forward here: a solve towards smaller times is solved in $\tau = -t$.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax as dfx
 import equinox as eqx
@@ -28,6 +28,8 @@ class Reversed(dfx.AbstractTerm):
     r"""A term in $\tau = -t$."""
 
     term: dfx.AbstractTerm
+    direction: ClassVar[int] = -1
+    """What exponential solvers multiply their time with."""
 
     def vf(self, t: Scalar, y: PyTree, args: PyTree) -> PyTree:
         return self.term.vf(-t, y, args)
@@ -63,11 +65,6 @@ class Progress(eqx.Module):
     num_steps: Array
     num_accepted: Array
     result: RESULTS
-
-    @property
-    def num_rejected(self) -> Array:
-        """Steps that the error control refused."""
-        return self.num_steps - self.num_accepted
 
 
 class Problem(eqx.Module):
@@ -191,7 +188,9 @@ def take(tree: PyTree, rows: Array) -> PyTree:
 
 
 def _reuses_last_stage(solver: dfx.AbstractSolver) -> bool:
-    tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) else None
+    # diffrax calls a wrapper an instance of what it wraps.
+    wrapped = isinstance(solver, dfx.AbstractWrappedSolver)
+    tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) and not wrapped else None
     return isinstance(tableau, dfx.ButcherTableau) and tableau.fsal
 
 

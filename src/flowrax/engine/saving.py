@@ -44,10 +44,11 @@ class Saver(eqx.Module):
         if self.is_idle:
             return None
         stepping = problem.stepping
-        first = self.fn(stepping.start, start[0], problem.terms(shared, start)[1])
+        first = jax.tree.map(jnp.asarray, self.fn(stepping.start, start[0], problem.terms(shared, start)[1]))
         slots = self._num_slots(stepping.max_steps)
         times = jnp.full(slots, jnp.inf, stepping.start.dtype)
-        values = jax.tree.map(lambda leaf: jnp.full((slots, *leaf.shape), jnp.inf, leaf.dtype), first)
+        unset = lambda leaf: jnp.inf if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0  # noqa: E731
+        values = jax.tree.map(lambda leaf: jnp.full((slots, *leaf.shape), unset(leaf), leaf.dtype), first)
         if self.start:
             times = times.at[0].set(stepping.start)
             values = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), values, first)
@@ -126,22 +127,30 @@ class Saver(eqx.Module):
 
 
 def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver:
-    """The saver of a `diffrax.SaveAt`; raises `ValueError` for what it cannot keep."""
+    """The saver of a `diffrax.SaveAt` that passed [`check_saveat`][]."""
     if saveat is None:
         return Saver(False, False, 0, None, None)
     sub = saveat.subs
+    assert isinstance(sub, dfx.SubSaveAt)
+    ts = None if sub.ts is None else sub.ts.astype(stepping.start.dtype)
+    return Saver(sub.t0, sub.t1, sub.steps, -ts[::-1] if ts is not None and stepping.backward else ts, sub.fn)
+
+
+def check_saveat(saveat: dfx.SaveAt | None, stepping: Stepping) -> dfx.SaveAt | None:
+    """Raises `ValueError` for what cannot be kept; brings times to the ends that they miss by rounding."""
+    if saveat is None:
+        return None
+    sub = saveat.subs
     if saveat.dense or not isinstance(sub, dfx.SubSaveAt):
         raise ValueError("saveat takes one of ts=, steps=, t0= and t1=, not dense= nor several subs=.")
-    if sub.ts is not None and sub.steps:
+    if sub.ts is None:
+        return saveat
+    if sub.steps:
         raise ValueError("saveat takes ts= or steps=, not both.")
-    ts = None
-    if sub.ts is not None:
-        ts = sub.ts.astype(stepping.start.dtype)
-        low, high = sorted((float(stepping.start), float(stepping.end))) if not is_traced(stepping.start) else (0, 0)
-        if not is_traced(ts, stepping.start):
-            times, margin = np.asarray(ts), 1e-6
-            if np.any(times < low - margin) or np.any(times > high + margin) or np.any(np.diff(times) < 0):
-                raise ValueError(f"saveat's ts must be increasing times from {low:g} to {high:g}.")
-            ts = jnp.clip(ts, low, high)
-        ts = -ts[::-1] if stepping.backward else ts
-    return Saver(sub.t0, sub.t1, sub.steps, ts, sub.fn)
+    if is_traced(sub.ts, stepping):
+        return saveat
+    low, high = sorted((float(stepping.start), float(stepping.end)))
+    times, margin = np.asarray(sub.ts, np.float64), 1e-6 * max(1.0, abs(low), abs(high))
+    if np.any(times < low - margin) or np.any(times > high + margin) or np.any(np.diff(times) < 0):
+        raise ValueError(f"saveat's ts must be increasing and within this solve's times, {low:g} to {high:g}.")
+    return eqx.tree_at(lambda s: s.subs.ts, saveat, jnp.clip(sub.ts.astype(stepping.start.dtype), low, high))

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from .._result import RESULTS, Stats
-from .._typing import Array, PyTree
+from .._typing import Array, DType, PyTree
 from .fixed import solve_fixed
 from .lanes import Outcome, solve_lanes
-from .problem import Field, Problem
+from .problem import Field, Problem, select
 from .record import Record
 from .replay import Cotangents, pull_back
 from .saving import Saved, Saver, make_saver
@@ -32,7 +32,7 @@ _LANES = {"cpu": 1024, "gpu": 8192, "tpu": 8192}
 
 
 class Solved(eqx.Module):
-    """The answers of `solve`, every leaf with a leading axis `n`. A sample that failed is NaN throughout."""
+    """The answers of `solve`, with a leading axis `n`; a sample that failed is NaN, as is what is saved of it."""
 
     y: PyTree
     saved: Saved | None
@@ -74,14 +74,16 @@ def solve(
     """
     if lanes is not None and lanes < 1:
         raise ValueError(f"lanes must be at least 1; got {lanes}.")
+    # The error control is no part of the discrete solve that is differentiated.
+    stepping = eqx.tree_at(lambda s: s.controller, stepping, _constant(stepping.controller))
+    starts = (_at_least(stepping.start.dtype, starts[0]), starts[1])
     problem, saver, meter = Problem(field, solver, stepping), make_saver(saveat, stepping), _meter(progress)
     if adjoint is None:
         options = _Options(problem, saver, meter, _num_lanes(stepping, starts, lanes))
         outcome = _replayed((shared, starts), options)
     else:
         outcome = _mapped(problem, saveat, shared, starts, adjoint, meter, lanes)
-    finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1), outcome.y)
-    finite = jax.tree.reduce(jnp.logical_and, finite)
+    finite = _finite_rows(outcome.y)
     result = _where(~finite & (outcome.result == RESULTS.successful), _NONFINITE, outcome.result)
     good = result == RESULTS.successful
     stats = Stats(
@@ -89,8 +91,33 @@ def solve(
         num_rejected=outcome.num_steps - outcome.num_accepted,
         num_evaluations=outcome.num_steps * evaluations_per_step(solver),
     )
-    y = jax.tree.map(lambda leaf: jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.nan), outcome.y)
-    return Solved(y, outcome.saved, stats, result)
+    saved = outcome.saved
+    if saved is not None:
+        saved = Saved(saved.times, _good_rows(good, saved.values))
+    return Solved(_good_rows(good, outcome.y), saved, stats, result)
+
+
+def _finite_rows(tree: PyTree) -> Array:
+    finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1), tree)
+    return jax.tree.reduce(jnp.logical_and, finite)
+
+
+def _good_rows(good: Array, tree: PyTree) -> PyTree:
+    """Rows that are not good become NaN."""
+    arrays, others = eqx.partition(tree, eqx.is_inexact_array)
+    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), arrays)
+    return eqx.combine(select(good, arrays, nan), others)
+
+
+def _constant(tree: PyTree) -> PyTree:
+    arrays, others = eqx.partition(tree, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), others)
+
+
+def _at_least(dtype: DType, tree: PyTree) -> PyTree:
+    """States of a lower precision than time are stepped in that of time, as `diffeqsolve` does."""
+    lower = lambda leaf: jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if lower(leaf) else leaf, tree)
 
 
 def _where(condition: Array, yes: RESULTS, no: RESULTS) -> RESULTS:
@@ -137,7 +164,8 @@ def _replayed(arguments: PyTree, options: _Options) -> Outcome:
 @_replayed.def_fwd
 def _replayed_fwd(perturbed: PyTree, arguments: PyTree, options: _Options) -> tuple[Outcome, Any]:
     outcome, record = _forward(arguments, options, recording=True)
-    counts = jnp.where(outcome.result == RESULTS.successful, outcome.num_accepted, 0)
+    good = (outcome.result == RESULTS.successful) & _finite_rows(outcome.y)
+    counts = jnp.where(good, outcome.num_accepted, 0)
     return outcome, (record, counts, outcome.y, outcome.saved)
 
 
@@ -148,10 +176,11 @@ def _replayed_bwd(residuals: Any, given: Outcome, perturbed: PyTree, arguments: 
     is_none = lambda leaf: leaf is None  # noqa: E731
     end = jax.tree.map(zeros, given.y, y, is_leaf=is_none)
     good = counts > 0
-    end = jax.tree.map(lambda leaf: jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0), end)
+    end = select(good, end, jax.tree.map(jnp.zeros_like, end))
     kept = None
     if given.saved is not None and jax.tree.leaves(given.saved.values):
-        kept = jax.tree.map(zeros, given.saved.values, saved.values, is_leaf=is_none)
+        values = eqx.filter(saved.values, eqx.is_inexact_array)
+        kept = jax.tree.map(zeros, given.saved.values, values, is_leaf=is_none)
     o, (shared, starts) = options, arguments
     return pull_back(o.problem, o.saver, shared, starts, perturbed, record, counts, Cotangents(end, kept), o.lanes)
 

@@ -50,6 +50,8 @@ class Stepping(eqx.Module):
 
 def has_error_estimate(solver: dfx.AbstractSolver) -> bool:
     """Whether a solver can be stepped adaptively."""
+    if isinstance(solver, dfx.AbstractWrappedSolver):
+        return type(solver) is dfx.HalfSolver or has_error_estimate(solver.solver)
     if isinstance(solver, dfx.AbstractSRK):
         return solver.tableau.b_error is not None
     return isinstance(solver, dfx.AbstractAdaptiveSolver)
@@ -60,7 +62,7 @@ def evaluations_per_step(solver: dfx.AbstractSolver) -> int:
     stated = getattr(solver, "num_evaluations_per_step", None)
     if stated is not None:
         return stated
-    if isinstance(solver, dfx.HalfSolver):
+    if type(solver) is dfx.HalfSolver:
         return 3 * evaluations_per_step(solver.solver)
     if isinstance(solver, dfx.AbstractWrappedSolver):
         return evaluations_per_step(solver.solver) + 1
@@ -123,14 +125,18 @@ def _make_grid(grid: Grid, interval: tuple[float, float], dtype: DType) -> Array
         if grid < 1:
             raise ValueError(f"grid={grid} steps are too few; at least 1 is needed.")
         return jnp.linspace(start, end, grid + 1, dtype=dtype)
-    steps = jnp.asarray(grid, dtype)
-    if steps.ndim != 1 or steps.shape[0] < 2:
-        raise ValueError(f"grid has shape {steps.shape}; it needs (k + 1,) times with k >= 1.")
-    if is_traced(steps):
-        return steps
-    if start > end:
-        steps = steps[::-1] if steps[0] < steps[-1] else steps
-    if np.any(np.diff(np.asarray(steps)) * np.sign(end - start) <= 0):
+    if is_traced(grid):
+        traced = jnp.asarray(grid, dtype)
+        _check_grid_shape(traced.shape)
+        if start > end:
+            traced = jnp.where(traced[0] < traced[-1], traced[::-1], traced)
+        return traced.at[0].set(start).at[-1].set(end)
+    # Known numbers stay numbers within a transformation.
+    steps = np.array(grid, dtype)
+    _check_grid_shape(steps.shape)
+    if start > end and steps[0] < steps[-1]:
+        steps = steps[::-1]
+    if np.any(np.diff(steps) * np.sign(end - start) <= 0):
         raise ValueError("grid must be strictly increasing.")
     ends = np.asarray([steps[0], steps[-1]], np.float64)
     if not np.allclose(ends, [start, end], rtol=0, atol=1e-6):
@@ -140,7 +146,12 @@ def _make_grid(grid: Grid, interval: tuple[float, float], dtype: DType) -> Array
         raise ValueError(
             f"grid runs from {min(ends):g} to {max(ends):g} but this solve from {min(interval):g} to {max(interval):g}."
         )
-    return steps.at[0].set(start).at[-1].set(end)
+    return jnp.asarray(steps).at[0].set(start).at[-1].set(end)
+
+
+def _check_grid_shape(shape: Shape) -> None:
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"grid has shape {shape}; it needs (k + 1,) times with k >= 1.")
 
 
 def make_noise(
@@ -151,7 +162,7 @@ def make_noise(
 
     def make(shape: Shape, index: int) -> dfx.AbstractBrownianPath:
         own = jax.random.fold_in(key, index)
-        if stepping.grid is not None and not isinstance(solver, dfx.HalfSolver):
+        if stepping.grid is not None and type(solver) is not dfx.HalfSolver:
             return GridBrownianPath(stepping.grid, shape, own, dtype=dtype, levy_area=levy_area)
         tolerance = _TREE_RESOLUTION * jnp.abs(stepping.end - stepping.start)
         return dfx.VirtualBrownianTree(

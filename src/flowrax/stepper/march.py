@@ -141,7 +141,7 @@ class March(eqx.Module):
         zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None
         record = Record(zero, zero, self.t0, None, _traced(dfx.RESULTS.successful), self.meter_state)
         carry = (self.t0, self.first, y, solver_state, self.controller_state, saved, record)
-        carry, times = jax.lax.while_loop(lambda c: _any(running(c[0])), body, (_arrays(carry), times))
+        carry, times = jax.lax.while_loop(lambda c: any_in_batch(running(c[0])), body, (_arrays(carry), times))
         start, _, y, solver_state, _, saved, record = carry
         short = (record.result == dfx.RESULTS.successful) & (start < self.t1)
         result = dfx.RESULTS.where(short, dfx.RESULTS.max_steps_reached, record.result)
@@ -150,14 +150,14 @@ class March(eqx.Module):
 
 
 @jax.custom_batching.custom_vmap
-def _any(flag: Array) -> Array:
+def any_in_batch(flag: Array) -> Array:
     """The flag, or under `jax.vmap` whether any is set: a loop on one flag for all does not copy its buffers."""
     return flag
 
 
-@_any.def_vmap
+@any_in_batch.def_vmap
 def _any_mapped(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return _any(jnp.any(flag)), False
+    return any_in_batch(jnp.any(flag)), False
 
 
 def _choose(flag: Array, new: Any, old: Any) -> Any:
