@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 import flowrax as frx
 from flowrax.coupling import kabsch_cost
@@ -22,6 +23,16 @@ def test_each_block_is_assigned_as_by_the_hungarian_algorithm(n, block_size, get
         cost = jnp.sum((b[:, None] - a[None]) ** 2, axis=(2, 3))
         rows, columns = optax.assignment.hungarian_algorithm(cost)
         np.testing.assert_array_equal(paired[start : start + block_size][rows], a[columns])
+
+
+@pytest.mark.parametrize(("of_noise", "of_data"), [(1e4, 1e4), (0.0, 1e4), (-1e4, 1e4)])
+def test_an_offset_costs_no_digits(of_noise, of_data, getkey):
+    """In single precision, against the differences in double."""
+    x0 = jax.random.normal(getkey(), (64, 3), jnp.float32) + of_noise
+    x1 = jax.random.normal(getkey(), (64, 3), jnp.float32) + of_data
+    cost = np.sum((np.asarray(x1, np.float64)[:, None] - np.asarray(x0, np.float64)[None]) ** 2, axis=2)
+    want = x0[scipy.optimize.linear_sum_assignment(cost)[1]]
+    np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1), want)
 
 
 def test_shapes_are_paired_up_to_rotation(getkey):
