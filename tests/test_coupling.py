@@ -35,6 +35,17 @@ def test_an_offset_costs_no_digits(of_noise, of_data, getkey):
     np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1), want)
 
 
+def test_gradients_go_through_the_rows_and_not_through_their_order(getkey):
+    x0, x1, weights = (jax.random.normal(getkey(), (12, 2)) for _ in range(3))
+    key, coupling = getkey(), frx.ExactOT(block_size=5)
+    of_x0, of_x1 = jax.grad(lambda x0, x1: jnp.sum(weights * coupling(key, x0, x1)), argnums=(0, 1))(x0, x1)
+    # Each row has the weight of the place that it is moved to.
+    paired = coupling(key, x0, x1)
+    back = jnp.argmin(jnp.sum((x0[:, None] - paired[None]) ** 2, axis=2), axis=1)
+    np.testing.assert_array_equal(of_x0, weights[back])
+    np.testing.assert_array_equal(of_x1, jnp.zeros_like(x1))
+
+
 def test_shapes_are_paired_up_to_rotation(getkey):
     x1 = jax.random.normal(getkey(), (6, 4, 3))
     turns, _ = jnp.linalg.qr(jax.random.normal(getkey(), (6, 3, 3)))
