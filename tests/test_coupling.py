@@ -97,3 +97,31 @@ def test_a_run_with_transport_resumes_to_the_same_bits(getkey, tmp_path):
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         if eqx.is_array(one):
             np.testing.assert_array_equal(one, other)
+
+
+def test_fewer_steps_are_held_ahead_where_costs_are_large(getkey, monkeypatch):
+    """By the budget, at least one; and training does not notice."""
+    model, data = setting(getkey)
+    key = getkey()
+
+    def train():
+        options = {"optimizer": optax.adam(1e-2), "num_steps": 23, "batch_size": 20, "progress": False}
+        return frx.fit(model, data, key, **options).last_model
+
+    def steps(size):
+        task = Task(
+            eqx.filter(model, eqx.is_inexact_array, inverse=True), frx.Matching(), optax.sgd(0.1), None, size, 0.9
+        )
+        prefetch = Prefetch(frx.ExactOT(block_size=size), task, data, key, 100)
+        prefetch.close()
+        return prefetch.steps
+
+    # Of float32 costs, 64 MiB are four times 2048 squared.
+    assert [steps(size) for size in (256, 2048, 4096, 8192)] == [10, 4, 1, 1]
+    want = train()
+    # Costs of 20 rows in blocks of 8 are 2 * 64 + 16 numbers.
+    for most in (3 * 4 * 144, 1):
+        monkeypatch.setattr("flowrax.train.prefetch._MOST_BYTES", most)
+        for one, other in zip(jax.tree.leaves(train()), jax.tree.leaves(want), strict=True):
+            if eqx.is_array(one):
+                np.testing.assert_array_equal(one, other)
