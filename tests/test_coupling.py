@@ -1,5 +1,7 @@
 """Minibatch transport: exact in each block, the same ahead of training as within it, and to the same bits resumed."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 import scipy.optimize
 
 import flowrax as frx
-from flowrax.coupling import kabsch_cost
+from flowrax.coupling import AbstractHostCoupling, kabsch_cost
 from flowrax.train.fit import Prefetch
 from flowrax.train.step import Task, advance, first_state
 
@@ -125,3 +127,29 @@ def test_fewer_steps_are_held_ahead_where_costs_are_large(getkey, monkeypatch):
         for one, other in zip(jax.tree.leaves(train()), jax.tree.leaves(want), strict=True):
             if eqx.is_array(one):
                 np.testing.assert_array_equal(one, other)
+
+
+class Rescaled(AbstractHostCoupling):
+    """Transport of rows that an array of its own rescales first."""
+
+    scale: jax.Array
+    independent: ClassVar[bool] = False
+
+    def costs(self, x0, x1):
+        return jnp.sum((self.scale[None, None] * (x1[:, None] - x0[None])) ** 2, axis=2)
+
+    def order(self, costs):
+        return scipy.optimize.linear_sum_assignment(costs)[1].astype(np.int32)
+
+
+def test_a_coupling_may_hold_arrays(getkey):
+    """With unit scales it is exact transport; of rows that are never the same, which would leave a choice."""
+    model, data = setting(getkey)
+    augment = lambda key, row: row + jax.random.normal(key, row.shape)  # noqa: E731
+    options = {"optimizer": optax.adam(1e-2), "num_steps": 5, "batch_size": 16, "progress": False, "augment": augment}
+    key, ends = getkey(), []
+    for coupling in (Rescaled(jnp.ones(2)), frx.ExactOT()):
+        ends.append(frx.fit(model, data, key, coupling=coupling, **options).last_model.network)
+    for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
+        if eqx.is_array(one):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)

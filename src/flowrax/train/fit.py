@@ -159,7 +159,7 @@ class _Run:
         self, state: TrainState, history: History, num_steps: int, progress: bool
     ) -> tuple[TrainState, History, str]:
         bar = _Bar(num_steps, int(state.step), progress)
-        coupling = self.task.static.coupling
+        coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
             self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps)
         try:
