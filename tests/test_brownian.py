@@ -101,3 +101,16 @@ def test_the_increment_is_the_same_whatever_areas_are_asked_for():
     want = paths[0].evaluate(TIMES[1], TIMES[2])
     for path in paths:
         assert np.array_equal(path.evaluate(TIMES[1], TIMES[2], use_levy=True).W, want)
+
+
+def test_two_intervals_have_no_increment():
+    """Of a solver that steps over both, and asked for directly; each of them has one, at either end too."""
+    times = jnp.asarray(TIMES)
+    path = GridBrownianPath(times, (2,), jax.random.key(0), dtype=jnp.float32)
+    assert all(np.all(np.isfinite(path.evaluate(a, b))) for a, b in zip(TIMES[:-1], TIMES[1:], strict=True))
+    assert all(np.all(np.isnan(path.evaluate(a, b))) for a, b in zip(TIMES[:-2], TIMES[2:], strict=True))
+    terms = dfx.ControlTerm(lambda t, y, args: jnp.eye(2), path)
+    controller, solver = dfx.StepTo(times), dfx.LeapfrogMidpoint()
+    with pytest.warns(UserWarning, match="not marked as converging"):
+        end = dfx.diffeqsolve(terms, solver, 0.0, 1.0, None, jnp.zeros(2), stepsize_controller=controller).ys
+    assert np.all(np.isnan(end))

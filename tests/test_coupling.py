@@ -1,14 +1,17 @@
 """Minibatch transport: exact in each block, the same ahead of training as within it, and to the same bits resumed."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 import flowrax as frx
-from flowrax.coupling import kabsch_cost
+from flowrax.coupling import AbstractHostCoupling, kabsch_cost
 from flowrax.train.fit import Prefetch
 from flowrax.train.step import Task, advance, first_state
 
@@ -22,6 +25,27 @@ def test_each_block_is_assigned_as_by_the_hungarian_algorithm(n, block_size, get
         cost = jnp.sum((b[:, None] - a[None]) ** 2, axis=(2, 3))
         rows, columns = optax.assignment.hungarian_algorithm(cost)
         np.testing.assert_array_equal(paired[start : start + block_size][rows], a[columns])
+
+
+@pytest.mark.parametrize(("of_noise", "of_data"), [(1e4, 1e4), (0.0, 1e4), (-1e4, 1e4)])
+def test_an_offset_costs_no_digits(of_noise, of_data, getkey):
+    """In single precision, against the differences in double."""
+    x0 = jax.random.normal(getkey(), (64, 3), jnp.float32) + of_noise
+    x1 = jax.random.normal(getkey(), (64, 3), jnp.float32) + of_data
+    cost = np.sum((np.asarray(x1, np.float64)[:, None] - np.asarray(x0, np.float64)[None]) ** 2, axis=2)
+    want = x0[scipy.optimize.linear_sum_assignment(cost)[1]]
+    np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1), want)
+
+
+def test_gradients_go_through_the_rows_and_not_through_their_order(getkey):
+    x0, x1, weights = (jax.random.normal(getkey(), (12, 2)) for _ in range(3))
+    key, coupling = getkey(), frx.ExactOT(block_size=5)
+    of_x0, of_x1 = jax.grad(lambda x0, x1: jnp.sum(weights * coupling(key, x0, x1)), argnums=(0, 1))(x0, x1)
+    # Each row has the weight of the place that it is moved to.
+    paired = coupling(key, x0, x1)
+    back = jnp.argmin(jnp.sum((x0[:, None] - paired[None]) ** 2, axis=2), axis=1)
+    np.testing.assert_array_equal(of_x0, weights[back])
+    np.testing.assert_array_equal(of_x1, jnp.zeros_like(x1))
 
 
 def test_shapes_are_paired_up_to_rotation(getkey):
@@ -75,3 +99,57 @@ def test_a_run_with_transport_resumes_to_the_same_bits(getkey, tmp_path):
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         if eqx.is_array(one):
             np.testing.assert_array_equal(one, other)
+
+
+def test_fewer_steps_are_held_ahead_where_costs_are_large(getkey, monkeypatch):
+    """By the budget, at least one; and training does not notice."""
+    model, data = setting(getkey)
+    key = getkey()
+
+    def train():
+        options = {"optimizer": optax.adam(1e-2), "num_steps": 23, "batch_size": 20, "progress": False}
+        return frx.fit(model, data, key, **options).last_model
+
+    def steps(size):
+        task = Task(
+            eqx.filter(model, eqx.is_inexact_array, inverse=True), frx.Matching(), optax.sgd(0.1), None, size, 0.9
+        )
+        prefetch = Prefetch(frx.ExactOT(block_size=size), task, data, key, 100)
+        prefetch.close()
+        return prefetch.steps
+
+    # Of float32 costs, 64 MiB are four times 2048 squared.
+    assert [steps(size) for size in (256, 2048, 4096, 8192)] == [10, 4, 1, 1]
+    want = train()
+    # Costs of 20 rows in blocks of 8 are 2 * 64 + 16 numbers.
+    for most in (3 * 4 * 144, 1):
+        monkeypatch.setattr("flowrax.train.prefetch._MOST_BYTES", most)
+        for one, other in zip(jax.tree.leaves(train()), jax.tree.leaves(want), strict=True):
+            if eqx.is_array(one):
+                np.testing.assert_array_equal(one, other)
+
+
+class Rescaled(AbstractHostCoupling):
+    """Transport of rows that an array of its own rescales first."""
+
+    scale: jax.Array
+    independent: ClassVar[bool] = False
+
+    def costs(self, x0, x1):
+        return jnp.sum((self.scale[None, None] * (x1[:, None] - x0[None])) ** 2, axis=2)
+
+    def order(self, costs):
+        return scipy.optimize.linear_sum_assignment(costs)[1].astype(np.int32)
+
+
+def test_a_coupling_may_hold_arrays(getkey):
+    """With unit scales it is exact transport; of rows that are never the same, which would leave a choice."""
+    model, data = setting(getkey)
+    augment = lambda key, row: row + jax.random.normal(key, row.shape)  # noqa: E731
+    options = {"optimizer": optax.adam(1e-2), "num_steps": 5, "batch_size": 16, "progress": False, "augment": augment}
+    key, ends = getkey(), []
+    for coupling in (Rescaled(jnp.ones(2)), frx.ExactOT()):
+        ends.append(frx.fit(model, data, key, coupling=coupling, **options).last_model.network)
+    for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
+        if eqx.is_array(one):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)

@@ -144,6 +144,21 @@ MESSAGES = {
         "Geometric has state-dependent diffusion in the Ito sense, but Heun converges to the other; "
         "pass a solver of diffrax's Ito kind.",
     ),
+    "overlapping steps of a reverse SDE": (
+        sample(dynamics=frx.ReverseSDE(), solver=dfx.LeapfrogMidpoint(), grid=4),
+        "LeapfrogMidpoint steps over two intervals at once, but the noise of ReverseSDE is drawn for one; use "
+        "a one-step solver such as Euler, Heun or ShARK.",
+    ),
+    "overlapping steps of Langevin": (
+        sample(dynamics=frx.Langevin(0.5, 1.0), solver=dfx.LeapfrogMidpoint(), grid=4),
+        "LeapfrogMidpoint steps over two intervals at once, but the noise of Langevin is drawn for one; use "
+        "a one-step solver such as Euler, Heun or ShARK.",
+    ),
+    "overlapping steps with a corrector": (
+        sample(dynamics=frx.PredictorCorrector(frx.ProbabilityFlow()), solver=dfx.LeapfrogMidpoint(), grid=4),
+        "LeapfrogMidpoint steps over two intervals at once, but the noise of PredictorCorrector is drawn for one; use "
+        "a one-step solver such as Euler, Heun or ShARK.",
+    ),
     "a reverse SDE without a score": (sample(network(coupling=frx.ExactOT()), dynamics=frx.ReverseSDE()), NO_SCORE),
     "Langevin without a score": (
         sample(network(coupling=frx.ExactOT()), dynamics=frx.Langevin(0.5, 1.0), grid=4),

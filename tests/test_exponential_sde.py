@@ -174,6 +174,26 @@ def test_no_churn_is_heun():
     np.testing.assert_allclose(a.x, b.x, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("solver", [frx.UniPC(1), frx.UniPC(2), frx.DPMSolverPP(2), frx.DPMSolverPP(3)])
+def test_churn_refuses_solvers_that_use_the_steps_before(solver):
+    model, name = mixture(3, 2, "float32").model(frx.EDM()), type(solver).__name__
+    with pytest.raises(ValueError, match=f"^Churn adds noise before each step, so {name} could not use the steps "):
+        frx.sample(model, jax.random.key(0), 4, dynamics=frx.Churn(0.1), solver=solver, grid=4)
+
+
+def test_restart_keeps_the_steps_before_where_no_noise_came_between():
+    """Up to its time the steps are those of the flow, of two values; those of one value are others."""
+    model = mixture(3, 2, "float32").model(frx.VariancePreserving())
+    options = dict(grid=np.linspace(0, 1, 9), saveat=dfx.SaveAt(ts=[0.5]), x0=np.float32([[1.0, -0.5]]))
+    restart = frx.Restart(0.4, 0.75, num_steps=4)
+
+    def middle(order, **more):
+        return frx.sample(model, jax.random.key(0), 1, solver=frx.DPMSolverPP(order), **options, **more).trajectory
+
+    np.testing.assert_allclose(middle(2, dynamics=restart), middle(2), rtol=1e-6)
+    assert np.max(np.abs(middle(2) - middle(1))) > 1e-3
+
+
 DRAWS = {
     "ancestral": (frx.ReverseSDE(), frx.DDIM(), 400),
     "2M-SDE": (frx.ReverseSDE(), frx.DPMSolverPP(2), 100),

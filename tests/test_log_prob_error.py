@@ -94,6 +94,22 @@ def test_rounds_are_the_solves_they_say_they_are(x64):
         assert float(answer.standard_error[i]) == pytest.approx(np.hypot(*errors) / 2, rel=1e-8)
 
 
+def test_rounds_of_hadamard_rows_end_in_the_exact_trace(correlated):
+    """Rounds of 2, 2 and 4 of the 8 rows, then all 8; a limit below that leaves the mean and its error."""
+    model, x, exact = correlated
+    exact = exact.value[:20]
+    answer = targeted(model, x[:20], 1e-3, frx.Hutchinson(2, Hadamard()), max_probes=100)
+    assert np.array_equal(answer.num_probes, np.full(20, 16))
+    assert np.max(answer.standard_error) <= 1e-5
+    assert np.allclose(answer.value, exact, rtol=0, atol=1e-4)
+    less = targeted(model, x[:20], 1e-3, frx.Hutchinson(2, Hadamard()), max_probes=15)
+    assert np.array_equal(less.num_probes, np.full(20, 15))
+    assert np.min(less.standard_error) > 1e-3
+    odd = targeted(model, x[:20], 1e-3, frx.Hutchinson(6, Hadamard()), max_probes=100)
+    assert np.array_equal(odd.num_probes, np.full(20, 20))
+    assert np.allclose(odd.value, exact, rtol=0, atol=1e-4)
+
+
 def _rates(network, t, x, condition, probes):
     jacobian = jax.jacfwd(lambda x: network(t, x, condition))(x)
     return network(t, x, condition), jnp.einsum("ki,ij,kj->k", probes, jacobian, probes)

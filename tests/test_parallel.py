@@ -113,8 +113,9 @@ def test_one_compilation(model, key, x64):
 def test_bad_arguments_are_sentences(model, key, x64):
     with pytest.raises(ValueError, match="window=0 holds no step; use at least 1"):
         frx.parallel_sample(model, key, 2, grid=4, window=0)
-    with pytest.raises(ValueError, match="ReversibleHeun carries a memory from step to step"):
-        frx.parallel_sample(model, key, 2, grid=4, solver=dfx.ReversibleHeun())
+    for solver in (dfx.ReversibleHeun(), frx.Reversible(dfx.Heun())):
+        with pytest.raises(ValueError, match=f"^{type(solver).__name__} carries a memory from step to step"):
+            frx.parallel_sample(model, key, 2, grid=4, solver=solver)
 
 
 def test_a_failed_state_is_reported(key):

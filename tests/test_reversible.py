@@ -87,6 +87,10 @@ REFUSED = {
         r"LeapfrogMidpoint, or make an explicit Runge-Kutta method reversible: "
         r"flowrax\.Reversible\(diffrax\.Tsit5\(\)\)\.",
     ),
+    "wrapper": (
+        {"solver": dfx.HalfSolver(frx.Reversible(dfx.Heun()))},
+        r"^ReversibleAdjoint cannot run HalfSolver back; use diffrax's ReversibleHeun, ",
+    ),
     "steps": (
         {"saveat": dfx.SaveAt(steps=True)},
         r"^ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt\(ts=\.\.\.\) in place of the rest\.",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,15 @@ def check_finite(name: str, x: Any) -> None:
     bad = int(np.sum(~np.isfinite(np.asarray(x, dtype=np.float64))))
     if bad:
         raise ValueError(f"{name} holds {bad} NaN or infinite values; remove or impute them first.")
+
+
+def check_steps_of_noise(name: str, solver: Any) -> None:
+    """Raises `ValueError` for a solver whose steps overlap, since noise is drawn for each step on its own."""
+    if isinstance(solver, dfx.LeapfrogMidpoint):
+        raise ValueError(
+            f"LeapfrogMidpoint steps over two intervals at once, but the noise of {name} is drawn for one; use a "
+            "one-step solver such as Euler, Heun or ShARK."
+        )
 
 
 def time_dtype(dtype: DType) -> DType:

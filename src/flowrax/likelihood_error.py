@@ -1,6 +1,7 @@
 """What stands between a computed log-density and the model's: the noise of its probes, and the steps of its solve."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from ._checks import is_traced
 from ._condition import Batched
 from ._result import RESULTS, LogProb, is_failed
 from ._typing import Array, Batch, Condition, KeyArray, PyTree
-from .divergence import AbstractDivergence, Hutchinson
+from .divergence import AbstractDivergence, Hadamard, Hutchinson
 from .engine import Stepping
 
 Solve = Callable[[Batch, Condition | Batched, Array | None, AbstractDivergence, Stepping], LogProb]
@@ -81,7 +82,9 @@ def solve_with_errors(
             fresh = jax.vmap(lambda key: jax.random.fold_in(key, num_round))(keys[rows])
             return solve(x[rows], subset, fresh, Hutchinson(num_probes, divergence.law), stepping)
 
-        answer = _add_probes(add, answer, divergence.num_probes, errors.target, errors.max_probes)
+        law, size = divergence.law, math.prod(x.shape[1:])
+        exact = law.num_rows(size) if isinstance(law, Hadamard) else None
+        answer = _add_probes(add, answer, divergence.num_probes, errors.target, errors.max_probes, exact)
     if not errors.discretisation:
         return answer
     finer = solve(x, condition, keys, divergence, refine(stepping))
@@ -90,24 +93,33 @@ def solve_with_errors(
 
 
 def _add_probes(
-    add: Callable[[np.ndarray, int, int], LogProb], answer: LogProb, total: int, target: float, max_probes: int
+    add: Callable[[np.ndarray, int, int], LogProb],
+    answer: LogProb,
+    total: int,
+    target: float,
+    max_probes: int,
+    exact: int | None,
 ) -> LogProb:
     r"""Solves rows of `answer` again until their standard error is at most `target` or they have `max_probes`.
 
     Each round takes as many fresh probes as the row had.
     Rounds are independent, so means weighted by their numbers of probes have variance $\sum_r (k_r / k)^2 e_r^2$.
+    A round of `exact` probes has no error, and its values replace the means.
     """
     used = np.full(answer.value.shape[0], total)
     for num_round in itertools.count(1):
         (rows,) = np.nonzero(np.asarray(answer.standard_error) > target)
         fresh = min(total, max_probes - total)
+        fresh = fresh if exact is None else min(fresh, exact)
         # A single probe more would come without an error.
         if rows.size == 0 or fresh < 2:
             break
         more = _take(add(_pad(rows, used.size), num_round, fresh), np.arange(rows.size))
         total += fresh
-        answer = _combine(answer, more, rows, fresh / total)
+        answer = _combine(answer, more, rows, 1.0 if fresh == exact else fresh / total)
         used[rows] = total
+        if fresh == exact:
+            break
     return eqx.tree_at(lambda a: a.num_probes, answer, jnp.asarray(used), is_leaf=lambda leaf: leaf is None)
 
 

@@ -186,8 +186,9 @@ def _rms(state: PyTree[Array]) -> Array:
 def _check_memory(
     solver: dfx.AbstractSolver, terms: dfx.AbstractTerm, stepping: Stepping, state: PyTree[Array], args: PyTree
 ) -> None:
-    # What these remember follows from the state where they are.
-    if isinstance(solver, dfx.AbstractRungeKutta | dfx.AbstractSRK | dfx.AbstractFosterLangevinSRK):
+    # What these remember follows from the state where they are; a wrapper of one passes for it, but may remember more.
+    plain = dfx.AbstractRungeKutta | dfx.AbstractSRK | dfx.AbstractFosterLangevinSRK
+    if isinstance(solver, plain) and not isinstance(solver, dfx.AbstractWrappedSolver):
         return
     memory = jax.eval_shape(lambda s: solver.init(terms, stepping.start, stepping.end, s, args), state)
     if jax.tree.leaves(memory):

@@ -37,4 +37,6 @@ class AbstractHostCoupling(AbstractCoupling):
             return self.order(jax.tree.map(np.asarray, costs))
 
         form = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
-        return x0[jax.pure_callback(order, form, self.costs(x0, x1), vmap_method="sequential")]
+        # The order is constant wherever it has a derivative.
+        costs = jax.lax.stop_gradient(self.costs(x0, x1))
+        return x0[jax.pure_callback(order, form, costs, vmap_method="sequential")]

@@ -16,8 +16,12 @@ Cost = Callable[[Batch, Batch], Array]
 
 
 def _squared_distance(x1: Batch, x0: Batch) -> Array:
-    rows, columns = x1.reshape(x1.shape[0], -1), x0.reshape(x0.shape[0], -1)
-    return jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(columns**2, axis=1)[None] - 2 * rows @ columns.T
+    """Up to a number for each row and one for each column, which change no assignment.
+
+    So the squares are left out and both sets are centred: far from the origin they would cancel, digits and all.
+    """
+    rows, columns = (z.reshape(z.shape[0], -1) - jnp.mean(z, axis=0).reshape(1, -1) for z in (x1, x0))
+    return -2 * rows @ columns.T
 
 
 def _reduced(costs: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from .._checks import check_time
+from .._checks import check_steps_of_noise, check_time
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
@@ -81,6 +81,7 @@ class Langevin(AbstractDynamics):
         return state
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        check_steps_of_noise("Langevin", solver)
         return dfx.ShARK() if solver is None else solver
 
 
@@ -131,4 +132,5 @@ class UnderdampedLangevin(AbstractDynamics):
         return state[0]
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        check_steps_of_noise("UnderdampedLangevin", solver)
         return dfx.ALIGN() if solver is None else solver

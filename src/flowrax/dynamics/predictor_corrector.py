@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from .._checks import check_steps_of_noise
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
@@ -132,4 +133,5 @@ class PredictorCorrector(AbstractDynamics):
         return self.predictor.readout(state)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        check_steps_of_noise("PredictorCorrector", solver)
         return Corrected(dfx.Euler() if solver is None else self.predictor.stepper(solver), self.snr)

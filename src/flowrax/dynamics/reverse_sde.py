@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 
-from .._checks import check_interval
+from .._checks import check_interval, check_steps_of_noise
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
@@ -100,4 +100,5 @@ class ReverseSDE(AbstractDynamics):
         return state
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        check_steps_of_noise("ReverseSDE", solver)
         return dfx.ShARK() if solver is None else solver

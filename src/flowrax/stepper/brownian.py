@@ -56,12 +56,16 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
     def evaluate(
         self, t0: Scalar, t1: Scalar | None = None, left: bool = True, use_levy: bool = False
     ) -> Array | BrownianRecord:
-        """The increment from `t0` to `t1`, which must be neighbours in the grid."""
+        """The increment from `t0` to `t1`, which must be neighbours in the grid; NaN over more than one interval."""
         if t1 is None:
             raise ValueError("GridBrownianPath knows increments only; give both t0 and t1.")
         t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         index = jnp.searchsorted(self.times, ((t0 + t1) / 2).astype(self.times.dtype)) - 1
         key, length = jax.random.fold_in(self.key, index), (t1 - t0).astype(self.dtype)
+        left_end = jnp.maximum(index, 0)
+        interval = (self.times[left_end + 1] - self.times[left_end]).astype(self.dtype)
+        # Times may have been rounded to another precision.
+        length = jnp.where(length <= 1.01 * interval, length, jnp.nan)
         variances = (1, 12, 720)[: self._num_parts if use_levy else 1]
         # Elements are counted from the first part on, so that W is the same whatever else is asked for.
         normal = jax.random.normal(key, (len(variances), *self.shape), self.dtype)

@@ -198,7 +198,8 @@ def _both_sides(times: Times, u: State, terms: PyTree, args: PyTree) -> tuple[St
 
 def reversal_of(solver: dfx.AbstractSolver) -> AbstractReversal:
     """How a solver runs back; `ValueError` where it does not."""
-    if isinstance(solver, Reversible):
+    # By type: a wrapper around one passes for an instance.
+    if type(solver) is Reversible:
         return RungeKuttaReversal(solver)
     reversals = {
         dfx.ReversibleHeun: ReversibleHeunReversal,

@@ -19,7 +19,7 @@ from ..coupling import AbstractCoupling, AbstractHostCoupling
 from ..loss import AbstractLoss, Matching
 from ..model import Model
 from .checkpoint import load, save
-from .prefetch import STEPS, Prefetch
+from .prefetch import Prefetch
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
 
 _CHUNK = 50
@@ -159,7 +159,7 @@ class _Run:
         self, state: TrainState, history: History, num_steps: int, progress: bool
     ) -> tuple[TrainState, History, str]:
         bar = _Bar(num_steps, int(state.step), progress)
-        coupling = self.task.static.coupling
+        coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
             self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps)
         try:
@@ -190,7 +190,7 @@ class _Run:
     def _advance(self, state: TrainState, until: int, bar: "_Bar") -> tuple[TrainState, float]:
         total, taken = 0.0, 0
         while (step := int(state.step)) < until:
-            chunk = min(_CHUNK if self.prefetch is None else STEPS, until - step)
+            chunk = min(_CHUNK if self.prefetch is None else self.prefetch.steps, until - step)
             orders = None if self.prefetch is None else self.prefetch.orders(step, chunk)
             state, mean = advance(
                 self.task, state, self.data, self.condition, self.train_key, jnp.asarray(chunk, jnp.int32), orders

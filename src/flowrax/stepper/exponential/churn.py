@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from ..._typing import Array, Event, PyTree, Scalar
 from ...abstract import AbstractContinuousModel
 from .base import AbstractExponentialSolver, times
+from .multistep import DPMSolverPP
 from .renoise import AbstractRenoised, inner_solver, renoise
+from .unipc import UniPC
 
 
 class _Churned(dfx.AbstractItoSolver):
@@ -44,11 +46,11 @@ class _Churned(dfx.AbstractItoSolver):
 
 
 class Churn(AbstractRenoised):
-    r"""The probability flow with churn; `solver` is an exponential one of a single step, [`EDMHeun`][] without.
+    r"""The probability flow with churn; `solver` is an exponential one of single steps, [`EDMHeun`][] without.
 
     On a grid. In the paper's terms `gamma` is $\min(S_{\text{churn}} / N, \sqrt2 - 1)$ for $N$ steps, `sigma_min`,
     `sigma_max` and `noise` are $S_{\text{tmin}}$, $S_{\text{tmax}}$ and $S_{\text{noise}}$. No step goes back
-    beyond the model's `t_min`. The coupling must be independent, or `ValueError`.
+    beyond the model's `t_min`. The coupling must be independent and the solver no multistep one, or `ValueError`.
 
     ??? cite "Reference"
 
@@ -88,7 +90,13 @@ class Churn(AbstractRenoised):
         return 1
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> _Churned:
-        return _Churned(inner_solver(solver, "Churn"), self)
+        inner = inner_solver(solver, "Churn")
+        if isinstance(inner, UniPC) or (isinstance(inner, DPMSolverPP) and inner.max_order > 1):
+            raise ValueError(
+                f"Churn adds noise before each step, so {type(inner).__name__} could not use the steps before; use a "
+                "solver of single steps, such as EDMHeun() or DPMSolver(2)."
+            )
+        return _Churned(inner, self)
 
     def back(self, model: AbstractContinuousModel, t0: Array, t1: Array, y: Event, xi: Event) -> tuple[Array, Event]:
         """The time and the state from which the step to `t1` starts."""

@@ -29,7 +29,7 @@ def renoise(schedule: AbstractSchedule, t: Array, earlier: Array, x: Event, xi: 
 
 
 class AbstractRenoised(AbstractDynamics):
-    """The probability flow with noise added on the way; its solvers are exponential ones of a single step."""
+    """The probability flow with noise added on the way; its solvers are exponential ones."""
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from .renoise import AbstractRenoised, inner_solver, renoise
 
 
 class _Restarted(dfx.AbstractItoSolver):
-    """A one-step solver of the flow, with restarts after the step that reaches their time."""
+    """A solver of the flow, with restarts after the step that reaches their time."""
 
     solver: AbstractExponentialSolver
     restart: "Restart"
