@@ -93,8 +93,10 @@ class Problem(eqx.Module):
     ) -> tuple[Point, PyTree, dict[str, PyTree], RESULTS]:
         """One step: where it ends, its error estimate, what interpolates it, and its code."""
         terms, args = self.terms(shared, start)
+        # Some solvers can only be told that there is no jump before they are compiled.
+        made_jump = interval.made_jump if self.stepping.may_jump else False
         y, error, dense, solver_state, result = self.solver.step(
-            terms, interval.t0, interval.t1, point.y, args, point.solver_state, interval.made_jump
+            terms, interval.t0, interval.t1, point.y, args, point.solver_state, made_jump
         )
         return Point(y, solver_state), error, dense, result
 

@@ -38,6 +38,11 @@ class Stepping(eqx.Module):
         return jnp.asarray(_FIRST_STEP, self.start.dtype)
 
     @property
+    def may_jump(self) -> bool:
+        """Whether the controller may step over a discontinuity."""
+        return not isinstance(self.controller, dfx.PIDController | dfx.StepTo)
+
+    @property
     def directed_controller(self) -> dfx.AbstractStepSizeController:
         """The controller for a time that runs forward."""
         return self.controller.wrap(-1 if self.backward else 1)
