@@ -141,7 +141,7 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
         return terms.vf(t0, y0, args)
 
     def problem(self, terms: dfx.AbstractTerm, args: PyTree) -> Problem:
-        """The terms as a [`Problem`][]; raises `ValueError` unless the solver is for them."""
+        """The terms as steps are written for; raises `ValueError` unless the solver is for them."""
         parts = terms.terms if isinstance(terms, dfx.MultiTerm) else (terms,)
         # diffrax wraps each term in a private class to let time run backwards.
         term, direction = getattr(parts[0], "term", parts[0]), getattr(parts[0], "direction", 1)
