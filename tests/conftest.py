@@ -1,7 +1,9 @@
 """Settings and fixtures of every test: strict numerics, keys from names, x64 on request."""
 
+import gc
 import itertools
 import os
+import pathlib
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -23,6 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
         if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+# Every compiled program maps memory, and Linux lets a process have 65,530 maps: beyond that, compilation crashes.
+MAPS, MOST_MAPS = pathlib.Path("/proc/self/maps"), 25_000
+
+
+def pytest_runtest_teardown() -> None:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -213,8 +213,7 @@ def _sample(
     def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
         (plan, model, condition, key), (x0, rows) = shared, rows
         source = plan.dynamics.source(model)
-        own = lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i))  # noqa: E731
-        start = jax.vmap(own)(index, x0)
+        start = jax.vmap(lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i)))(index, x0)
         solved = solve(
             _field,
             (plan, model, condition),

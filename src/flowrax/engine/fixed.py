@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._result import RESULTS
 from .._typing import Array, PyTree
 from .lanes import Outcome
-from .problem import Interval, Point, Problem
+from .problem import Interval, Point, Problem, put
 from .record import Record, capacity_for, empty_points
 from .saving import Saver
 
@@ -67,11 +67,8 @@ def solve_fixed(
         kept = scan.kept
         if kept is not None:
             recent, anchors = kept
-            put = lambda buffer, leaf, k: buffer.at[k].set(leaf, mode="drop")  # noqa: E731
             anchored = jnp.where(count % capacity == 0, count // capacity, steps)
-            recent = jax.tree.map(lambda buffer, leaf: put(buffer, leaf, count % capacity), recent, scan.points)
-            anchors = jax.tree.map(lambda buffer, leaf: put(buffer, leaf, anchored), anchors, scan.points)
-            kept = recent, anchors
+            kept = put(recent, count % capacity, scan.points), put(anchors, anchored, scan.points)
         return _Scan(points, saved, result, kept, meter.step(scan.meter, (count + 1) / steps)), None
 
     scan, _ = jax.lax.scan(body, scan, (jnp.arange(steps), intervals))

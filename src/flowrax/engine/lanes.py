@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .._result import RESULTS
 from .._typing import Array, Int, PyTree
 from ..stepper.march import any_in_batch
-from .problem import Problem, Progress, select, take
+from .problem import Problem, Progress, put, select, take
 from .record import Record, capacity_for, empty_points
 from .saving import Saver
 
@@ -39,11 +39,6 @@ class _Loop(eqx.Module):
     outcome: Outcome
     record: Record | None
     meter: Any
-
-
-def _put(tree: PyTree, index: Any, rows: PyTree) -> PyTree:
-    """Writes rows; an index out of range writes nothing."""
-    return jax.tree.map(lambda leaf, row: leaf.at[index].set(row, mode="drop"), tree, rows)
 
 
 def _empty_record(firsts: Progress, max_steps: int) -> Record:
@@ -124,7 +119,7 @@ class _Work(eqx.Module):
             queue=queue,
             progress=select(fresh, take(self.firsts, following), progress),
             saved=select(fresh, take(self.blank, following), saved),
-            outcome=_put(loop.outcome, jnp.where(over, loop.rows, n), ended),
+            outcome=put(loop.outcome, jnp.where(over, loop.rows, n), ended),
             record=record,
             meter=self.meter.step(loop.meter, (queue - jnp.sum(rows < n)) / n),
         )
@@ -156,7 +151,7 @@ def _recorded(record: Record, now: Progress, rows: Array) -> Record:
     k, capacity = now.num_accepted, record.capacity
     anchored = jnp.where(k % capacity == 0, rows, jnp.iinfo(rows.dtype).max)
     return Record(
-        intervals=_put(record.intervals, (k, rows), now.interval),
-        recent=_put(record.recent, (k % capacity, rows), now.point),
-        anchors=_put(record.anchors, (k // capacity, anchored), now.point),
+        intervals=put(record.intervals, (k, rows), now.interval),
+        recent=put(record.recent, (k % capacity, rows), now.point),
+        anchors=put(record.anchors, (k // capacity, anchored), now.point),
     )

@@ -184,6 +184,11 @@ def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(one, yes, no)
 
 
+def put(tree: PyTree, index: Any, rows: PyTree) -> PyTree:
+    """Writes rows; an index out of range writes nothing."""
+    return jax.tree.map(lambda leaf, row: leaf.at[index].set(row, mode="drop"), tree, rows)
+
+
 def take(tree: PyTree, rows: Array) -> PyTree:
     """Those rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PyTree
-from .problem import Interval, Point, Problem, select, take
+from .problem import Interval, Point, Problem, put, select, take
 from .record import Record
 from .saving import Saver
 
@@ -107,6 +107,10 @@ def _pick(leaf: Array, index: Array) -> Array:
     return leaf[index, jnp.minimum(jnp.arange(index.shape[0]), leaf.shape[1] - 1)]
 
 
+def _columns(tree: PyTree, columns: Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:, columns], tree)
+
+
 def _zeros(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
@@ -188,7 +192,6 @@ def pull_back(
         there = (rows < n) & (counts[jnp.minimum(rows, n - 1)] > 0)
         # In place of a sample that failed goes one that did not: no cotangent of zero makes up for its NaN.
         some = jnp.where(there, rows, order[0])
-        across = lambda tree: jax.tree.map(lambda leaf: leaf[:, some], tree)  # noqa: E731
         mine = select(there, take(cotangents, some), _zeros(take(cotangents, some)))
         back = _Backward(
             problem=problem,
@@ -196,14 +199,13 @@ def pull_back(
             shared=shared,
             starts=take(starts, some),
             wanted=wanted,
-            intervals=record.intervals if on_grid else across(record.intervals),
-            anchors=across(record.anchors),
+            intervals=record.intervals if on_grid else _columns(record.intervals, some),
+            anchors=_columns(record.anchors, some),
             counts=jnp.where(there, counts[some], 0),
             saved=mine.saved,
         )
-        shared_bar, starts_bar = _walk(back, across(record.recent), mine.y)
-        put = lambda leaf, row: leaf.at[jnp.where(there, rows, n)].set(row, mode="drop")  # noqa: E731
-        return _add(sums[0], shared_bar), jax.tree.map(put, sums[1], starts_bar)
+        shared_bar, starts_bar = _walk(back, _columns(record.recent, some), mine.y)
+        return _add(sums[0], shared_bar), put(sums[1], jnp.where(there, rows, n), starts_bar)
 
     sums = _zeros(eqx.filter((shared, starts), wanted))
     return jax.lax.fori_loop(0, chunks, chunk, sums)

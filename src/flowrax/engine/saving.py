@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import is_traced
 from .._typing import Array, Int, PyTree
-from .problem import Interval, Problem
+from .problem import Interval, Problem, put
 from .stepping import Stepping
 
 
@@ -47,8 +47,12 @@ class Saver(eqx.Module):
         first = jax.tree.map(jnp.asarray, self.fn(stepping.start, start[0], problem.terms(shared, start)[1]))
         slots = self._num_slots(stepping.max_steps)
         times = jnp.full(slots, jnp.inf, stepping.start.dtype)
-        unset = lambda leaf: jnp.inf if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0  # noqa: E731
-        values = jax.tree.map(lambda leaf: jnp.full((slots, *leaf.shape), unset(leaf), leaf.dtype), first)
+
+        def room(leaf: Array) -> Array:
+            unreached = jnp.inf if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+            return jnp.full((slots, *leaf.shape), unreached, leaf.dtype)
+
+        values = jax.tree.map(room, first)
         if self.start:
             times = times.at[0].set(stepping.start)
             values = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), values, first)
@@ -97,9 +101,7 @@ class Saver(eqx.Module):
             wanted = kept & (wanted | (count % self.every == 0))
             slot = int(self.start) + (count - 1) // self.every
         slot = jnp.where(wanted, slot, len(saved.times))
-        times = saved.times.at[slot].set(sign * interval.t1, mode="drop")
-        put = lambda leaf, value: leaf.at[slot].set(value, mode="drop")  # noqa: E731
-        return Saved(times, jax.tree.map(put, saved.values, value))
+        return put(saved, slot, Saved(sign * interval.t1, value))
 
     def _save_ts(
         self,
@@ -118,12 +120,12 @@ class Saver(eqx.Module):
         inner = self._inner
         new = kept & (self.ts <= interval.t1) & jnp.isinf(saved.times[inner])
 
-        def put(leaf: Array, value: Array) -> Array:
+        def place(leaf: Array, value: Array) -> Array:
             mask = new.reshape(-1, *(1,) * (value.ndim - 1))
             return leaf.at[inner].set(jnp.where(mask, value, leaf[inner]))
 
-        times = put(saved.times, sign * self.ts)
-        return Saved(times, jax.tree.map(put, saved.values, values))
+        times = place(saved.times, sign * self.ts)
+        return Saved(times, jax.tree.map(place, saved.values, values))
 
 
 def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver:

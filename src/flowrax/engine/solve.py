@@ -116,8 +116,8 @@ def _constant(tree: PyTree) -> PyTree:
 
 def _at_least(dtype: DType, tree: PyTree) -> PyTree:
     """States of a lower precision than time are stepped in that of time, as `diffeqsolve` does."""
-    lower = lambda leaf: jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits  # noqa: E731
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if lower(leaf) else leaf, tree)
+    bits = jnp.finfo(dtype).bits
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.finfo(leaf.dtype).bits < bits else leaf, tree)
 
 
 def _where(condition: Array, yes: RESULTS, no: RESULTS) -> RESULTS:
@@ -172,17 +172,22 @@ def _replayed_fwd(perturbed: PyTree, arguments: PyTree, options: _Options) -> tu
 @_replayed.def_bwd
 def _replayed_bwd(residuals: Any, given: Outcome, perturbed: PyTree, arguments: PyTree, options: _Options) -> PyTree:
     record, counts, y, saved = residuals
-    zeros = lambda ct, leaf: jnp.zeros_like(leaf) if ct is None else ct  # noqa: E731
-    is_none = lambda leaf: leaf is None  # noqa: E731
-    end = jax.tree.map(zeros, given.y, y, is_leaf=is_none)
+    end = _filled(given.y, y)
     good = counts > 0
     end = select(good, end, jax.tree.map(jnp.zeros_like, end))
     kept = None
     if given.saved is not None and jax.tree.leaves(given.saved.values):
-        values = eqx.filter(saved.values, eqx.is_inexact_array)
-        kept = jax.tree.map(zeros, given.saved.values, values, is_leaf=is_none)
+        kept = _filled(given.saved.values, eqx.filter(saved.values, eqx.is_inexact_array))
     o, (shared, starts) = options, arguments
     return pull_back(o.problem, o.saver, shared, starts, perturbed, record, counts, Cotangents(end, kept), o.lanes)
+
+
+def _filled(cotangents: PyTree, like: PyTree) -> PyTree:
+    """Zeros where there is no cotangent."""
+    zeros = jax.tree.map(jnp.zeros_like, like)
+    return jax.tree.map(
+        lambda ct, zero: zero if ct is None else ct, cotangents, zeros, is_leaf=lambda leaf: leaf is None
+    )
 
 
 def _mapped(
