@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Times
 from .base import AbstractSchedule
+from .polynomial import lost_power
 from .variance_preserving import AbstractVariancePreserving
 
 
@@ -175,8 +176,7 @@ class CosineSNR(AbstractSchedule):
 
     def alpha(self, t: Times) -> Array:
         # The sine of the complement, which keeps its relative accuracy down to t = 0.
-        rest = -jnp.expm1(self.nu * jnp.log1p(-jnp.asarray(t)))
-        return jnp.sin(_QUARTER / (1 + self.s) * rest)
+        return jnp.sin(_QUARTER / (1 + self.s) * lost_power(jnp.asarray(t), self.nu))
 
     def sigma(self, t: Times) -> Array:
         return jnp.sin(self._angle(t))

@@ -10,6 +10,16 @@ from .._typing import Array, Times
 from .base import AbstractSchedule
 
 
+def lost_power(u: Array, exponent: float) -> Array:
+    """`1 - (1 - u)**exponent`, accurate at small `u` and differentiable on all of [0, 1]."""
+    small = u < 0.5
+    return jnp.where(
+        small,
+        -jnp.expm1(exponent * jnp.log1p(-jnp.where(small, u, 0))),
+        1 - (1 - u) ** exponent,
+    )
+
+
 class Polynomial(AbstractSchedule):
     r"""The straight path of [`Linear`][] at another speed: with $n > 1$ more time is spent near the noise.
 
@@ -47,7 +57,7 @@ class Polynomial(AbstractSchedule):
         return jnp.asarray(t) ** self.exponent
 
     def sigma(self, t: Times) -> Array:
-        return -jnp.expm1(self.exponent * jnp.log(t))
+        return lost_power(1 - jnp.asarray(t), self.exponent)
 
     def alpha_rate(self, t: Times) -> Array:
         return self.exponent * jnp.asarray(t) ** (self.exponent - 1)
