@@ -29,7 +29,13 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
-from .divergence import Exact as Exact, Hutchinson as Hutchinson, HutchPP as HutchPP, XTrace as XTrace
+from .divergence import (
+    ControlVariate as ControlVariate,
+    Exact as Exact,
+    Hutchinson as Hutchinson,
+    HutchPP as HutchPP,
+    XTrace as XTrace,
+)
 from .dynamics import (
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
