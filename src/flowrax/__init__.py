@@ -49,9 +49,10 @@ from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterio
 from .last_step import Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
-from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
+from .model import Model as Model
 from .observation import LinearGaussian as LinearGaussian
 from .parallel import parallel_sample as parallel_sample
+from .preconditioner import EDMPreconditioner as EDMPreconditioner
 from .sample import sample as sample
 from .schedule import (
     EDM as EDM,

@@ -1,7 +1,7 @@
 r"""$\mathrm{d}X = (v + w(t)\, s)\, \mathrm{d}t + \sqrt{2 w(t)}\, \mathrm{d}W$ from noise to data, for any $w \ge 0$.
 
-Its Fokker-Planck equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023,
-theorem 2.8).
+With a prior of covariance $C$ it is $(v + w\, C s)\, \mathrm{d}t + \sqrt{2 w}\, C^{1/2} \mathrm{d}W$. Its Fokker-Planck
+equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023, theorem 2.8).
 """
 
 from typing import ClassVar
@@ -16,6 +16,7 @@ from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from .diffusion import SBDM, AbstractDiffusion
+from .noise import scaled_score, shaped
 from .semilinear import SemilinearTerm
 
 
@@ -61,15 +62,16 @@ class ReverseSDE(AbstractDynamics):
         self.t_min, self.t_max = t_min, t_max
 
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-        """$v + w s$ at `(t, x)`; `args` is `(model, condition)`."""
+        """$v + w C s$ at `(t, x)`; `args` is `(model, condition)`."""
         model, condition = args
         prediction = model.predict(t, x, condition)
-        return prediction.velocity + self.coefficient(model.schedule, t).astype(x.dtype) * prediction.score
+        score = scaled_score(model, prediction.score)
+        return prediction.velocity + self.coefficient(model.schedule, t).astype(x.dtype) * score
 
     def diffusion(
         self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]
     ) -> lx.AbstractLinearOperator:
-        r"""$\sqrt{2 w}$ times the identity."""
+        r"""$\sqrt{2 w}$ times the identity: the path has the covariance of the prior."""
         scale = jnp.sqrt(2 * self.coefficient(args[0].schedule, t))
         return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, x.shape).astype(x.dtype))
 
@@ -94,7 +96,7 @@ class ReverseSDE(AbstractDynamics):
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         scale = self.coefficient.scale if isinstance(self.coefficient, SBDM) else None
         drift = SemilinearTerm(self.drift, scale)
-        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
+        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, shaped(model, make_noise(model.shape, 0))))
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state

@@ -11,6 +11,7 @@ import optax
 from .._typing import Array, Batch, Condition, KeyArray
 from ..loss import AbstractLoss
 from ..model import Model
+from ..prior import AbstractGaussianPrior
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: one stored row as one training event."""
@@ -51,7 +52,11 @@ class Task(eqx.Module):
         """Noise and data, not coupled yet."""
         row_key, noise_key, *_ = jax.random.split(key, 5)
         x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, rows.shape[0]), rows)
-        return jax.random.normal(noise_key, x1.shape, x1.dtype), x1
+        prior = self.static.prior
+        if isinstance(prior, AbstractGaussianPrior):
+            z = jax.random.normal(noise_key, x1.shape, x1.dtype)
+            return (z if prior.is_standard else jax.vmap(prior.transform)(z)), x1
+        return jax.vmap(prior.draw)(jax.random.split(noise_key, x1.shape[0])), x1
 
     def batch_loss(
         self,

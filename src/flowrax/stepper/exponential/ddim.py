@@ -55,7 +55,7 @@ class DDIM(AbstractExponentialSolver):
         if problem.noise is not None:
             fresh = -jnp.asarray(problem.scale, keep.dtype) * jnp.expm1(-2 * exact.gap)
             keep = keep * jnp.sqrt(1 - fresh)
-        y1 = times(keep, y0) + times(exact.alpha - keep * alpha, data)
+        y1 = times(keep, y0) + times(exact.alpha - keep * alpha, data) + problem.shift(exact.sigma - keep * sigma)
         if problem.noise is not None:
             y1 = y1 + times(exact.sigma * jnp.sqrt(fresh), problem.normal(t0, t1, y0))
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful
