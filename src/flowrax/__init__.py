@@ -1,6 +1,7 @@
 """Stochastic interpolants in JAX: sampling, log-likelihoods and posteriors one can trust."""
 
 from . import (
+    chain as chain,
     coupling as coupling,
     divergence as divergence,
     dynamics as dynamics,
@@ -37,16 +38,19 @@ from .divergence import (
     XTrace as XTrace,
 )
 from .dynamics import (
+    HybridSDE as HybridSDE,
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
     ReverseSDE as ReverseSDE,
+    StochasticFlow as StochasticFlow,
+    TemperedFlow as TemperedFlow,
     UnderdampedLangevin as UnderdampedLangevin,
 )
 from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
-from .last_step import Tweedie as Tweedie
+from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import Model as Model
