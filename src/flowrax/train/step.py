@@ -71,7 +71,8 @@ class Task(eqx.Module):
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, x1.dtype)
 
         def one(t: Array, x0: Array, x1: Array, condition: Condition, key: KeyArray) -> Array:
-            return self.loss(model, t, x0, x1, condition, key=key if training else None)
+            value = self.loss(model, t, x0, x1, condition, key=key if training else None)
+            return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         return jnp.mean(jax.vmap(one)(t, x0, x1, condition, jax.random.split(keys[4], n)))
 
