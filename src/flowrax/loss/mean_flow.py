@@ -6,8 +6,8 @@ runs from noise to data
 $$u = v + (r - t)\, \frac{\mathrm{d} u}{\mathrm{d} t}, \qquad
 \frac{\mathrm{d} u}{\mathrm{d} t} = \partial_t u + v \cdot \nabla_x u,$$
 
-where the paper, whose time runs from data to noise, has a minus (Geng et al. 2025, eq. 6). The right-hand side, with the
-conditional velocity for $v$ and no gradient, is the target of the left.
+where the paper, whose time runs from data to noise, has a minus (Geng et al. 2025, eq. 6). The right-hand side, with
+the conditional velocity for $v$ and no gradient, is the target of the left.
 """
 
 import equinox as eqx
@@ -27,8 +27,8 @@ from .reductions import AbstractReduction, Sum
 class MeanFlowGuidance(eqx.Module):
     r"""Trains the flow of classifier-free guidance itself, so that sampling needs one evaluation.
 
-    In the target, $\omega\, v + \kappa\, u(t, t, x, c) + (1 - \omega - \kappa)\, u(t, t, x, \varnothing)$ stands for $v$
-    (Geng et al. 2025, eq. 20); the guidance in effect is $\omega / (1 - \kappa)$.
+    In the target, $\omega\, v + \kappa\, u(t, t, x, c) + (1 - \omega - \kappa)\, u(t, t, x, \varnothing)$ stands for
+    $v$ (Geng et al. 2025, eq. 20); the guidance in effect is $\omega / (1 - \kappa)$.
     """
 
     scale: float
@@ -41,8 +41,8 @@ class MeanFlowGuidance(eqx.Module):
 
         - `scale`: $\omega$.
         - `mixture`: $\kappa$, the part of the network's own conditional velocity.
-        - `t_min`, `t_max`: where in time there is guidance, ends included. For a time that runs from data to noise these
-            are one minus its ends, in the other order. Raises `ValueError` outside [0, 1].
+        - `t_min`, `t_max`: where in time there is guidance, ends included. For a time that runs from data to noise
+            these are one minus its ends, in the other order. Raises `ValueError` outside [0, 1].
         """
         check_interval(t_min, t_max)
         self.scale, self.mixture, self.t_min, self.t_max = float(scale), float(mixture), float(t_min), float(t_max)
@@ -103,7 +103,7 @@ class MeanFlowMatching(AbstractLoss):
         """
         if guidance is not None and condition_dropout is None:
             raise ValueError(
-                "guidance needs an unconditional velocity; pass condition_dropout=ConditionDropout(probability, null) too."
+                "guidance needs an unconditional velocity; pass condition_dropout=ConditionDropout(probability, null)."
             )
         self.times = Pairs() if times is None else times
         self.condition_dropout, self.guidance = condition_dropout, guidance
@@ -160,7 +160,7 @@ def average_velocity(model: Model) -> AbstractAverageVelocity:
     plain = isinstance(model.preconditioner, Unscaled) and isinstance(model.target, Velocity)
     if not isinstance(model.network, AbstractAverageVelocity) or not plain:
         raise ValueError(
-            "The model has no average velocity; build it as Model(nn.AverageVelocity(network), schedule) with the target "
-            "Velocity() and no preconditioner."
+            "The model has no average velocity; build it as Model(nn.AverageVelocity(network), schedule), with the "
+            "target Velocity() and no preconditioner."
         )
     return model.network

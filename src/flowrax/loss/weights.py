@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import check_time
-from .._typing import Array, Scalar
+from .._typing import Array, Times
 from ..schedule import AbstractSchedule, Scales
 from ..target import AbstractTarget, Noise, Score
 
@@ -20,8 +20,8 @@ class AbstractWeight(eqx.Module):
     """A weight of the loss at time `t`."""
 
     @abc.abstractmethod
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
-        """The factor on the squared error of `target` at time `t`, where the scales are `s`."""
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        """The factor on the squared error of `target`, elementwise in `t`, where the scales are `s`."""
 
     def __mul__(self, other: "AbstractWeight") -> "Product":
         return Product(self, other)
@@ -33,14 +33,14 @@ class Product(AbstractWeight):
     first: AbstractWeight
     second: AbstractWeight
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return self.first(target, schedule, t, s) * self.second(target, schedule, t, s)
 
 
 class Uniform(AbstractWeight):
     """One, on the error of the model's target, whatever that is."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.ones_like(s.alpha)
 
 
@@ -54,7 +54,7 @@ class ErrorIn(AbstractWeight):
 
     measured: AbstractTarget
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         if type(self.measured) is type(target):
             # Also where both gains are infinite.
             return jnp.ones_like(s.alpha)
@@ -64,9 +64,9 @@ class ErrorIn(AbstractWeight):
 class OfTime(AbstractWeight):
     """Any function of time, on the error of the model's target."""
 
-    function: Callable[[Scalar], Array]
+    function: Callable[[Times], Array]
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.asarray(self.function(t)).astype(s.alpha.dtype)
 
 
@@ -87,14 +87,14 @@ class Truncated(AbstractWeight):
             raise ValueError("cutoff=1 leaves nothing to fall; use Uniform().")
         self.cutoff = float(cutoff)
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff)).astype(s.alpha.dtype)
 
 
 class SNR(AbstractWeight):
     r"""$\alpha^2 / \sigma^2$ on the data error, which is one on the noise error (Ho et al. 2020, eq. 14)."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return ErrorIn(Noise())(target, schedule, t, s)
 
 
@@ -103,7 +103,7 @@ class MinSNR(AbstractWeight):
 
     gamma: float = 5.0
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.minimum((s.alpha / s.sigma) ** 2, self.gamma) / target.gain(s) ** 2
 
 
@@ -114,7 +114,7 @@ class EDM(AbstractWeight):
 
     sigma_data: float = 0.5
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         precision = (s.alpha / s.sigma) ** 2 + 1 / self.sigma_data**2
         return precision / target.gain(s) ** 2
 
@@ -122,7 +122,7 @@ class EDM(AbstractWeight):
 class Likelihood(AbstractWeight):
     """$g^2$ on the score error: half its mean bounds the divergence from the data (Song et al. 2021b, theorem 1)."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         ratio = Score().gain(s) / target.gain(s)
         return schedule.diffusion_squared(t).astype(ratio.dtype) * ratio**2
 
@@ -151,7 +151,7 @@ class Variational(AbstractWeight):
 
     step: float | None = None
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         if self.step is None:
             return Likelihood()(target, schedule, t, s) / 2
         noise_gain = Noise().gain(s) / target.gain(s)

@@ -7,8 +7,8 @@ from ..abstract import AbstractAverageVelocity, AbstractNetwork
 class AverageVelocity(AbstractAverageVelocity):
     """Gives an ordinary network the way that is left as a part of its condition.
 
-    The network is called as `network(t, x, (r - t, condition))`. [`MLP`][] and [`ResidualMLP`][] take that as it is, with
-    one more element in `condition_size`, and [`DiT`][] and [`UNet`][] with one more in `vector_size`.
+    The network is called as `network(t, x, (r - t, condition))`. [`MLP`][] and [`ResidualMLP`][] take that as it is,
+    with one more element in `condition_size`, and [`DiT`][] and [`UNet`][] with one more in `vector_size`.
     """
 
     network: Network

@@ -34,8 +34,8 @@ class JumpTerm(dfx.AbstractTerm):
 class Jump(AbstractDynamics):
     """Samples a model of average velocity in as many evaluations as the grid has steps: `sample(..., grid=1)`.
 
-    Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid. Without
-    it, such a model is sampled and evaluated by its velocity as any other.
+    Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid.
+    Without `dynamics=Jump()` such a model is sampled and evaluated by its velocity as any other.
 
     ??? cite "Reference"
 
