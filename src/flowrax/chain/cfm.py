@@ -8,6 +8,7 @@ from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..abstract import AbstractPrediction
 from ..dynamics import AbstractDiffusion, Cotangent, StochasticFlow
 from ..model import Converted
+from ..prior import Gaussian
 from ..schedule import AbstractSchedule, Linear
 from ..target import AbstractTarget, Velocity
 from .kernel import diffuse, move, tidy
@@ -45,7 +46,8 @@ class CFM(eqx.Module):
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output at `(t, x)`; no score under a dependent coupling."""
-        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, True)
+        prior = Gaussian(x.shape, dtype=x.dtype)
+        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, prior, True)
 
     def step(
         self,

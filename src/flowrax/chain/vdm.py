@@ -12,6 +12,7 @@ from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..abstract import AbstractPrediction
 from ..dynamics import HybridSDE, TemperedFlow
 from ..model import Converted
+from ..prior import Gaussian
 from ..schedule import AbstractSchedule
 from ..target import AbstractTarget, Data
 from .kernel import Kernel, add_noise, diffuse, kernel, move, tidy
@@ -59,7 +60,8 @@ class VDM(eqx.Module):
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output at `(t, x)`."""
-        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, True)
+        prior = Gaussian(x.shape, dtype=x.dtype)
+        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, prior, True)
 
     def _kernel(self, t: Scalar, dt: Scalar, share: float | Array | None) -> tuple[Kernel, Array, Array]:
         start = jnp.asarray(t)
