@@ -24,7 +24,7 @@ from .coupling import AbstractCoupling, Independent
 from .dynamics import ProbabilityFlow
 from .interpolant import AbstractInterpolant, Affine
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
-from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, rescaled
+from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior, project, rescaled
 from .schedule import AbstractSchedule, Scales
 from .target import AbstractTarget, Data, Score, Velocity
 
