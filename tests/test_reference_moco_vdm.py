@@ -1,4 +1,4 @@
-"""The steps of bionemo-moco's VDM, whose time runs from the data: from its `t` to `t - dt` is from our `1 - t` on by `dt`.
+"""The steps of bionemo-moco's VDM. Its time runs from the data: its `t` to `t - dt` is our `1 - t` to `1 - t + dt`.
 
 Its centring leaves minus the centre at masked nodes; ours leaves zero there.
 """
