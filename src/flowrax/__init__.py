@@ -30,7 +30,13 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
-from .divergence import Exact as Exact, Hutchinson as Hutchinson, HutchPP as HutchPP, XTrace as XTrace
+from .divergence import (
+    ControlVariate as ControlVariate,
+    Exact as Exact,
+    Hutchinson as Hutchinson,
+    HutchPP as HutchPP,
+    XTrace as XTrace,
+)
 from .dynamics import (
     HybridSDE as HybridSDE,
     Langevin as Langevin,
@@ -47,9 +53,10 @@ from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterio
 from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
-from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
+from .model import Model as Model
 from .observation import LinearGaussian as LinearGaussian
 from .parallel import parallel_sample as parallel_sample
+from .preconditioner import EDMPreconditioner as EDMPreconditioner
 from .sample import sample as sample
 from .schedule import (
     EDM as EDM,

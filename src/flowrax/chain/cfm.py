@@ -83,5 +83,5 @@ class CFM(eqx.Module):
             noise_temperature=noise_temperature,
             t_ode=t_ode,
         )
-        mean = move(x, sde.drift_of(prediction, self.schedule, t), dt)
+        mean = move(x, sde.drift_of(prediction.velocity, prediction.score, self.schedule, t), dt)
         return tidy(diffuse(mean, sde.noise_scale(self.schedule, t), dt, key, noise), mask, centre)

@@ -140,7 +140,11 @@ class VDM(eqx.Module):
     ) -> Event:
         """An Euler step of the probability flow, or of [`TemperedFlow`][] at another temperature."""
         warm = isinstance(temperature, int | float) and temperature == 1
-        drift = prediction.velocity if warm else TemperedFlow(temperature).drift_of(prediction, self.schedule, t)
+        drift = (
+            prediction.velocity
+            if warm
+            else TemperedFlow(temperature).drift_of(prediction.velocity, prediction.score, self.schedule, t)
+        )
         return tidy(move(x, drift, dt), mask, centre)
 
     def step_hybrid_sde(
@@ -159,5 +163,5 @@ class VDM(eqx.Module):
     ) -> Event:
         """An Euler-Maruyama step of [`HybridSDE`][]."""
         sde = HybridSDE(equilibrium_rate, temperature=temperature)
-        mean = move(x, sde.drift_of(prediction, self.schedule, t), dt)
+        mean = move(x, sde.drift_of(prediction.velocity, prediction.score, self.schedule, t), dt)
         return tidy(diffuse(mean, sde.noise_scale(self.schedule, t), dt, key, noise), mask, centre)

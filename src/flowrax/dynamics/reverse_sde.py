@@ -1,7 +1,7 @@
 r"""$\mathrm{d}X = (v + w(t)\, s)\, \mathrm{d}t + \sqrt{2 w(t)}\, \mathrm{d}W$ from noise to data, for any $w \ge 0$.
 
-Its Fokker-Planck equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023,
-theorem 2.8).
+With a prior of covariance $C$ it is $(v + w\, C s)\, \mathrm{d}t + \sqrt{2 w}\, C^{1/2} \mathrm{d}W$. Its Fokker-Planck
+equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023, theorem 2.8).
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 r"""$\mathrm{d}X = (v + a(t)\, s)\, \mathrm{d}t + \sqrt{2 b(t)}\, \mathrm{d}W$: the velocity, the score and noise.
 
-With $a = b$ the marginals are those of the probability flow (see [`ReverseSDE`][]); the rest trades them for others.
+With a prior of covariance $C$ it is $C s$ and $C^{1/2} \mathrm{d}W$. With $a = b$ the marginals are those of the
+probability flow (see [`ReverseSDE`][]); the rest trades them for others.
 """
 
 import abc
@@ -13,9 +14,10 @@ import lineax as lx
 
 from .._checks import check_interval, check_steps_of_noise
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction, NoiseMaker
+from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
+from .noise import scaled_score, shaped
 from .semilinear import SemilinearTerm
 
 
@@ -41,24 +43,24 @@ class AbstractScoreSDE(AbstractDynamics):
     def linear_scale(self) -> float | Array | None:
         """The $c$ of `a = b = c g^2 / 2`, which exponential solvers integrate; None where they are not of this form."""
 
-    def drift_of(self, prediction: AbstractPrediction, schedule: AbstractSchedule, t: Scalar) -> Event:
-        """$v + a s$, given what the model says of a state at `t`."""
-        velocity = prediction.velocity
-        return velocity + self.coefficients(schedule, t)[0].astype(velocity.dtype) * prediction.score
+    def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
+        """$v + a s$ at `t`, given both; with a prior of covariance $C$, `score` is $C s$."""
+        return velocity + self.coefficients(schedule, t)[0].astype(velocity.dtype) * score
 
     def noise_scale(self, schedule: AbstractSchedule, t: Scalar) -> Array:
         r"""$\sqrt{2 b}$ at `t`, a scalar."""
         return jnp.sqrt(2 * self.coefficients(schedule, t)[1])
 
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-        """$v + a s$ at `(t, x)`; `args` is `(model, condition)`."""
+        """$v + a C s$ at `(t, x)`; `args` is `(model, condition)`."""
         model, condition = args
-        return self.drift_of(model.predict(t, x, condition), model.schedule, t)
+        prediction = model.predict(t, x, condition)
+        return self.drift_of(prediction.velocity, scaled_score(model, prediction.score), model.schedule, t)
 
     def diffusion(
         self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]
     ) -> lx.AbstractLinearOperator:
-        r"""$\sqrt{2 b}$ times the identity."""
+        r"""$\sqrt{2 b}$ times the identity: the path has the covariance of the prior."""
         scale = self.noise_scale(args[0].schedule, t)
         return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, x.shape).astype(x.dtype))
 
@@ -82,7 +84,7 @@ class AbstractScoreSDE(AbstractDynamics):
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         drift = SemilinearTerm(self.drift, self.linear_scale)
-        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
+        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, shaped(model, make_noise(model.shape, 0))))
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state

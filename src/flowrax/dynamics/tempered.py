@@ -17,10 +17,11 @@ import jax.numpy as jnp
 
 from .._checks import check_interval, check_time
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction, NoiseMaker
+from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from .diffusion import AbstractDiffusion, as_diffusion
+from .noise import scaled_score
 from .reverse_sde import ReverseSDE
 from .score_sde import AbstractScoreSDE
 
@@ -78,16 +79,16 @@ class TemperedFlow(AbstractDynamics):
         """
         self.temperature = _check_temperature(temperature)
 
-    def drift_of(self, prediction: AbstractPrediction, schedule: AbstractSchedule, t: Scalar) -> Event:
-        """The drift, given what the model says of a state at `t`."""
-        velocity = prediction.velocity
+    def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
+        """The drift at `t`, given the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
         push = (score_scale(schedule, t, self.temperature) - 1) * schedule.diffusion_squared(t) / 2
-        return velocity + push.astype(velocity.dtype) * prediction.score
+        return velocity + push.astype(velocity.dtype) * score
 
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         """The drift at `(t, x)`; `args` is `(model, condition)`."""
         model, condition = args
-        return self.drift_of(model.predict(t, x, condition), model.schedule, t)
+        prediction = model.predict(t, x, condition)
+        return self.drift_of(prediction.velocity, scaled_score(model, prediction.score), model.schedule, t)
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         return ReverseSDE().interval(model)

@@ -73,5 +73,5 @@ class Matching(AbstractLoss):
         if key is not None and self.condition_dropout is not None:
             network_key, dropout_key = jax.random.split(key)
             condition = self.condition_dropout(condition, dropout_key)
-        error = model.output(t, x, condition, key=network_key) - model.target.of(x1, x0, scales)
+        error = model.output(t, x, condition, key=network_key) - model.regressand(x0, x1, scales)
         return self.weight(model.target, model.schedule, t, scales) * jnp.mean(error**2)

@@ -12,5 +12,6 @@ from .exponential import (
     Restart as Restart,
     UniPC as UniPC,
 )
+from .quadrature import Trapezoidal as Trapezoidal
 from .reversible import Reversible as Reversible
 from .reversible_adjoint import ReversibleAdjoint as ReversibleAdjoint

@@ -50,13 +50,14 @@ class DDIM(AbstractExponentialSolver):
         problem = self.problem(terms, args)
         data = problem.denoise(t0, y0)
         exact = problem.step(t0, t1)
+        start = problem.scales(t0)
         coefficients = kernel(
-            problem.scales(t0),
+            start,
             (exact.alpha, exact.sigma),
             exact.gap,
             None if problem.noise is None else problem.scale,
         )
-        y1 = coefficients.mean(y0, data)
+        y1 = coefficients.mean(y0, data) + problem.shift(exact.sigma - coefficients.keep * start[1])
         if problem.noise is not None:
             y1 = y1 + times(coefficients.std, problem.normal(t0, t1, y0))
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful
