@@ -104,6 +104,17 @@ def test_clocks(x64):
     assert np.allclose(S.IndexClock(8).ours(jnp.arange(8.0)), TABLE.time(jnp.arange(8)))
 
 
+def test_derivatives_of_rates_at_the_ends():
+    """Where a power of zero is differentiated: the curvatures of a circle and of a parabola."""
+    with jax.debug_nans(True):
+        s, squared = S.CosineSNR(), (np.pi / 2 / 1.008) ** 2
+        for t in (0.0, 1.0):
+            assert np.allclose(jax.grad(s.alpha_rate)(t), -squared * s.alpha(t), rtol=1e-5, atol=1e-6)
+            assert np.allclose(jax.grad(s.sigma_rate)(t), -squared * s.sigma(t), rtol=1e-5, atol=1e-6)
+        assert jax.grad(S.Polynomial(2.0).alpha_rate)(0.0) == 2
+        assert jax.grad(S.Polynomial(1.0).sigma_rate)(0.0) == 0
+
+
 def test_cosine_snr_without_offset_is_the_cosine(x64):
     t = jnp.linspace(0, 1, 9)
     bare = S.CosineSNR(s=0.0)
