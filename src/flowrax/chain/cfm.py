@@ -10,7 +10,7 @@ from ..dynamics import AbstractDiffusion, Cotangent, StochasticFlow
 from ..model import Converted
 from ..schedule import AbstractSchedule, Linear
 from ..target import AbstractTarget, Velocity
-from .kernel import diffuse, move, tidy
+from .kernel import converted, diffuse, move, tidy
 
 
 class CFM(eqx.Module):
@@ -45,7 +45,7 @@ class CFM(eqx.Module):
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output at `(t, x)`; no score under a dependent coupling."""
-        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, True)
+        return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 
     def step(
         self,
