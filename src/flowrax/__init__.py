@@ -73,6 +73,7 @@ from .stepper import (
     DPMSolver as DPMSolver,
     DPMSolverPP as DPMSolverPP,
     EDMHeun as EDMHeun,
+    Jump as Jump,
     Restart as Restart,
     Reversible as Reversible,
     ReversibleAdjoint as ReversibleAdjoint,

@@ -24,7 +24,7 @@ from .coupling import AbstractCoupling, Independent
 from .dynamics import ProbabilityFlow
 from .interpolant import AbstractInterpolant, Affine
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
-from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, rescaled
+from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior, project, rescaled
 from .schedule import AbstractSchedule, Scales
 from .target import AbstractTarget, Data, Score, Velocity
 
@@ -79,8 +79,8 @@ def _gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGa
         )
     if not isinstance(prior, AbstractGaussianPrior):
         raise ValueError(
-            f"This model has no score: its prior, {type(prior).__name__}, is not Gaussian; use the probability flow, "
-            "or a Gaussian prior for the score, ReverseSDE, Langevin or guidance."
+            f"This model has no score: its prior, {type(prior).__name__}, is not Gaussian; use the "
+            "probability flow, or a Gaussian prior for the score, ReverseSDE, Langevin or guidance."
         )
     return prior
 
@@ -122,8 +122,8 @@ class Model(AbstractContinuousModel):
         - `preconditioner`: scales the network's input and output.
         - `coupling`: how noise and data were, or will be, paired in training; independently without.
         - `prior`: the law of $x_0$, standard normal without; `fit` draws from it and never trains it. Without a
-            Gaussian one there is no score. Where its covariance is singular (centred points, a harmonic chain) whatever leaves
-            the range of that is projected out of events and predictions, and densities are with respect to it.
+            Gaussian one there is no score. Where its covariance is singular (centred points, a harmonic
+            chain) what leaves its range is projected out of events and predictions, and densities are on it.
         - `dtype`: of events; that of the network's parameters without.
         - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target, else
             stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError`

@@ -114,7 +114,7 @@ def tidy(x: Event, mask: ArrayLike | None, centre: bool) -> Event:
         check_shape("mask", jnp.shape(mask), x.shape[:-1])
     if centre:
         return remove_centre(x, mask)
-    return x if mask is None else jnp.where(jnp.asarray(mask)[..., None] > 0, x, 0)
+    return x if mask is None else jnp.where(jnp.asarray(mask).astype(bool)[..., None], x, 0)
 
 
 def move(x: Event, drift: Event, dt: Scalar) -> Event:

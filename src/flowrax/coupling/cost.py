@@ -52,7 +52,7 @@ class KabschDistance(eqx.Module):
     mask: Of | None = None
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
-        cost = kabsch_cost(x1, x0, None if self.mask is None else self.mask(condition))
+        cost = kabsch_cost(x1, x0, None if self.mask is None else self.mask(condition).astype(bool))
         return cost if self.squared else jnp.sqrt(cost)
 
 

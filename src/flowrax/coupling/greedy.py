@@ -48,7 +48,8 @@ def _cheapest_first(costs: Array) -> Array:
         free = (order < 0)[:, None] & ~is_taken[None]
         left = jnp.where(free, costs, jnp.inf)
         best = jnp.argmin(left, axis=1).astype(jnp.int32)
-        is_mutual = (jnp.argmin(left, axis=0)[best] == rows) & (order < 0)
+        back = jnp.argmin(left, axis=0).astype(jnp.int32)[best]
+        is_mutual = (back == rows) & (order < 0)
         return jnp.where(is_mutual, best, order)
 
     return jax.lax.while_loop(some_are_free, take, jnp.full_like(rows, -1))

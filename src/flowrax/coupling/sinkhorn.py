@@ -41,7 +41,7 @@ def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> 
     return scaled + u[:, None] + v[None]
 
 
-def _check(**positive: float) -> None:
+def _check(**positive: float | int) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name}={value} is not positive.")

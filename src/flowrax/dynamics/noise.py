@@ -1,6 +1,6 @@
 r"""Noise of the prior's covariance: for $x_0 \sim \mathcal{N}(m, C)$ samplers are driven by $C^{1/2} W$.
 
-The score enters them as $C s = -(\mathbb{E}[x_0 | x_t] - m) / \sigma$, so that everything is as it is for standard noise
+The score enters them as $C s = -(\mathbb{E}[x_0 | x_t] - m) / \sigma$, so that all is as it is for standard noise
 in the coordinates $C^{-1/2} x$, and what is in the range of a singular $C$ stays there.
 """
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from .._result import RESULTS
 from .._typing import Array, PyTree, Scalar
 from ..stepper.seeding import begin
+from .stages import has_few_stages, step_by_stages
 from .stepping import Stepping
 
 _NONFINITE: Any = RESULTS.nonfinite
@@ -91,6 +92,12 @@ class Problem(eqx.Module):
     ) -> tuple[Point, PyTree, dict[str, PyTree], RESULTS]:
         """One step: where it ends, its error estimate, what interpolates it, and its code."""
         terms, args = self.terms(shared, start)
+        if not self.stepping.may_jump and has_few_stages(self.solver, point.solver_state):
+            assert isinstance(self.solver, dfx.AbstractERK)
+            y, error, dense, solver_state, result = step_by_stages(
+                self.solver, terms, interval.t0, interval.t1, point.y, args, point.solver_state
+            )
+            return Point(y, solver_state), error, dense, result
         # Some solvers can only be told that there is no jump before they are compiled.
         made_jump = interval.made_jump if self.stepping.may_jump else False
         y, error, dense, solver_state, result = self.solver.step(

@@ -2,8 +2,8 @@ r"""Guided models: a model whose score is raised by $g(t, x) \approx \nabla_x \l
 
 All forms of the prediction follow from $s' = s + g$: with $x = \alpha d + \sigma n$ fixed,
 $n' = n - \sigma g$, $d' = d + (\sigma^2 / \alpha)\, g$ and $v' = v + \tfrac12 g_{\text{SDE}}^2\, g$, where
-$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$; all but $s'$ with
-$C g$ for $g$ where the noise has covariance $C$.
+$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$; all but $s'$
+with $C g$ for $g$ where the noise has covariance $C$.
 """
 
 import abc

@@ -97,8 +97,8 @@ class OraclePrediction(AbstractPrediction):
         return self.score if self.prior.is_standard else self.prior.covariance_product(self.score)
 
     @property
-    def _mean(self) -> Event | float:
-        return 0.0 if self.prior.is_standard else self.prior.mean.astype(self.score.dtype)
+    def _mean(self) -> Event:
+        return self.prior.mean.astype(self.score.dtype)
 
     @property
     def data(self) -> Event:
@@ -110,13 +110,17 @@ class OraclePrediction(AbstractPrediction):
 
     @property
     def noise(self) -> Event:
-        return self._mean - self.scales.sigma * self._scaled_score
+        noise = -self.scales.sigma * self._scaled_score
+        return noise if self.prior.is_standard else self._mean + noise
 
     @property
     def velocity(self) -> Event:
         s = self.scales
         flow = s.alpha_rate * self.data - s.variance_rate / 2 * self._scaled_score
-        return flow if self.prior.is_standard else flow + s.sigma_rate * self._mean
+        if self.prior.is_standard:
+            return flow
+        # The rate may be infinite where nothing is multiplied by it.
+        return flow + jnp.where(self._mean == 0, 0, s.sigma_rate) * self._mean
 
 
 class OracleModel(AbstractContinuousModel):

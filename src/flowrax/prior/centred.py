@@ -21,7 +21,7 @@ def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
     # By selection, not by multiplication: whatever stands at padding, NaN included, is gone.
-    counts = jnp.asarray(mask)[..., None] > 0
+    counts = jnp.asarray(mask).astype(bool)[..., None]
     kept = jnp.where(counts, x, 0)
     number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
     return jnp.where(counts, kept - jnp.sum(kept, axis=-2, keepdims=True) / number, 0)
@@ -61,7 +61,7 @@ class CentredGaussian(AbstractGaussianPrior):
         if len(self.shape) < 2:
             raise ValueError(f"CentredGaussian needs events (..., nodes, features); got shape {self.shape}.")
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-        self.mask = None if mask is None else jnp.asarray(mask) > 0
+        self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
         if self.mask is not None:
             check_shape("mask", self.mask.shape, self.shape[:-1])
         mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
