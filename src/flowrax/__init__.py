@@ -2,6 +2,7 @@
 
 from . import (
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -29,6 +30,7 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
+from .density import DensityEstimator as DensityEstimator
 from .divergence import Exact as Exact, Hutchinson as Hutchinson, HutchPP as HutchPP, XTrace as XTrace
 from .dynamics import (
     Langevin as Langevin,
