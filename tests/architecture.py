@@ -26,6 +26,7 @@ LAYERS = [
     "interpolant",
     "target",
     "abstract",
+    "preconditioner",
     "dynamics",
     "model",
     "observation",

@@ -12,6 +12,7 @@ from .._typing import Array, Batch, Condition, KeyArray
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
 from ..model import Model
+from ..prior import AbstractGaussianPrior
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: one stored row as one training event."""
@@ -52,7 +53,11 @@ class Task(eqx.Module):
         """Noise and data, not coupled yet."""
         row_key, noise_key, *_ = jax.random.split(key, 5)
         x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, rows.shape[0]), rows)
-        return jax.random.normal(noise_key, x1.shape, x1.dtype), x1
+        prior = self.static.prior
+        if isinstance(prior, AbstractGaussianPrior):
+            z = jax.random.normal(noise_key, x1.shape, x1.dtype)
+            return (z if prior.is_standard else jax.vmap(prior.transform)(z)), x1
+        return jax.vmap(prior.draw)(jax.random.split(noise_key, x1.shape[0])), x1
 
     def batch_loss(
         self,
@@ -76,7 +81,8 @@ class Task(eqx.Module):
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, x1.dtype)
 
         def one(t: Array, x0: Array, x1: Array, condition: Condition, key: KeyArray) -> Array:
-            return self.loss(model, t, x0, x1, condition, key=key if training else None)
+            value = self.loss(model, t, x0, x1, condition, key=key if training else None)
+            return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         own = jax.random.split(keys[4], n)
         losses = jax.vmap(one)(t, pairs.x0, pairs.x1, pairs.follow(condition), own)
