@@ -172,7 +172,7 @@ class _Run:
         bar = _Bar(num_steps, int(state.step), progress)
         coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
-            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps)
+            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps, self.condition)
         try:
             while (step := int(state.step)) < num_steps:
                 if self._is_out_of_patience(state, history):
