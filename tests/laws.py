@@ -17,6 +17,15 @@ SCHEDULES = {
     "edm": frx.EDM(),
 }
 
+MORE_SCHEDULES = {
+    "cosine_snr": frx.schedule.CosineSNR(),
+    "cosine_snr_1.5": frx.schedule.CosineSNR(nu=1.5, s=0.02),
+    "linear_snr": frx.schedule.LinearSNR(),
+    "log_linear_snr": frx.schedule.LogLinearSNR(),
+    "polynomial": frx.schedule.Polynomial(1.5),
+}
+"""Those whose formulas are checked as strictly, and whose use is checked less often."""
+
 
 def covariances(key, num, size, dtype=None):
     """`(num, size, size)`, full, with eigenvalues between 0.05 and about 1."""

@@ -9,7 +9,9 @@ import pytest
 import scipy.optimize
 
 import flowrax as frx
-from laws import SCHEDULES
+from laws import MORE_SCHEDULES, SCHEDULES as COMMON
+
+SCHEDULES = COMMON | MORE_SCHEDULES
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "schedules.npz")
 
@@ -36,6 +38,14 @@ def _beta(s):
     return 0.1 * s + 19.9 * s**2 / 2
 
 
+def _offset_cosine(nu, s, rest):
+    """The cosine of an angle, by the sine of what it lacks to a right one (`rest`), and the square of its sine."""
+    return (
+        lambda t: np.sin(np.pi / 2 / (1 + s) * rest(t)),
+        lambda t: np.sin(((1 - t) ** nu + s) / (1 + s) * np.pi / 2) ** 2,
+    )
+
+
 # (alpha, variance of the noise) as analytic functions of time, for derivatives by complex steps.
 DEFINITIONS = {
     "linear": (lambda t: t, lambda t: (1 - t) ** 2),
@@ -44,6 +54,14 @@ DEFINITIONS = {
     "subvp": (lambda t: np.exp(-_beta(1 - t) / 2), lambda t: (1 - np.exp(-_beta(1 - t))) ** 2),
     "ve": (lambda t: 1 + 0 * t, lambda t: 0.01 ** (2 * t) * 50 ** (2 * (1 - t))),
     "edm": (lambda t: 1 + 0 * t, lambda t: (80 ** (1 / 7) + t * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 14),
+    "cosine_snr": _offset_cosine(1, 0.008, lambda t: t),
+    "cosine_snr_1.5": _offset_cosine(1.5, 0.02, lambda t: t * (3 - 3 * t + t**2) / (1 + (1 - t) ** 1.5)),
+    "linear_snr": (lambda t: np.exp(-(1e-4 + 10 * (1 - t) ** 2) / 2), lambda t: -np.expm1(-1e-4 - 10 * (1 - t) ** 2)),
+    "log_linear_snr": (
+        lambda t: (1 + np.exp(7 - 20.5 * t)) ** -0.5,
+        lambda t: 1 / (1 + np.exp(-7 + 20.5 * t)),
+    ),
+    "polynomial": (lambda t: t**1.5, lambda t: (1 - t**1.5) ** 2),
 }
 
 
@@ -77,6 +95,25 @@ def truth(name, t):
 
 # What the definitions above give at the ends by their limits.
 C = np.pi / 2
+
+
+def _offset_end(s, speed):
+    """At t = 1, where the angle is small but not zero and changes with `-speed`."""
+    cos, sin = np.cos(s / (1 + s) * C), np.sin(s / (1 + s) * C)
+    squared = 2 * speed * sin / cos
+    return dict(
+        alpha=cos,
+        sigma=sin,
+        alpha_rate=speed * sin,
+        sigma_rate=-speed * cos,
+        variance_rate=-2 * speed * sin * cos,
+        log_snr=2 * np.log(cos / sin),
+        drift=-speed * sin / cos,
+        diffusion=np.sqrt(squared),
+        diffusion_squared=squared,
+    )
+
+
 ENDS = {
     ("linear", 0): dict(alpha=0, sigma=1, alpha_rate=1, sigma_rate=-1, variance_rate=-2),
     ("linear", 1): dict(
@@ -85,6 +122,14 @@ ENDS = {
     ("cosine", 0): dict(alpha=0, sigma=1, alpha_rate=C, sigma_rate=0, variance_rate=0),
     ("cosine", 1): dict(
         alpha=1, sigma=0, alpha_rate=0, sigma_rate=-C, variance_rate=0, drift=0, diffusion=0, diffusion_squared=0
+    ),
+    ("cosine_snr", 0): dict(alpha=0, sigma=1, alpha_rate=C / 1.008, sigma_rate=0, variance_rate=0),
+    ("cosine_snr", 1): _offset_end(0.008, C / 1.008),
+    ("cosine_snr_1.5", 0): dict(alpha=0, sigma=1, alpha_rate=1.5 * C / 1.02, sigma_rate=0, variance_rate=0),
+    ("cosine_snr_1.5", 1): _offset_end(0.02, 0),
+    ("polynomial", 0): dict(alpha=0, sigma=1, alpha_rate=0, sigma_rate=0, variance_rate=0),
+    ("polynomial", 1): dict(
+        alpha=1, sigma=0, alpha_rate=1.5, sigma_rate=-1.5, variance_rate=0, drift=-1.5, diffusion=0, diffusion_squared=0
     ),
     ("vp", 1): dict(
         alpha=1, sigma=0, alpha_rate=0.05, variance_rate=-0.1, drift=-0.05, diffusion=0.1**0.5, diffusion_squared=0.1

@@ -28,6 +28,35 @@ class AbstractNetwork(eqx.Module):
         """The output, of the shape of `x`; without a key it is deterministic."""
 
 
+class AbstractFeatureNetwork(AbstractNetwork):
+    """A network that shows what it has inside, for losses that look there."""
+
+    @abc.abstractmethod
+    def hidden(
+        self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Event, tuple[Array, ...]]:
+        """The output, of the shape of `x`, and the hidden features of every block."""
+
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        return self.hidden(t, x, condition, key=key)[0]
+
+
+class AbstractAverageVelocity(AbstractNetwork):
+    r"""A network of the average velocity of the flow, $u(t, r, x) = (\phi_{t \to r}(x) - x) / (r - t)$.
+
+    Called as any other network it is the velocity, $u(t, t, x)$.
+    """
+
+    @abc.abstractmethod
+    def average(
+        self, t: Scalar, r: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Event:
+        """The average velocity on the way from time `t`, where the event is `x`, to time `r`."""
+
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        return self.average(t, t, x, condition, key=key)
+
+
 class AbstractPrediction(eqx.Module):
     r"""What a model says of one $x_t$. The four forms are computed on access, each of the shape of `x`."""
 
@@ -115,6 +144,8 @@ class AbstractContinuousModel(AbstractModel):
     """
 
     schedule: eqx.AbstractVar[AbstractSchedule]
+    prior: eqx.AbstractVar[AbstractPrior]
+    """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
 

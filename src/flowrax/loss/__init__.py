@@ -1,11 +1,31 @@
 """Losses and their weights."""
 
+from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
+from .equilibrium import Decay as Decay, EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
+from .mean_flow import (
+    MeanFlowGuidance as MeanFlowGuidance,
+    MeanFlowMatching as MeanFlowMatching,
+    average_velocity as average_velocity,
+)
+from .reductions import AbstractReduction as AbstractReduction, Mean as Mean, PerNode as PerNode, Sum as Sum
+from .variational import (
+    AbstractReconstruction as AbstractReconstruction,
+    DiscreteReconstruction as DiscreteReconstruction,
+    GaussianReconstruction as GaussianReconstruction,
+    VariationalBound as VariationalBound,
+    variational_bound as variational_bound,
+)
 from .weights import (
     EDM as EDM,
     SNR as SNR,
     AbstractWeight as AbstractWeight,
+    ErrorIn as ErrorIn,
     Likelihood as Likelihood,
     MinSNR as MinSNR,
+    OfTime as OfTime,
+    Product as Product,
+    Truncated as Truncated,
     Uniform as Uniform,
+    Variational as Variational,
 )

@@ -13,9 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, KeyArray, Scalar
+from .._typing import Array, Bool, Condition, Event, KeyArray, Scalar
 from ..model import Model
 from ..times import AbstractTimes, Stratified
+from .reductions import AbstractReduction, Mean
 from .weights import AbstractWeight, Uniform
 
 
@@ -39,10 +40,16 @@ class ConditionDropout(eqx.Module):
     null: Condition = None
 
     def __call__(self, condition: Condition, key: KeyArray) -> Condition:
-        """The condition, or with `probability` the null one (zeros unless given, of the same structure)."""
-        drop = jax.random.bernoulli(key, self.probability)
-        null = jax.tree.map(jnp.zeros_like, condition) if self.null is None else self.null
-        return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, null)
+        """The condition, or with `probability` the null one."""
+        return self.dropped(condition, jax.random.bernoulli(key, self.probability))
+
+    def dropped(self, condition: Condition, drop: Bool[Array, ""]) -> Condition:
+        """The null condition where `drop`."""
+        return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, self.null_of(condition))
+
+    def null_of(self, condition: Condition) -> Condition:
+        """The null condition: zeros of the same structure unless one was given."""
+        return jax.tree.map(jnp.zeros_like, condition) if self.null is None else self.null
 
 
 class Matching(AbstractLoss):
@@ -63,15 +70,22 @@ class Matching(AbstractLoss):
     weight: AbstractWeight = Uniform()
     times: AbstractTimes = Stratified()
     condition_dropout: ConditionDropout | None = None
+    reduction: AbstractReduction = Mean()
 
     def __call__(
         self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        scales = model.schedule.scales(t, x1.dtype)
-        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        given = condition
         network_key = key
         if key is not None and self.condition_dropout is not None:
             network_key, dropout_key = jax.random.split(key)
             condition = self.condition_dropout(condition, dropout_key)
-        error = model.output(t, x, condition, key=network_key) - model.target.of(x1, x0, scales)
-        return self.weight(model.target, model.schedule, t, scales) * jnp.mean(error**2)
+        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        output = model.output(t, x, condition, key=network_key)
+        return self.measure(model, output, t, x0, x1, given)
+
+    def measure(self, model: Model, output: Event, t: Scalar, x0: Event, x1: Event, condition: Condition) -> Array:
+        """The loss of an `output` in the model's target; `condition` is that of the data, where a mask may be."""
+        scales = model.schedule.scales(t, x1.dtype)
+        error = output - model.regressand(x0, x1, scales)
+        return self.weight(model.target, model.schedule, t, scales) * self.reduction(error, condition)

@@ -1,39 +1,101 @@
-r"""Weights of a matching loss, each a factor on the squared error of the model's own target.
+r"""Weights of a matching loss, each a factor on the squared error of the model's own target; `a * b` is a product.
 
 A weight $\omega$ that the literature puts on the error $e'$ of another prediction is carried over by the gains of the
 two targets, $\omega\, \lVert e' \rVert^2 = \omega\, (\gamma' / \gamma)^2 \lVert e \rVert^2$: one objective for all.
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Scalar
+from .._checks import check_time
+from .._typing import Array, Times
 from ..schedule import AbstractSchedule, Scales
-from ..target import AbstractTarget, Score
+from ..target import AbstractTarget, Noise, Score
 
 
 class AbstractWeight(eqx.Module):
     """A weight of the loss at time `t`."""
 
     @abc.abstractmethod
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
-        """The factor on the squared error of `target` at time `t`, where the scales are `s`."""
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        """The factor on the squared error of `target`, elementwise in `t`, where the scales are `s`."""
+
+    def __mul__(self, other: "AbstractWeight") -> "Product":
+        return Product(self, other)
+
+
+class Product(AbstractWeight):
+    """The product of two weights. At most one of them should speak of the error of a target of its own."""
+
+    first: AbstractWeight
+    second: AbstractWeight
+
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        return self.first(target, schedule, t, s) * self.second(target, schedule, t, s)
 
 
 class Uniform(AbstractWeight):
     """One, on the error of the model's target, whatever that is."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.ones_like(s.alpha)
+
+
+class ErrorIn(AbstractWeight):
+    r"""One on the error of another target: the network predicts one thing, the loss measures another.
+
+    $(\gamma' / \gamma)^2$ with the gains $\gamma'$ of that target and $\gamma$ of the model's. A data prediction with
+    `ErrorIn(Velocity())` is trained as a flow: the squared data error over $(1 - t)^2$ for the linear schedule. On a
+    noise prediction, `ErrorIn(Data())` is the weight 1/SNR; on a data prediction, `ErrorIn(Noise())` is the SNR.
+    """
+
+    measured: AbstractTarget
+
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        if type(self.measured) is type(target):
+            # Also where both gains are infinite.
+            return jnp.ones_like(s.alpha)
+        return (self.measured.gain(s) / target.gain(s)) ** 2
+
+
+class OfTime(AbstractWeight):
+    """Any function of time, on the error of the model's target."""
+
+    function: Callable[[Times], Array]
+
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        return jnp.asarray(self.function(t)).astype(s.alpha.dtype)
+
+
+class Truncated(AbstractWeight):
+    r"""$\min(1, (1 - t) / (1 - t_c))$, on the error of the model's target: one up to the cutoff, zero at the data.
+
+    The multiplier of energy and equilibrium matching (Balcerak et al. 2025; Wang & Du 2025).
+    """
+
+    cutoff: float
+
+    def __init__(self, cutoff: float = 0.8) -> None:
+        """**Arguments:**
+
+        - `cutoff`: the time $t_c$ from which it falls. Raises `ValueError` outside [0, 1).
+        """
+        if check_time("cutoff", cutoff) == 1:
+            raise ValueError("cutoff=1 leaves nothing to fall; use Uniform().")
+        self.cutoff = float(cutoff)
+
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        return jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff)).astype(s.alpha.dtype)
 
 
 class SNR(AbstractWeight):
     r"""$\alpha^2 / \sigma^2$ on the data error, which is one on the noise error (Ho et al. 2020, eq. 14)."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
-        return (s.alpha / (s.sigma * target.gain(s))) ** 2
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        return ErrorIn(Noise())(target, schedule, t, s)
 
 
 class MinSNR(AbstractWeight):
@@ -41,7 +103,7 @@ class MinSNR(AbstractWeight):
 
     gamma: float = 5.0
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.minimum((s.alpha / s.sigma) ** 2, self.gamma) / target.gain(s) ** 2
 
 
@@ -52,7 +114,7 @@ class EDM(AbstractWeight):
 
     sigma_data: float = 0.5
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         precision = (s.alpha / s.sigma) ** 2 + 1 / self.sigma_data**2
         return precision / target.gain(s) ** 2
 
@@ -60,6 +122,39 @@ class EDM(AbstractWeight):
 class Likelihood(AbstractWeight):
     """$g^2$ on the score error: half its mean bounds the divergence from the data (Song et al. 2021b, theorem 1)."""
 
-    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Scalar, s: Scales) -> Array:
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         ratio = Score().gain(s) / target.gain(s)
         return schedule.diffusion_squared(t).astype(ratio.dtype) * ratio**2
+
+
+class Variational(AbstractWeight):
+    r"""What the variational bound puts on the error (Kingma et al. 2021, eq. 13 and 17), with no factor of dimension.
+
+    In continuous time $\tfrac12 \dot\lambda$ on the noise error, which is $\tfrac12 \mathrm{d}\,\text{SNR} /
+    \mathrm{d}t$ on the data error and half of [`Likelihood`][]. With steps of length `step` towards the data,
+    $\text{SNR}(t + h) - \text{SNR}(t)$ on the data error, which is $\text{SNR}(t + h) / \text{SNR}(t) - 1$ on the noise
+    error; divided by $2 h$ it tends to the former. A step that would pass the data end stops there.
+
+    The bound sums squares: use `reduction=Sum()` with it for nats. [`variational_bound`][] has the whole bound.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kingma2021variational,
+            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
+            title={Variational Diffusion Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    step: float | None = None
+
+    def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
+        if self.step is None:
+            return Likelihood()(target, schedule, t, s) / 2
+        noise_gain = Noise().gain(s) / target.gain(s)
+        t = jnp.asarray(t)
+        climb = schedule.log_snr(jnp.minimum(t + self.step, 1)) - schedule.log_snr(t)
+        return jnp.expm1(climb).astype(noise_gain.dtype) * noise_gain**2

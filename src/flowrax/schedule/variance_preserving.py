@@ -5,6 +5,7 @@ $$\alpha = e^{-B/2}, \qquad \sigma_{\text{VP}} = \sqrt{1 - e^{-B}}, \qquad \sigm
 (Song et al. 2021, appendix B and C).
 """
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -42,7 +43,47 @@ def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:
     return _LinearBeta(float(beta_min), float(beta_max))
 
 
-class VariancePreserving(AbstractSchedule):
+class AbstractVariancePreserving(AbstractSchedule):
+    r"""$\alpha = e^{-B/2}$, $\sigma = \sqrt{1 - e^{-B}}$ for any integrated rate $B(s)$; $f = -\beta/2$, $g^2 = \beta$.
+
+    Accurate at both ends in single precision: nothing is subtracted from one.
+    """
+
+    @abc.abstractmethod
+    def rate(self, t: Times) -> Array:
+        r"""$\beta = \mathrm{d}B / \mathrm{d}s$ at $s = 1 - t$."""
+
+    @abc.abstractmethod
+    def integral(self, t: Times) -> Array:
+        r"""$B$ at $s = 1 - t$."""
+
+    @abc.abstractmethod
+    def time_at_integral(self, integral: Array) -> Array:
+        r"""The time at which $B$ has a given value."""
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.exp(-self.integral(t) / 2)
+
+    def sigma(self, t: Times) -> Array:
+        return jnp.sqrt(-jnp.expm1(-self.integral(t)))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.rate(t) / 2 * self.alpha(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return self.variance_rate(t) / (2 * self.sigma(t))
+
+    def variance_rate(self, t: Times) -> Array:
+        return -self.rate(t) * jnp.exp(-self.integral(t))
+
+    def log_snr(self, t: Times) -> Array:
+        return -jnp.log(jnp.expm1(self.integral(t)))
+
+    def time_at(self, log_snr: Times) -> Array:
+        return self.time_at_integral(jax.nn.softplus(-jnp.asarray(log_snr)))
+
+
+class VariancePreserving(AbstractVariancePreserving):
     r"""DDPM's continuous limit, $\alpha^2 + \sigma^2 = 1$, $f = -\beta/2$, $g^2 = \beta$.
 
     $\dot\sigma$ is infinite at $t = 1$ ($\sigma \sim \sqrt{\beta_{\min} (1 - t)}$); the velocity of smooth data is not.
@@ -72,26 +113,14 @@ class VariancePreserving(AbstractSchedule):
         """
         self.beta = _check_beta(beta_min, beta_max)
 
-    def alpha(self, t: Times) -> Array:
-        return jnp.exp(-self.beta.integral(t) / 2)
+    def rate(self, t: Times) -> Array:
+        return self.beta.rate(t)
 
-    def sigma(self, t: Times) -> Array:
-        return jnp.sqrt(-jnp.expm1(-self.beta.integral(t)))
+    def integral(self, t: Times) -> Array:
+        return self.beta.integral(t)
 
-    def alpha_rate(self, t: Times) -> Array:
-        return self.beta.rate(t) / 2 * self.alpha(t)
-
-    def sigma_rate(self, t: Times) -> Array:
-        return self.variance_rate(t) / (2 * self.sigma(t))
-
-    def variance_rate(self, t: Times) -> Array:
-        return -self.beta.rate(t) * jnp.exp(-self.beta.integral(t))
-
-    def log_snr(self, t: Times) -> Array:
-        return -jnp.log(jnp.expm1(self.beta.integral(t)))
-
-    def time_at(self, log_snr: Times) -> Array:
-        return self.beta.time_at(jax.nn.softplus(-jnp.asarray(log_snr)))
+    def time_at_integral(self, integral: Array) -> Array:
+        return self.beta.time_at(integral)
 
 
 class SubVariancePreserving(AbstractSchedule):

@@ -12,5 +12,7 @@ from .exponential import (
     Restart as Restart,
     UniPC as UniPC,
 )
+from .jump import Jump as Jump
+from .quadrature import Trapezoidal as Trapezoidal
 from .reversible import Reversible as Reversible
 from .reversible_adjoint import ReversibleAdjoint as ReversibleAdjoint

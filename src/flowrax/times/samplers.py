@@ -1,34 +1,28 @@
-"""Where to train: laws of the time at which a loss is evaluated."""
+"""Where to train: laws of the time at which a loss is evaluated, on the unit interval (0 is noise, 1 is data)."""
 
-import abc
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._typing import Array, DType, KeyArray
+from .base import AbstractUnitTimes
 
 
-class AbstractTimes(eqx.Module):
-    """Draws the times of a batch."""
-
-    @abc.abstractmethod
-    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        """`n` times in `[0, 1]`, to be scaled to the interval of the model."""
-
-    def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`n` times in `[t_min, t_max]`."""
-        return t_min + (t_max - t_min) * self.unit(key, n, dtype)
-
-
-class Uniform(AbstractTimes):
+class Uniform(AbstractUnitTimes):
     """Independent uniform times."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return jax.random.uniform(key, (n,), dtype)
 
 
-class Stratified(AbstractTimes):
+class Antithetic(AbstractUnitTimes):
+    """Uniform times in pairs `u`, `1 - u`: what is odd about the middle of the path cancels within a batch."""
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        half = jax.random.uniform(key, ((n + 1) // 2,), dtype)
+        return jnp.concatenate([half, 1 - half])[:n]
+
+
+class Stratified(AbstractUnitTimes):
     """One uniform shift of an even grid (Kingma et al. 2021, appendix I.1): uniform, with less variance in the loss."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
@@ -36,11 +30,27 @@ class Stratified(AbstractTimes):
         return jnp.mod(shift + jnp.arange(n, dtype=dtype) / n, 1)
 
 
-class LogitNormal(AbstractTimes):
-    """The logistic function of a Gaussian (Esser et al. 2024, eq. 19): more weight on the middle of the path."""
+class LogitNormal(AbstractUnitTimes):
+    """The logistic function of a Gaussian (Esser et al. 2024, eq. 19): more weight on the middle of the path.
+
+    It is symmetric only for `mean=0`: a mean that was chosen for a time that runs from data to noise changes its sign.
+    """
 
     mean: float = 0.0
     std: float = 1.0
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,), dtype))
+
+
+class Beta(AbstractUnitTimes):
+    """The beta law of density proportional to `t^(a - 1) (1 - t)^(b - 1)`: with 2 and 1, more weight on the data end.
+
+    The two numbers change places for a time that runs from data to noise.
+    """
+
+    a: float = 2.0
+    b: float = 1.0
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        return jax.random.beta(key, self.a, self.b, (n,), dtype)

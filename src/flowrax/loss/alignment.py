@@ -1,0 +1,119 @@
+r"""Representation alignment: hidden features of the network are drawn to those of a pretrained encoder.
+
+$$\mathcal{L} = \mathcal{L}_{\text{matching}} - \lambda\; \frac{1}{N} \sum_{i=1}^N \cos\!\big(y_i, h_i\big)$$
+
+with the encoder's features $y$ of the clean data and the projected features $h$ of $x_t$, token by token (Yu et al.
+2025, eq. 8).
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, KeyArray, Scalar
+from ..abstract import AbstractFeatureNetwork
+from ..model import Model
+from ..times import AbstractTimes
+from .matching import AbstractLoss, Matching
+
+
+class WithFeatures(eqx.Module):
+    """A condition, and the features of the same data in an encoder, which the network does not see."""
+
+    condition: Condition
+    features: Array
+    """`(..., channels)`, one vector for each token; with a leading axis of rows in `fit`."""
+
+
+class RepresentationAlignment(AbstractLoss):
+    """A matching loss and the alignment of one block's features, for a network that shows them.
+
+    Pass `fit(condition=WithFeatures(condition, features))`. A projector that is trained along belongs to the network:
+    see `nn.Projected`. Once trained, the model is sampled with its plain conditions.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{yu2025representation,
+            author={Yu, Sihyun and Kwak, Sangkyung and Jang, Huiwon and Jeong, Jongheon and Huang, Jonathan and
+                Shin, Jinwoo and Xie, Saining},
+            title={Representation Alignment for Generation: Training Diffusion Transformers Is Easier Than You Think},
+            booktitle={International Conference on Learning Representations},
+            year={2025},
+        }
+        ```
+    """
+
+    matching: Matching
+    weight: float
+    block: int
+    times: AbstractTimes
+
+    def __init__(self, matching: Matching | None = None, *, weight: float = 0.5, block: int = -1) -> None:
+        r"""**Arguments:**
+
+        - `matching`: the loss of the output, whose times and condition dropout it takes; `Matching()` without.
+        - `weight`: $\lambda$.
+        - `block`: which of the network's features are aligned; the last without, all that `nn.Projected` shows.
+        """
+        self.matching = Matching() if matching is None else matching
+        self.weight, self.block, self.times = weight, block, self.matching.times
+
+    def __call__(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        matching, alignment = self.parts(model, t, x0, x1, condition, key=key)
+        return matching + self.weight * alignment
+
+    def parts(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Array, Array]:
+        """The matching loss and minus the mean cosine, two scalars."""
+        if not isinstance(condition, WithFeatures):
+            raise ValueError(
+                "RepresentationAlignment needs the features; pass condition=WithFeatures(condition, features)."
+            )
+        own, dropout = condition.condition, self.matching.condition_dropout
+        if key is not None and dropout is not None:
+            key, dropout_key = jax.random.split(key)
+            own = dropout(own, dropout_key)
+        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        output, hidden = _output_and_hidden(model, t, x, own, key)
+        features, wanted = hidden[self.block], jax.lax.stop_gradient(condition.features)
+        if features.shape != wanted.shape:
+            raise ValueError(
+                f"The features of the network have shape {features.shape} but those of the data {wanted.shape}; "
+                "wrap the network in nn.Projected with a projector to that width."
+            )
+        loss = self.matching.measure(model, output, t, x0, x1, condition.condition)
+        return loss, -jnp.mean(_cosine(features, wanted.astype(features.dtype)))
+
+
+def _output_and_hidden(
+    model: Model, t: Scalar, x: Event, condition: Condition, key: KeyArray | None
+) -> tuple[Event, tuple[Array, ...]]:
+    network = model.network
+    if not isinstance(network, AbstractFeatureNetwork):
+        raise ValueError(f"{type(network).__name__} shows no features; use nn.DiT, or subclass AbstractFeatureNetwork.")
+    seen: list[Any] = []
+
+    def record(t: Scalar, x: Event, condition: Condition) -> Event:
+        output, hidden = network.hidden(t, x, condition, key=key)
+        seen.append(hidden)
+        return output
+
+    # The preconditioner scales what goes in and out, and calls the network once.
+    return model.preconditioner(record, model.schedule, t, x, condition), seen[0]
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    """Along the last axis; zero where a vector is zero."""
+
+    def unit(v: Array) -> Array:
+        square = jnp.sum(v**2, axis=-1, keepdims=True)
+        # Nothing divides by zero, also not in the gradient.
+        return jnp.where(square > 0, v * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+    return jnp.sum(unit(a) * unit(b), axis=-1)

@@ -1,0 +1,117 @@
+r"""Equilibrium matching: one field, blind to time, that descends from noise to data.
+
+$$\mathcal{L} = \mathbb{E}\; \lVert f(x_t) - c(t)\, \dot x_t \rVert^2$$
+
+The decay $c$ falls to zero at the data, so that data are where the field vanishes. The paper (Wang & Du 2025) fits the
+gradient of an energy to $-c\, \dot x_t$; here $f$ is minus that gradient, so that it points from noise to data as every
+velocity does.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_time
+from .._typing import Array, Batch, Condition, Event, KeyArray, Scalar, Times
+from ..model import Model
+from ..target import Velocity
+from ..times import AbstractTimes, Stratified
+from .matching import AbstractLoss, ConditionDropout
+from .reductions import AbstractReduction, Mean
+
+
+class Decay(eqx.Module):
+    r"""$c(t) = m \min(1, (1 - t) / (1 - t_c))$: constant up to the cutoff, then linear to zero.
+
+    With `cutoff=0` it is linear throughout. Any function of time serves as well.
+    """
+
+    cutoff: float
+    multiplier: float
+
+    def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
+        """**Arguments:**
+
+        - `cutoff`: the time $t_c$. Raises `ValueError` outside [0, 1).
+        - `multiplier`: $m$.
+        """
+        if check_time("cutoff", cutoff) == 1:
+            raise ValueError("cutoff=1 never decays; pass decay=lambda t: multiplier.")
+        self.cutoff, self.multiplier = float(cutoff), float(multiplier)
+
+    def __call__(self, t: Times) -> Array:
+        return self.multiplier * jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff))
+
+
+class EquilibriumMatching(AbstractLoss):
+    r"""The equilibrium-matching loss, for a model whose target is the velocity and whose network is blind to time.
+
+    Build it as `Model(nn.Timeless(network), Linear(), ...)`, or with `nn.Timeless(nn.EnergyGradient(network))` for a
+    field with an energy. Its `ProbabilityFlow` moves along $f$ for unit time, as samplers of such models do. That is
+    gradient descent, not the velocity of an interpolant: its marginals are not those of $x_t$, and `log_prob` is the
+    density that this flow gives, no other.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{wang2025equilibrium,
+            author={Wang, Runqian and Du, Yilun},
+            title={Equilibrium Matching: Generative Modeling with Implicit Energy-Based Models},
+            journal={arXiv:2510.02300},
+            year={2025},
+        }
+        ```
+    """
+
+    decay: Callable[[Scalar], Array] = Decay()
+    times: AbstractTimes = Stratified()
+    condition_dropout: ConditionDropout | None = None
+    reduction: AbstractReduction = Mean()
+
+    def __call__(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        if not isinstance(model.target, Velocity):
+            raise ValueError(
+                f"EquilibriumMatching fits a velocity; the model's target is {type(model.target).__name__}."
+            )
+        given = condition
+        if key is not None and self.condition_dropout is not None:
+            key, dropout_key = jax.random.split(key)
+            condition = self.condition_dropout(condition, dropout_key)
+        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        decay = jnp.asarray(self.decay(t)).astype(x1.dtype)
+        target = decay * model.interpolant.velocity(t, x0, x1).astype(x1.dtype)
+        return self.reduction(model.output(t, x, condition, key=key) - target, given)
+
+
+def dispersion(features: Batch, temperature: float = 1.0) -> Array:
+    r"""$\log \tfrac{1}{n^2} \sum_{ij} \exp(-\lVert z_i - z_j \rVert^2 / (D \tau))$: what spreads features apart.
+
+    A regulariser of a whole batch, to be added to a loss (Wang & He 2025, table 2).
+
+    **Arguments:**
+
+    - `features`: `(n, ...)`, of $D$ elements each.
+    - `temperature`: $\tau$.
+
+    **Returns:** a scalar, at most zero, and zero where all features agree.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{wang2025diffuse,
+            author={Wang, Runqian and He, Kaiming},
+            title={Diffuse and Disperse: Image Generation with Representation Regularization},
+            journal={arXiv:2506.09027},
+            year={2025},
+        }
+        ```
+    """
+    flat = features.reshape(features.shape[0], -1)
+    # Differences of all pairs one row at a time: exact for near features, where expanding the square cancels.
+    squares = jax.lax.map(lambda row: jnp.sum((flat - row[None]) ** 2, axis=1), flat)
+    exponents = -squares / (flat.shape[1] * temperature)
+    return jax.nn.logsumexp(exponents) - 2 * jnp.log(jnp.asarray(flat.shape[0], flat.dtype))

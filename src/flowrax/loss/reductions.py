@@ -1,0 +1,74 @@
+r"""How the squared error of one event becomes one number.
+
+With $m$ = `mask`, nodes $i$ and features $j$:
+
+| reduction | value |
+|---|---|
+| [`Mean`][] | $\sum_{ij} m_i e_{ij}^2 / \sum_{ij} m_i$ |
+| [`PerNode`][] | $\sum_{ij} m_i e_{ij}^2 / \sum_i m_i$ |
+| [`Sum`][] | $\sum_{ij} m_i e_{ij}^2$ |
+"""
+
+import abc
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, Shape
+
+MaskOf = Callable[[Condition], Array]
+"""Finds the mask of an event in its condition."""
+
+
+class AbstractReduction(eqx.Module):
+    """Reduces the error of one event. What is masked counts for nothing, whatever stands there, NaN included."""
+
+    mask: eqx.AbstractVar[MaskOf | None]
+    """`mask(condition)`, nonzero where a node is real; of the shape of the leading axes of an event."""
+
+    @abc.abstractmethod
+    def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:
+        """What the sum of squares is divided by, for an event of this shape of which `num_nodes` are not masked."""
+
+    def __call__(self, error: Event, condition: Condition = None) -> Array:
+        """A scalar."""
+        if self.mask is None:
+            total = jnp.sum(error**2)
+            return total / self.count(error.shape, error.shape[0] if error.shape else 1, min(1, error.ndim))
+        mask = jnp.asarray(self.mask(condition)) != 0
+        if mask.shape != error.shape[: mask.ndim]:
+            raise ValueError(f"The mask has shape {mask.shape}, which does not start the event's shape {error.shape}.")
+        inner = mask.reshape(mask.shape + (1,) * (error.ndim - mask.ndim))
+        total = jnp.sum(jnp.where(inner, error, 0) ** 2)
+        # An event without nodes has no error.
+        num_nodes = jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
+        return total / self.count(error.shape, num_nodes, mask.ndim)
+
+
+class Mean(AbstractReduction):
+    """Over all elements that are not masked."""
+
+    mask: MaskOf | None = None
+
+    def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:
+        return num_nodes * math.prod(shape[num_node_axes:])
+
+
+class PerNode(AbstractReduction):
+    """Over nodes, summed over their features. Nodes are the axes of the mask; without one, the first axis."""
+
+    mask: MaskOf | None = None
+
+    def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:
+        return num_nodes
+
+
+class Sum(AbstractReduction):
+    """The squared norm: what a log-likelihood is made of."""
+
+    mask: MaskOf | None = None
+
+    def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:
+        return 1

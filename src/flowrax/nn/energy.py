@@ -1,0 +1,66 @@
+r"""Fields that are blind to time, and fields that have an energy, $f = -\nabla_x E$."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, KeyArray, Network, Scalar
+from ..abstract import AbstractNetwork
+
+
+class Timeless(AbstractNetwork):
+    """A network that is always told the time zero."""
+
+    network: Network
+
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        return _call(self.network, jnp.zeros_like(t), x, condition, key)
+
+
+def dot_energy(x: Event, output: Event) -> Array:
+    r"""$\langle x, F(x) \rangle$.
+
+    **Arguments:**
+
+    - `x`, `output`: one event, and what the network makes of it.
+
+    **Returns:** a scalar.
+    """
+    return jnp.sum(x * output)
+
+
+def norm_energy(x: Event, output: Event) -> Array:
+    r"""$-\tfrac12 \lVert F(x) \rVert^2$.
+
+    **Arguments:**
+
+    - `x`, `output`: one event, and what the network makes of it.
+
+    **Returns:** a scalar.
+    """
+    return -jnp.sum(output**2) / 2
+
+
+class EnergyGradient(AbstractNetwork):
+    """Minus the gradient of an energy that is made of a network's output (Wang & Du 2025, section 3.3).
+
+    A network whose output is the energy itself, a scalar, goes with `form=lambda x, output: output`.
+    """
+
+    network: Network
+    form: Callable[[Event, Array], Array] = eqx.field(static=True, default=dot_energy)
+
+    def energy(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        """A scalar."""
+        return self.form(x, _call(self.network, t, x, condition, key))
+
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        return -jax.grad(lambda x: self.energy(t, x, condition, key=key))(x)
+
+
+def _call(network: Network, t: Scalar, x: Event, condition: Condition, key: KeyArray | None) -> Array:
+    if isinstance(network, AbstractNetwork):
+        return network(t, x, condition, key=key)
+    return network(t, x, condition)

@@ -1,0 +1,53 @@
+"""A network with the projector of representation alignment, three layers deep (Yu et al. 2025, appendix A)."""
+
+import equinox as eqx
+import jax
+
+from .._typing import Array, Condition, Event, KeyArray, Scalar
+from ..abstract import AbstractFeatureNetwork
+
+
+class Projector(eqx.Module):
+    """Three linear layers with SiLU between them, for one feature vector."""
+
+    layers: tuple[eqx.nn.Linear, ...]
+
+    def __init__(self, size: int, hidden: int, out_size: int, *, key: KeyArray) -> None:
+        """**Arguments:**
+
+        - `size`: of the vector; `hidden` and `out_size` of the inner layers and of what comes out.
+        - `key`: draws the weights.
+        """
+        widths, keys = (size, hidden, hidden, out_size), jax.random.split(key, 3)
+        self.layers = tuple(eqx.nn.Linear(a, b, key=k) for a, b, k in zip(widths[:-1], widths[1:], keys, strict=True))
+
+    def __call__(self, v: Array) -> Array:
+        for layer in self.layers[:-1]:
+            v = jax.nn.silu(layer(v))
+        return self.layers[-1](v)
+
+
+class Projected(AbstractFeatureNetwork):
+    """A network whose features are those of one block alone, sent through a projector that is trained along."""
+
+    network: AbstractFeatureNetwork
+    projector: Projector
+    block: int = eqx.field(static=True)
+
+    def __init__(self, network: AbstractFeatureNetwork, projector: Projector, block: int) -> None:
+        """**Arguments:**
+
+        - `network`: shows the features of its blocks, as [`DiT`][] does.
+        - `projector`: from the width of these features to that of the encoder's.
+        - `block`: which one; 0 is the first.
+        """
+        self.network, self.projector, self.block = network, projector, block
+
+    def hidden(
+        self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Event, tuple[Array, ...]]:
+        output, hidden = self.network.hidden(t, x, condition, key=key)
+        project = self.projector
+        features = hidden[self.block]
+        flat = jax.vmap(project)(features.reshape(-1, features.shape[-1]))
+        return output, (flat.reshape(*features.shape[:-1], flat.shape[-1]),)

@@ -1,0 +1,110 @@
+r"""A log-SNR that is learned: a monotone network between two ends (Kingma et al. 2021, appendix H)."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+
+from .._typing import Array, KeyArray, Times
+from .log_snr import AbstractLogSNR
+
+
+class LearnedSNR(AbstractLogSNR):
+    r"""A monotone network $\psi$, scaled to run from one log-SNR to another:
+
+    $$\lambda(t) = \lambda_{\min} + (\lambda_{\max} - \lambda_{\min}) \frac{\psi(t) - \psi(0)}{\psi(1) - \psi(0)},$$
+
+    $$\psi(t) = t + \sum_j w_j\, S(v_j t + b_j), \qquad w_j, v_j > 0,$$
+
+    which grows with $t$ whatever the parameters are; $S$ is the logistic function. This is the paper's network of three
+    positive layers with its first layer, an affine map, absorbed in the second, and $\lambda = -\gamma$ in this
+    library's time.
+
+    `fit` trains it with the network of a model that holds it, and so do gradients of any loss. Mind that the continuous
+    variational bound depends on the two ends alone; between them the paper minimises the variance of its estimate.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kingma2021variational,
+            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
+            title={Variational Diffusion Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    minimum: float | Array
+    maximum: float | Array
+    log_weight: Array
+    log_slope: Array
+    offset: Array
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+
+    def __init__(
+        self,
+        key: KeyArray,
+        minimum: float = -7.0,
+        maximum: float = 13.5,
+        *,
+        width: int = 64,
+        learn_ends: bool = False,
+    ):
+        """**Arguments:**
+
+        - `key`: of the initial parameters, with which the log-SNR is close to linear in time.
+        - `minimum`, `maximum`: the log-SNR at `t = 0` and at `t = 1`. Raises `ValueError` unless the second is larger.
+        - `width`: of the hidden layer; 1024 in the paper.
+        - `learn_ends`: whether the two ends are trained as well.
+        """
+        if not minimum < maximum:
+            raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
+        self.minimum, self.maximum = float(minimum), float(maximum)
+        if learn_ends:
+            self.minimum, self.maximum = jnp.asarray(self.minimum), jnp.asarray(self.maximum)
+        # Bends of every place and width in [0, 1], all of them slight at first.
+        place_key, slope_key = jax.random.split(key)
+        self.log_slope = jnp.log(4.0) + jax.random.uniform(slope_key, (width,)) * jnp.log(8.0)
+        self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
+        self.log_weight = jnp.full((width,), jnp.log(0.1 / width))
+
+    def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """Ends, weights, slopes and offsets, in the dtype of the times."""
+        values = (self.minimum, self.maximum, jnp.exp(self.log_weight), jnp.exp(self.log_slope), self.offset)
+        return tuple(jnp.asarray(value, t.dtype) for value in values)  # pyright: ignore[reportReturnType]
+
+    def _curve(self, t: Array) -> Array:
+        _, _, weight, slope, offset = self._parameters(t)
+
+        def at(t: Array) -> Array:
+            return t + jnp.dot(weight, jax.nn.sigmoid(t * slope + offset))
+
+        return jnp.vectorize(at)(t)
+
+    def log_snr(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        low, high, *_ = self._parameters(t)
+        first, now, last = self._curve(jnp.zeros_like(t)), self._curve(t), self._curve(jnp.ones_like(t))
+        return low + (high - low) * ((now - first) / (last - first))
+
+    def log_snr_rate(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
+
+    def time_at(self, log_snr: Times) -> Array:
+        log_snr = jnp.asarray(log_snr)
+        tolerance = float(jnp.finfo(log_snr.dtype).eps)
+        # The curve goes on beyond both ends, so rounding there leaves a root.
+        solver, bracket = optx.Bisection(rtol=tolerance, atol=tolerance), dict(lower=-1.0, upper=2.0)
+
+        def root(value: Array) -> Array:
+            def excess(t: Array, schedule: LearnedSNR) -> Array:
+                return schedule.log_snr(t) - value
+
+            start = jnp.full_like(value, 0.5)
+            return optx.root_find(excess, solver, start, self, options=bracket, max_steps=64, throw=False).value
+
+        return jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape)

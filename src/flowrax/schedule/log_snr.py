@@ -1,0 +1,202 @@
+r"""Variance-preserving schedules that are given by their log-SNR: $\alpha^2 = S(\lambda)$, $\sigma^2 = S(-\lambda)$.
+
+$S$ is the logistic function, so $\alpha^2 + \sigma^2 = 1$, and (Kingma et al. 2021)
+
+$$\dot\alpha = \tfrac12 \alpha \sigma^2 \dot\lambda, \qquad \dot\sigma = -\tfrac12 \sigma \alpha^2 \dot\lambda, \qquad
+f = -\tfrac12 \sigma^2 \dot\lambda, \qquad g^2 = \beta = \sigma^2 \dot\lambda.$$
+"""
+
+import abc
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+from .base import AbstractSchedule
+from .polynomial import lost_power
+from .variance_preserving import AbstractVariancePreserving
+
+
+class AbstractLogSNR(AbstractSchedule):
+    """A schedule of which only the log-SNR, its derivative and its inverse are written down."""
+
+    @abc.abstractmethod
+    def log_snr_rate(self, t: Times) -> Array:
+        r"""$\dot\lambda$, not negative."""
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: Times) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.alpha(t) * self.sigma(t) ** 2 * self.log_snr_rate(t) / 2
+
+    def sigma_rate(self, t: Times) -> Array:
+        return -self.sigma(t) * self.alpha(t) ** 2 * self.log_snr_rate(t) / 2
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)
+
+
+class LogLinearSNR(AbstractLogSNR):
+    r"""$\lambda = \lambda_{\min} + t\, (\lambda_{\max} - \lambda_{\min})$: Chroma's (Ingraham et al. 2023).
+
+    Finite on all of $[0, 1]$. At $t = 0$ some data is left, $\alpha^2 = S(\lambda_{\min})$, and at $t = 1$ some noise.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{ingraham2023illuminating,
+            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
+            title={Illuminating protein space with a programmable generative model},
+            journal={Nature},
+            volume={623},
+            pages={1070--1078},
+            year={2023},
+        }
+        ```
+    """
+
+    minimum: float
+    maximum: float
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+
+    def __init__(self, minimum: float = -7.0, maximum: float = 13.5):
+        """**Arguments:**
+
+        - `minimum`: log-SNR at the noise end.
+        - `maximum`: log-SNR at the data end. Raises `ValueError` unless it is the larger one.
+        """
+        if not minimum < maximum:
+            raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
+        self.minimum, self.maximum = float(minimum), float(maximum)
+
+    def log_snr(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return self.minimum * (1 - t) + self.maximum * t
+
+    def log_snr_rate(self, t: Times) -> Array:
+        return jnp.full_like(t, self.maximum - self.minimum)
+
+    def time_at(self, log_snr: Times) -> Array:
+        return (jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum)
+
+
+class LinearSNR(AbstractVariancePreserving):
+    r"""$\mathrm{SNR} = 1 / (e^B - 1)$ with $B(s) = B_0 + c\, s^2$, $s = 1 - t$: $\alpha^2 = e^{-B}$, $\beta = 2 c s$.
+
+    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so nothing is singular there.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kingma2021variational,
+            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
+            title={Variational Diffusion Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    minimum: float
+    growth: float
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+
+    def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
+        r"""**Arguments:**
+
+        - `minimum`: $B_0$.
+        - `growth`: $c$. Raises `ValueError` unless both are positive.
+        """
+        if not (minimum > 0 and growth > 0):
+            raise ValueError(f"minimum and growth must be positive; got {minimum} and {growth}.")
+        self.minimum, self.growth = float(minimum), float(growth)
+
+    def rate(self, t: Times) -> Array:
+        return 2 * self.growth * (1 - jnp.asarray(t))
+
+    def integral(self, t: Times) -> Array:
+        return self.minimum + self.growth * (1 - jnp.asarray(t)) ** 2
+
+    def time_at_integral(self, integral: Array) -> Array:
+        # Nothing is as clean as B < B_0; rounding at the data end may say so.
+        return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)
+
+
+class CosineSNR(AbstractSchedule):
+    r"""$\mathrm{SNR} = \cot^2 \theta$ with $\theta = \tfrac{\pi}{2} \frac{(1 - t)^\nu + \varsigma}{1 + \varsigma}$.
+
+    That is $\alpha = \cos \theta$, $\sigma = \sin \theta$: the unnormalised cosine of Nichol & Dhariwal 2021. With
+    $\varsigma = 0$, $\nu = 1$ it is [`Cosine`][]. The offset leaves noise of standard deviation
+    $\sin \frac{\pi \varsigma}{2 (1 + \varsigma)}$ at $t = 1$; at $t = 0$ nothing is left of the data.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{nichol2021improved,
+            author={Nichol, Alexander Quinn and Dhariwal, Prafulla},
+            title={Improved Denoising Diffusion Probabilistic Models},
+            booktitle={International Conference on Machine Learning},
+            year={2021},
+        }
+        ```
+    """
+
+    nu: float
+    s: float
+
+    def __init__(self, nu: float = 1.0, s: float = 0.008):
+        r"""**Arguments:**
+
+        - `nu`: the exponent $\nu$, positive; below 1 the rates are infinite at $t = 1$.
+        - `s`: the offset $\varsigma$, not negative. Raises `ValueError` for other numbers.
+        """
+        if not (nu > 0 and s >= 0):
+            raise ValueError(f"nu must be positive and s not negative; got {nu} and {s}.")
+        self.nu, self.s = float(nu), float(s)
+
+    @property
+    def singularities(self) -> Mapping[str, tuple[float, ...]]:
+        at_data = (1.0,) if self.nu < 1 else ()
+        rates = dict.fromkeys(("alpha_rate", "sigma_rate", "variance_rate"), at_data)
+        forward = dict.fromkeys(("drift", "diffusion", "diffusion_squared"), (0.0, *at_data))
+        return rates | forward | {"log_snr": (0.0,) if self.s else (0.0, 1.0)}
+
+    def _angle(self, t: Times) -> Array:
+        return _QUARTER * ((1 - jnp.asarray(t)) ** self.nu + self.s) / (1 + self.s)
+
+    def _angle_rate(self, t: Times) -> Array:
+        return -_QUARTER * self.nu * (1 - jnp.asarray(t)) ** (self.nu - 1) / (1 + self.s)
+
+    def alpha(self, t: Times) -> Array:
+        # The sine of the complement, which keeps its relative accuracy down to t = 0.
+        return jnp.sin(_QUARTER / (1 + self.s) * lost_power(jnp.asarray(t), self.nu))
+
+    def sigma(self, t: Times) -> Array:
+        return jnp.sin(self._angle(t))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return -self.sigma(t) * self._angle_rate(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return self.alpha(t) * self._angle_rate(t)
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)
+
+    def log_snr(self, t: Times) -> Array:
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def time_at(self, log_snr: Times) -> Array:
+        angle = jnp.arctan(jnp.exp(-jnp.asarray(log_snr) / 2)) / _QUARTER
+        # Nothing is cleaner than the data end; rounding there may say so.
+        return 1 - jnp.maximum(angle * (1 + self.s) - self.s, 0) ** (1 / self.nu)
+
+
+_QUARTER = math.pi / 2

@@ -1,0 +1,138 @@
+r"""Masking schedules: $\alpha(t)$ is the probability that a token is not masked, with all masks at $t = 0$.
+
+In diffusion time $s = 1 - t$ tokens are masked at the rate $\dot\sigma(s)$, so $\alpha = e^{-\sigma}$ with the total
+noise $\sigma(s)$ (Sahoo et al. 2024, section 3.1), and going back a mask is lifted at the rate
+
+$$\frac{\dot\alpha}{1 - \alpha} = \frac{\dot\sigma(s)}{e^{\sigma} - 1},$$
+
+which is also the weight of the cross-entropy in the continuous bound (their eq. 10).
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+
+
+class AbstractMasking(eqx.Module):
+    """Maps time to the probability of a mask. Every method is elementwise in `t`."""
+
+    eps: eqx.AbstractVar[float]
+    """The share of tokens that is left at `t = 0`."""
+
+    @abc.abstractmethod
+    def alpha(self, t: Times) -> Array:
+        """The probability that a token is not masked, increasing from `eps` to 1."""
+
+    @abc.abstractmethod
+    def alpha_rate(self, t: Times) -> Array:
+        r"""$\dot\alpha$, with respect to `t`."""
+
+    @abc.abstractmethod
+    def mask_probability(self, t: Times) -> Array:
+        r"""$1 - \alpha$, with nothing cancelled near $t = 1$."""
+
+    @abc.abstractmethod
+    def time_at(self, alpha: Times) -> Array:
+        """The time at which that share of the tokens is not masked."""
+
+    def total_noise(self, t: Times) -> Array:
+        r"""$\sigma = -\log \alpha$; infinite at `t = 0` if `eps` is zero."""
+        return -jnp.log1p(-self.mask_probability(t))
+
+    def noise_rate(self, t: Times) -> Array:
+        r"""The rate at which tokens are masked, $\mathrm{d}\sigma / \mathrm{d}s = \dot\alpha / \alpha$."""
+        return self.alpha_rate(t) / self.alpha(t)
+
+    def unmask_rate(self, t: Times) -> Array:
+        r"""The rate at which masks are lifted, $\dot\alpha / (1 - \alpha)$: the weight of the loss, infinite at 1."""
+        return self.alpha_rate(t) / self.mask_probability(t)
+
+
+def _check_eps(eps: float) -> float:
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps must lie in [0, 1); got {eps}.")
+    return float(eps)
+
+
+class LogLinearMasking(AbstractMasking):
+    r"""$\alpha = \epsilon + (1 - \epsilon)\, t$: the total noise is $-\log (1 - (1 - \epsilon) s)$.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{sahoo2024simple,
+            author={Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and
+                Marroquin, Edgar and Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
+            title={Simple and Effective Masked Diffusion Language Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2024},
+        }
+        ```
+    """
+
+    eps: float
+
+    def __init__(self, eps: float = 1e-3):
+        """**Arguments:**
+
+        - `eps`: the share of tokens that is left at `t = 0`; in [0, 1), or `ValueError`.
+        """
+        self.eps = _check_eps(eps)
+
+    def alpha(self, t: Times) -> Array:
+        return self.eps + (1 - self.eps) * jnp.asarray(t)
+
+    def alpha_rate(self, t: Times) -> Array:
+        return jnp.full_like(t, 1 - self.eps)
+
+    def mask_probability(self, t: Times) -> Array:
+        return (1 - self.eps) * (1 - jnp.asarray(t))
+
+    def time_at(self, alpha: Times) -> Array:
+        return (jnp.asarray(alpha) - self.eps) / (1 - self.eps)
+
+
+class CosineMasking(AbstractMasking):
+    r"""$\alpha = \epsilon + (1 - \epsilon) \sin(\pi t / 2)$, the cosine in diffusion time.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{chang2022maskgit,
+            author={Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.},
+            title={{MaskGIT}: Masked Generative Image Transformer},
+            booktitle={Conference on Computer Vision and Pattern Recognition},
+            year={2022},
+        }
+        ```
+    """
+
+    eps: float
+
+    def __init__(self, eps: float = 1e-3):
+        """**Arguments:**
+
+        - `eps`: the share of tokens that is left at `t = 0`; in [0, 1), or `ValueError`.
+        """
+        self.eps = _check_eps(eps)
+
+    def alpha(self, t: Times) -> Array:
+        return self.eps + (1 - self.eps) * jnp.sin(_QUARTER * jnp.asarray(t))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return _QUARTER * (1 - self.eps) * jnp.sin(_QUARTER * (1 - jnp.asarray(t)))
+
+    def mask_probability(self, t: Times) -> Array:
+        return 2 * (1 - self.eps) * jnp.sin(_QUARTER / 2 * (1 - jnp.asarray(t))) ** 2
+
+    def time_at(self, alpha: Times) -> Array:
+        # By the mask's probability and the sine of half the angle, which is accurate at both ends.
+        masked = (1 - jnp.asarray(alpha)) / (2 * (1 - self.eps))
+        return 1 - 2 / _QUARTER * jnp.arcsin(jnp.sqrt(masked))
+
+
+_QUARTER = math.pi / 2

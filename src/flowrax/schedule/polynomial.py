@@ -1,0 +1,75 @@
+r"""$\alpha = t^n$, $\sigma = 1 - t^n$ (Lipman et al. 2024, section 4.6)."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+from .base import AbstractSchedule
+
+
+def lost_power(u: Array, exponent: float) -> Array:
+    """`1 - (1 - u)**exponent`, accurate at small `u` and differentiable on all of [0, 1]."""
+    small = u < 0.5
+    return jnp.where(
+        small,
+        -jnp.expm1(exponent * jnp.log1p(-jnp.where(small, u, 0))),
+        1 - (1 - u) ** exponent,
+    )
+
+
+class Polynomial(AbstractSchedule):
+    r"""The straight path of [`Linear`][] at another speed: with $n > 1$ more time is spent near the noise.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{lipman2024flow,
+            author={Lipman, Yaron and Havasi, Marton and Holderrieth, Peter and Shaul, Neta and Le, Matt and
+                Karrer, Brian and Chen, Ricky T. Q. and Lopez-Paz, David and Ben-Hamu, Heli and Gat, Itai},
+            title={Flow Matching Guide and Code},
+            journal={arXiv:2412.06264},
+            year={2024},
+        }
+        ```
+    """
+
+    exponent: float
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "log_snr": (0.0, 1.0),
+        "drift": (0.0,),
+        "diffusion": (0.0,),
+        "diffusion_squared": (0.0,),
+    }
+
+    def __init__(self, exponent: float = 2.0):
+        """**Arguments:**
+
+        - `exponent`: $n$, at least 1 (below, the velocity would be infinite at `t = 0`), or `ValueError`.
+        """
+        if not exponent >= 1:
+            raise ValueError(f"exponent must be at least 1; got {exponent}.")
+        self.exponent = float(exponent)
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.asarray(t) ** self.exponent
+
+    def sigma(self, t: Times) -> Array:
+        return lost_power(1 - jnp.asarray(t), self.exponent)
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.exponent * jnp.asarray(t) ** (self.exponent - 1)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return -self.alpha_rate(t)
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)
+
+    def log_snr(self, t: Times) -> Array:
+        return 2 * (self.exponent * jnp.log(t) - jnp.log(self.sigma(t)))
+
+    def time_at(self, log_snr: Times) -> Array:
+        return jax.nn.sigmoid(jnp.asarray(log_snr) / 2) ** (1 / self.exponent)

@@ -1,0 +1,87 @@
+r"""Another speed along the same path: $x_t$ of a schedule at the time $u(t)$."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+from .base import AbstractSchedule
+
+
+class ResolutionShift(AbstractSchedule):
+    r"""The path of another schedule at $u(t) = \frac{t}{k - (k - 1) t}$: for $k > 1$ more time near the noise.
+
+    In diffusion time $s = 1 - t$ this is the usual $s \mapsto k s / (1 + (k - 1) s)$ (Esser et al. 2024, eq. 23); in
+    a time that runs from noise to data the same shift is that formula with $1 / k$. On the path of [`Linear`][] it is
+    exactly a shift of the log-SNR by $-2 \log k$. For images $k$ is the square root of the ratio of the numbers of
+    pixels, $\sqrt{m / n}$, to a resolution at which no shift is needed.
+
+    To shift where a model is trained or stepped but not its path, shift times with [`shift_time`][] instead.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{esser2024scaling,
+            author={Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and Entezari, Rahim and M{\"u}ller, Jonas
+                and Saini, Harry and Levi, Yam and Lorenz, Dominik and Sauer, Axel and Boesel, Frederic and others},
+            title={Scaling Rectified Flow Transformers for High-Resolution Image Synthesis},
+            booktitle={International Conference on Machine Learning},
+            year={2024},
+        }
+        ```
+    """
+
+    schedule: AbstractSchedule
+    shift: float
+
+    def __init__(self, schedule: AbstractSchedule, shift: float):
+        r"""**Arguments:**
+
+        - `schedule`: of the path.
+        - `shift`: $k$, positive, or `ValueError`.
+        """
+        if not shift > 0:
+            raise ValueError(f"shift must be positive; got {shift}.")
+        self.schedule, self.shift = schedule, float(shift)
+
+    @property
+    def singularities(self) -> Mapping[str, tuple[float, ...]]:
+        return self.schedule.singularities
+
+    def _speed(self, t: Times) -> Array:
+        return self.shift / (self.shift + (1 - self.shift) * jnp.asarray(t)) ** 2
+
+    def alpha(self, t: Times) -> Array:
+        return self.schedule.alpha(shift_time(t, self.shift))
+
+    def sigma(self, t: Times) -> Array:
+        return self.schedule.sigma(shift_time(t, self.shift))
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.schedule.alpha_rate(shift_time(t, self.shift)) * self._speed(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return self.schedule.sigma_rate(shift_time(t, self.shift)) * self._speed(t)
+
+    def variance_rate(self, t: Times) -> Array:
+        return self.schedule.variance_rate(shift_time(t, self.shift)) * self._speed(t)
+
+    def log_snr(self, t: Times) -> Array:
+        return self.schedule.log_snr(shift_time(t, self.shift))
+
+    def time_at(self, log_snr: Times) -> Array:
+        return shift_time(self.schedule.time_at(log_snr), 1 / self.shift)
+
+
+def shift_time(t: Times, shift: float) -> Array:
+    r"""$t / (k - (k - 1) t)$, which moves times towards the noise at 0 where $k > 1$.
+
+    **Arguments:**
+
+    - `t`: times of this library. In diffusion time $s = 1 - t$ the map is $s \mapsto k s / (1 + (k - 1) s)$.
+    - `shift`: $k$; its inverse undoes the map.
+
+    **Returns:** times, of the shape of `t`; 0 and 1 stay.
+    """
+    t = jnp.asarray(t)
+    return t / (shift + (1 - shift) * t)

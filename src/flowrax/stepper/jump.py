@@ -1,0 +1,83 @@
+r"""Jumps along the flow by its average velocity, $x_r = x_t + (r - t)\, u(t, r, x_t)$ (Geng et al. 2025, eq. 12)."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import diffrax as dfx
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..loss import average_velocity
+from ..model import Model
+from ..prior import AbstractPrior
+
+
+class JumpTerm(dfx.AbstractTerm):
+    """The term whose increment over a step is the step's length times the average velocity there."""
+
+    average: Callable[..., Event]
+
+    def vf(self, t: Scalar, y: Event, args: PyTree) -> Event:
+        return self.average(t, t, y, args)
+
+    def contr(self, t0: Scalar, t1: Scalar, **kwargs: object) -> tuple[Scalar, Scalar]:
+        return t0, t1
+
+    def prod(self, vf: Event, control: tuple[Scalar, Scalar]) -> Event:
+        return jnp.asarray(control[1] - control[0], vf.dtype) * vf
+
+    def vf_prod(self, t: Scalar, y: Event, args: PyTree, control: tuple[Scalar, Scalar]) -> Event:
+        return self.prod(self.average(*control, y, args), control)
+
+
+class Jump(AbstractDynamics):
+    """Samples a model of average velocity in as many evaluations as the grid has steps: `sample(..., grid=1)`.
+
+    Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid.
+    Without `dynamics=Jump()` such a model is sampled and evaluated by its velocity as any other.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{geng2025mean,
+            author={Geng, Zhengyang and Deng, Mingyang and Bai, Xingjian and Kolter, J. Zico and He, Kaiming},
+            title={Mean Flows for One-step Generative Modeling},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
+        ```
+    """
+
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-5
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        return model.t_min, model.t_max
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> JumpTerm:
+        if not isinstance(model, Model):
+            raise ValueError(f"Jump needs a Model of average velocity; {type(model).__name__} has none.")
+        # Called by name below, so that gradients reach the model in `args`.
+        average_velocity(model)
+        return JumpTerm(_average)
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        if solver is not None and type(solver) is not dfx.Euler:
+            raise ValueError(f"Jump takes one jump a step; leave out solver={type(solver).__name__}().")
+        return dfx.Euler()
+
+
+def _average(t: Scalar, r: Scalar, x: Event, args: tuple[Model, Condition]) -> Event:
+    model, condition = args
+    return average_velocity(model).average(t, r, x, condition)
