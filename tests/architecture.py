@@ -29,6 +29,7 @@ LAYERS = [
     "preconditioner",
     "dynamics",
     "model",
+    "warp",
     "observation",
     "chain",
     "oracle",

@@ -83,3 +83,4 @@ from .stepper import (
 )
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save
+from .warp import WarpedModel as WarpedModel, warp as warp
