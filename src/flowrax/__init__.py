@@ -30,6 +30,7 @@ from ._result import (
     Stats as Stats,
 )
 from ._version import __version__ as __version__
+from .bridge import Bridge as Bridge
 from .coupling import ExactOT as ExactOT, Independent as Independent
 from .density import DensityEstimator as DensityEstimator
 from .divergence import (
