@@ -50,6 +50,7 @@ LAYERS = [
     "diagnostics",
     "distributed",
     "cli",
+    "testing",
 ]
 
 MAX_FILE_LINES = 350

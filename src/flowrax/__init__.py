@@ -3,6 +3,7 @@
 from . import (
     chain as chain,
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -30,6 +31,7 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
+from .density import DensityEstimator as DensityEstimator
 from .divergence import (
     ControlVariate as ControlVariate,
     Exact as Exact,

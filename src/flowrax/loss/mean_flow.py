@@ -152,7 +152,7 @@ class MeanFlowMatching(AbstractLoss):
 
         velocity = jax.lax.stop_gradient(velocity)
         output, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))
-        return output, jax.lax.stop_gradient(velocity + (r - t).astype(x.dtype) * rate)
+        return output, jax.lax.stop_gradient(velocity + jnp.asarray(r - t, x.dtype) * rate)
 
 
 def average_velocity(model: Model) -> AbstractAverageVelocity:
