@@ -53,7 +53,7 @@ from .dynamics import (
 from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
-from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
+from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import Model as Model
