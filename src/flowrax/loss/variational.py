@@ -69,7 +69,7 @@ class VariationalBound(eqx.Module):
     reconstruction: Array
     diffusion: Array
     standard_error: Array
-    """Of `value`, as if its draws were independent: their times are spread evenly, which helps. Infinite for one pair."""
+    """Of `value`, as if its draws were independent, though their times are spread evenly; infinite for one pair."""
     size: int = eqx.field(static=True)
 
     @property
