@@ -1,15 +1,16 @@
-r"""Whether probing $J - J_{\mathrm{ref}}$, whose reference has a known trace, beats plain probes at equal cost.
+r"""Whether `ControlVariate` beats plain probes at equal cost, in solves of networks trained for a short while.
 
-Probes are fixed along a solve, so the error of a log-density is that of one trace, of $M = \int (J - J_{\mathrm{ref}})
-\mathrm{d}t$ on the trajectory; for signs its variance is $\sum_{i < j} (M_{ij} + M_{ji})^2 / k$. The reference is the
-whole Jacobian at the start of each step, held for the step, or interpolated to that of the next. It costs d products
-per step, beside 6 k for the stages of Dopri5. Networks are trained for a short while on 8 x 8 digits, and on the same
-digits blown up to 28 x 28 with noise. Prints deviations in nats; run by `python -m benchmarks.control_variate`.
+On 8 x 8 digits, and on the same digits blown up to 28 x 28 with noise. Plain probes get as many more as the exact
+divergence at the ends of steps costs, `d / 6` for the stages of Dopri5. Prints root mean square differences in nats
+from the solve with the exact divergence on the same grid or at the same tolerance, and processor time over that of
+the exact one; run by `python -m benchmarks.control_variate`.
 """
 
+import functools
+import statistics
 import sys
+import time
 
-import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 import flowrax as frx
 from benchmarks.trace_estimators import digits, trained
 
-STAGES, PARTS = 6, 4
+STAGES = 6
 
 
 def enlarged():
@@ -26,57 +27,52 @@ def enlarged():
     return np.asarray(large + 0.1 * jax.random.normal(jax.random.key(9), large.shape))
 
 
-def jacobians(model, num_steps, num_points):
-    """On a grid of `PARTS` per step, along draws: `(points, times, d, d)`."""
-    times = jnp.linspace(0, 1, num_steps * PARTS + 1)
-    draws = frx.sample(model, jax.random.key(2), num_points, rtol=1e-3, atol=1e-3, saveat=dfx.SaveAt(ts=times))
-
-    def along(path):
-        return jax.lax.map(
-            lambda tx: jax.jacrev(lambda x: model.predict(tx[0], x, None).velocity)(tx[1]), (times, path)
-        )
-
-    assert draws.trajectory is not None
-    return (np.asarray(jax.jit(along)(path)) for path in draws.trajectory)
+def seconds(functions, repeats=5):
+    """Median processor time of each, all of them in turn."""
+    times = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            jax.block_until_ready(function(jax.random.key(0)).value)
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def variance(matrix):
-    both = matrix + matrix.T
-    return 0.5 * np.sum((both - np.diag(np.diag(both))) ** 2)
+def solve(model, x, divergence, steps, key):
+    return frx.log_prob(model, x, key=key, divergence=divergence, **steps)
 
 
-def variances(path, num_steps):
-    """Of one probe along a trajectory: plain, reference held, reference interpolated."""
-    step = 1 / num_steps
-    starts = path[::PARTS]
-    # The trapezoidal rule within each step.
-    weights = np.full(PARTS + 1, 1.0)
-    weights[[0, -1]] = 0.5
-    weights *= step / PARTS
-    whole = sum(np.tensordot(weights, path[PARTS * k : PARTS * (k + 1) + 1], 1) for k in range(num_steps))
-    held = whole - step * starts[:-1].sum(0)
-    between = whole - step * (starts[:-1] + starts[1:]).sum(0) / 2
-    return [variance(matrix) for matrix in (whole, held, between)]
-
-
-def table(size, data, num_train, num_points):
+def table(size, data, num_train, num_points, num_keys):
     model = trained(data, num_train)
-    for num_steps in (8, 16):
-        plain, held, between = np.mean(
-            [variances(p, num_steps) for p in jacobians(model, num_steps, num_points)], axis=0
-        )
+    x = jnp.asarray(data[:num_points])
+    for steps in ({"grid": 8}, {"grid": 16}, {"rtol": 1e-5, "atol": 1e-5}):
         for num_probes in (1, 4, 16):
-            equal = num_probes + size / STAGES
-            cells = [f"{(v / k) ** 0.5:.2f}" for v, k in ((plain, equal), (held, num_probes), (between, num_probes))]
-            print(f"| {size} | {num_steps} | {num_probes} | {equal:.0f} | " + " | ".join(cells) + " |", flush=True)
+            equal = num_probes + round(size / STAGES)
+            divergences = {
+                "exact": frx.Exact(),
+                "plain": frx.Hutchinson(equal),
+                "corrected": frx.ControlVariate(frx.Hutchinson(num_probes)),
+            }
+            solves = {
+                name: functools.partial(solve, model, x, divergence, steps) for name, divergence in divergences.items()
+            }
+            exact = solves["exact"](jax.random.key(0))
+            errors = {
+                name: np.sqrt(np.mean([(of(jax.random.key(k)).value - exact.value) ** 2 for k in range(num_keys)]))
+                for name, of in solves.items()
+            }
+            costs = seconds(solves)
+            taken = f"{float(np.mean(exact.stats.num_steps)):.1f}"
+            cells = [f"{errors[name]:.3f} | {costs[name] / costs['exact']:.2f}" for name in ("plain", "corrected")]
+            print(f"| {size} | {taken} | {num_probes} | {equal} | " + " | ".join(cells) + " |", flush=True)
 
 
 def main():
-    print("| d | steps | probes beside the reference | plain probes, equal cost | plain | held | interpolated |")
-    print("|---|---|---|---|---|---|---|")
+    print("| d | steps | probes beside the exact ends | plain probes, equal cost | plain | time | corrected | time |")
+    print("|---|---|---|---|---|---|---|---|")
     short = 4 if "--quick" in sys.argv else 1
-    table(64, digits(), 1500 // short, 16 // short)
-    table(784, enlarged(), 1500 // short, 8 // short)
+    table(64, digits(), 1500 // short, 64 // short, 8)
+    table(784, enlarged(), 1500 // short, 16 // short, 4)
 
 
 if __name__ == "__main__":

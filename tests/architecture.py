@@ -26,6 +26,7 @@ LAYERS = [
     "interpolant",
     "target",
     "abstract",
+    "preconditioner",
     "dynamics",
     "model",
     "observation",
@@ -49,6 +50,7 @@ LAYERS = [
     "diagnostics",
     "distributed",
     "cli",
+    "testing",
 ]
 
 MAX_FILE_LINES = 350

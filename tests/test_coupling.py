@@ -11,7 +11,7 @@ import pytest
 import scipy.optimize
 
 import flowrax as frx
-from flowrax.coupling import AbstractHostCoupling, kabsch_cost
+from flowrax.coupling import AbstractHostCoupling, KabschDistance, Pairs
 from flowrax.train.fit import Prefetch
 from flowrax.train.step import Task, advance, first_state
 
@@ -19,7 +19,7 @@ from flowrax.train.step import Task, advance, first_state
 @pytest.mark.parametrize(("n", "block_size"), [(24, 8), (22, 8), (5, 256)])
 def test_each_block_is_assigned_as_by_the_hungarian_algorithm(n, block_size, getkey):
     x0, x1 = jax.random.normal(getkey(), (n, 2, 3)), jax.random.normal(getkey(), (n, 2, 3))
-    paired = jax.jit(frx.ExactOT(block_size=block_size))(getkey(), x0, x1)
+    paired = jax.jit(frx.ExactOT(block_size=block_size))(getkey(), x0, x1).x0
     for start in range(0, n, block_size):
         a, b = x0[start : start + block_size], x1[start : start + block_size]
         cost = jnp.sum((b[:, None] - a[None]) ** 2, axis=(2, 3))
@@ -34,15 +34,15 @@ def test_an_offset_costs_no_digits(of_noise, of_data, getkey):
     x1 = jax.random.normal(getkey(), (64, 3), jnp.float32) + of_data
     cost = np.sum((np.asarray(x1, np.float64)[:, None] - np.asarray(x0, np.float64)[None]) ** 2, axis=2)
     want = x0[scipy.optimize.linear_sum_assignment(cost)[1]]
-    np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1), want)
+    np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1).x0, want)
 
 
 def test_gradients_go_through_the_rows_and_not_through_their_order(getkey):
     x0, x1, weights = (jax.random.normal(getkey(), (12, 2)) for _ in range(3))
     key, coupling = getkey(), frx.ExactOT(block_size=5)
-    of_x0, of_x1 = jax.grad(lambda x0, x1: jnp.sum(weights * coupling(key, x0, x1)), argnums=(0, 1))(x0, x1)
+    of_x0, of_x1 = jax.grad(lambda x0, x1: jnp.sum(weights * coupling(key, x0, x1).x0), argnums=(0, 1))(x0, x1)
     # Each row has the weight of the place that it is moved to.
-    paired = coupling(key, x0, x1)
+    paired = coupling(key, x0, x1).x0
     back = jnp.argmin(jnp.sum((x0[:, None] - paired[None]) ** 2, axis=2), axis=1)
     np.testing.assert_array_equal(of_x0, weights[back])
     np.testing.assert_array_equal(of_x1, jnp.zeros_like(x1))
@@ -53,8 +53,8 @@ def test_shapes_are_paired_up_to_rotation(getkey):
     turns, _ = jnp.linalg.qr(jax.random.normal(getkey(), (6, 3, 3)))
     turns = turns * jnp.linalg.det(turns)[:, None, None]
     mixed = jax.random.permutation(getkey(), 6)
-    paired = frx.ExactOT(cost=kabsch_cost)(getkey(), (x1 @ turns)[mixed], x1)
-    np.testing.assert_array_equal(paired, x1 @ turns)
+    paired = frx.ExactOT(cost=KabschDistance())(getkey(), (x1 @ turns)[mixed], x1)
+    np.testing.assert_array_equal(paired.x0, x1 @ turns)
 
 
 def test_blocks_of_one_are_refused():
@@ -135,11 +135,14 @@ class Rescaled(AbstractHostCoupling):
     scale: jax.Array
     independent: ClassVar[bool] = False
 
-    def costs(self, x0, x1):
+    def costs(self, x0, x1, condition=None):
         return jnp.sum((self.scale[None, None] * (x1[:, None] - x0[None])) ** 2, axis=2)
 
     def order(self, costs):
         return scipy.optimize.linear_sum_assignment(costs)[1].astype(np.int32)
+
+    def pairs(self, key, x0, x1, condition, order):
+        return Pairs(x0[order], x1, order, jnp.arange(order.shape[0], dtype=jnp.int32))
 
 
 def test_a_coupling_may_hold_arrays(getkey):

@@ -1,10 +1,16 @@
 """Laws of training times against their distribution functions."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
+import scipy.stats
 
+import flowrax as frx
 from flowrax import times
+from flowrax.train.step import Task
 
 N = 4000
 # The largest distance of two distribution functions is above this with probability 1e-6 (Kolmogorov).
@@ -49,3 +55,79 @@ def test_antithetic_times_cancel_what_is_odd(key):
 def test_laws_run_under_jit_in_half_precision(key):
     draw = jax.jit(lambda k: times.Pairs(times.LogitNormal())(k, 8, 0.0, 1.0, jnp.bfloat16))
     assert draw(key).dtype == jnp.bfloat16
+
+
+SNR_SCHEDULES = {
+    "vp": (frx.VariancePreserving(), 0.0, 0.99),
+    "edm": (frx.EDM(), 0.0, 1.0),
+    "linear": (frx.Linear(), 0.02, 0.97),
+    "cosine_snr": (frx.schedule.CosineSNR(), 0.01, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", SNR_SCHEDULES)
+def test_importance_sampling_is_proportional_to_the_weight_and_unbiased(name, key):
+    """Against quadrature of g^2 / sigma^2, with independent draws of the level."""
+    schedule, low, high = SNR_SCHEDULES[name]
+    law = times.LikelihoodTimes(schedule, times.Uniform())
+    t = law(key, N, low, high, jnp.float32)
+    points = jnp.linspace(low, high, 20_001)
+    weight = np.asarray(schedule.diffusion_squared(points) / schedule.sigma(points) ** 2, np.float64)
+    total = np.concatenate([[0], np.cumsum((weight[1:] + weight[:-1]) / 2)])
+    assert distance(t, lambda x: np.interp(x, points, total / total[-1])) <= FAR
+    # The mean over uniform times of something that is not the weight.
+    draws = np.asarray(jax.vmap(lambda u: law.correction(u, low, high) * jnp.cos(3 * u))(t), np.float64)
+    want = (np.sin(3 * high) - np.sin(3 * low)) / (3 * (high - low))
+    assert abs(draws.mean() - want) <= 5 * draws.std() / N**0.5
+
+
+@pytest.mark.accuracy
+def test_fit_sees_the_same_loss_with_less_variance(key):
+    """The likelihood loss of a network that is zero, batch by batch: equal means, and a tenth of the variance."""
+    model = frx.Model(
+        lambda t, x, c: 0 * x, frx.VariancePreserving(), frx.Noise(), shape=(2,), dtype=np.float32, t_max=1 - 1e-4
+    )
+    data, n = jnp.ones((64, 2)), 200
+    loss = frx.Matching(frx.loss.Likelihood(), times.Uniform())
+    important = eqx.tree_at(lambda x: x.times, loss, times.LikelihoodTimes(model.schedule))
+
+    @eqx.filter_jit
+    def batches(loss):
+        parameters, static = eqx.partition(model, eqx.is_inexact_array)
+        task = Task(static, loss, optax.identity(), None, 64, 0.0)
+        one = lambda k: task.batch_loss(parameters, data, None, k, training=True)  # noqa: E731
+        return jax.vmap(one)(jax.random.split(key, n))
+
+    uniform, better = (np.asarray(batches(x), np.float64) for x in (loss, important))
+    assert abs(uniform.mean() - better.mean()) <= 5 * ((uniform.var() + better.var()) / n) ** 0.5
+    assert better.var() <= uniform.var() / 10
+    # The weight g^2 / sigma^2 is the derivative of the log-SNR; the noise has mean square one.
+    want = np.diff(model.schedule.log_snr(np.array([model.t_min, model.t_max])))[0] / (model.t_max - model.t_min)
+    assert abs(better.mean() - want) <= 5 * better.std() / n**0.5
+
+
+def test_importance_sampling_needs_a_finite_log_snr(key):
+    with pytest.raises(ValueError, match=r"^The log-SNR is infinite at t_min=0\.0.*Within"):
+        times.LikelihoodTimes(frx.Linear())(key, 8, 0.0, 0.9, jnp.float32)
+    narrowed = times.Within(times.LikelihoodTimes(frx.Linear()), 0.1, 0.9)
+    t = narrowed(key, N, 0.0, 1.0, jnp.float32)
+    # Uniform in the log-SNR: its median is at the middle, and 0.1 and 0.9 are the ends.
+    assert distance(np.log(t / (1 - t)) / np.log(9), lambda x: (x + 1) / 2) <= FAR
+    assert np.allclose(narrowed.correction(0.5, 0.0, 1.0), 4 * np.log(9) / 0.8 / 8)
+
+
+def test_log_normal_noise(key):
+    """EDM's own law over the noise levels that its schedule has, and a logit-normal time on the straight path."""
+    schedule = frx.EDM()
+    t = times.LogNormal(schedule)(key, N, 0.0, 1.0, jnp.float32)
+    ends = scipy.stats.norm.cdf((np.log([0.002, 80]) + 1.2) / 1.2)
+    z = (np.log(np.asarray(schedule.sigma(t), np.float64)) + 1.2) / 1.2
+    assert distance(z, lambda x: (scipy.stats.norm.cdf(x) - ends[0]) / (ends[1] - ends[0])) <= FAR
+    t = times.LogNormal(frx.Linear(), -0.5, 0.8)(key, N, 0.0, 1.0, jnp.float32)
+    logit = np.log(np.asarray(t, np.float64) / (1 - t))
+    assert distance((logit - 0.5) / 0.8, scipy.stats.norm.cdf) <= FAR
+
+
+def test_a_narrow_interval_must_meet_that_of_the_model(key):
+    with pytest.raises(ValueError, match=r"nothing in common with the model's interval \[0.5, 1.0\]"):
+        times.Within(times.Uniform(), 0.0, 0.4)(key, 8, 0.5, 1.0, jnp.float32)

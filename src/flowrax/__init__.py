@@ -1,7 +1,9 @@
 """Stochastic interpolants in JAX: sampling, log-likelihoods and posteriors one can trust."""
 
 from . import (
+    chain as chain,
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -29,23 +31,34 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
-from .divergence import Exact as Exact, Hutchinson as Hutchinson, HutchPP as HutchPP, XTrace as XTrace
+from .density import DensityEstimator as DensityEstimator
+from .divergence import (
+    ControlVariate as ControlVariate,
+    Exact as Exact,
+    Hutchinson as Hutchinson,
+    HutchPP as HutchPP,
+    XTrace as XTrace,
+)
 from .dynamics import (
+    HybridSDE as HybridSDE,
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
     ReverseSDE as ReverseSDE,
+    StochasticFlow as StochasticFlow,
+    TemperedFlow as TemperedFlow,
     UnderdampedLangevin as UnderdampedLangevin,
 )
 from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
-from .last_step import Tweedie as Tweedie
+from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
-from .model import EDMPreconditioner as EDMPreconditioner, Model as Model
+from .model import Model as Model
 from .observation import LinearGaussian as LinearGaussian
 from .parallel import parallel_sample as parallel_sample
+from .preconditioner import EDMPreconditioner as EDMPreconditioner
 from .sample import sample as sample
 from .schedule import (
     EDM as EDM,

@@ -144,6 +144,8 @@ class AbstractContinuousModel(AbstractModel):
     """
 
     schedule: eqx.AbstractVar[AbstractSchedule]
+    prior: eqx.AbstractVar[AbstractPrior]
+    """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
 

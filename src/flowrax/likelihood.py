@@ -15,10 +15,11 @@ from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import LogProb, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree, Scalar
 from .abstract import AbstractContinuousModel
-from .divergence import AbstractDivergence, Exact
+from .divergence import AbstractDivergence, ControlVariate, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, place, solve
 from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
+from .stepper import Trapezoidal
 
 _EXACT = Exact()
 
@@ -33,6 +34,32 @@ class Augmented(eqx.Module):
         x, _ = state
         velocity, estimates = self.divergence(lambda x: ProbabilityFlow().drift(t, x, args), x, self.probes)
         return velocity, -estimates
+
+
+class Deviation(eqx.Module):
+    """The vector field of what a control variate takes from the log-densities of [`Augmented`][]."""
+
+    divergence: ControlVariate
+    probes: Array | None
+
+    def __call__(self, t: Scalar, state: tuple[Event, Array], args: PyTree) -> tuple[Event, Array]:
+        x, _ = state
+        return jnp.zeros_like(x), self.divergence.deviation(
+            lambda x: ProbabilityFlow().drift(t, x, args), x, self.probes
+        )
+
+
+def augmented_terms(divergence: AbstractDivergence, probes: Array | None) -> dfx.AbstractTerm:
+    """What moves (x, log-density)."""
+    terms = dfx.ODETerm(Augmented(divergence, probes))
+    if isinstance(divergence, ControlVariate):
+        return dfx.MultiTerm(terms, dfx.ODETerm(Deviation(divergence, probes)))
+    return terms
+
+
+def augmented_solver(divergence: AbstractDivergence, solver: dfx.AbstractSolver) -> dfx.AbstractSolver:
+    """The solver of [`augmented_terms`][]."""
+    return Trapezoidal(solver) if isinstance(divergence, ControlVariate) else solver
 
 
 def augmented_state(divergence: AbstractDivergence, x: Event) -> tuple[Event, Array]:
@@ -78,7 +105,8 @@ def log_prob(
     - `x`: `(n, *event)`. Split over devices (its sharding), each device solves its own rows.
     - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
     - `key`: for a random divergence; row `i` draws from `fold_in(key, i)` only.
-    - `divergence`: [`Exact`][] (the default), [`Hutchinson`][], [`HutchPP`][] or [`XTrace`][].
+    - `divergence`: [`Exact`][] (the default), [`Hutchinson`][], [`HutchPP`][], [`XTrace`][], or
+        [`ControlVariate`][] around one of these: nearly exact, for a fraction of the time.
     - `solver`: a diffrax ODE solver; Dopri5 without.
     - `rtol`, `atol`: of the error per step in x and in the log-density of each row; 1e-5 each without.
     - `grid`: instead, a number of equal steps or the `(k + 1,)` times of fixed ones.
@@ -88,7 +116,8 @@ def log_prob(
     - `max_steps`: of each adaptive solve.
     - `target_standard_error`: in nats. Rows above it are solved again with fresh probes, doubled each time, until they
         meet it or have `max_probes`; `LogProb.num_probes` counts them, and no standard error is embellished. For
-        [`Hutchinson`][] with at least 2 probes (8 or more give an error one can decide by), and outside `jit`.
+        [`Hutchinson`][] with at least 2 probes (8 or more give an error one can decide by), within a
+        [`ControlVariate`][] or not, and outside `jit`.
     - `max_probes`: of each row, all rounds together.
     - `discretisation_error`: whether to solve once more, with the same probes and half steps on a grid or a tenth of
         the tolerances, for `LogProb.discretisation_error`: `value` minus the finer value, after Richardson for a
@@ -106,7 +135,7 @@ def log_prob(
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
     flow = ProbabilityFlow()
-    solver = flow.stepper(solver)
+    solver = augmented_solver(divergence, flow.stepper(solver))
     start, end = flow.interval(model)
     check_time("t_min", start)
     stepping = make_stepping(
@@ -174,8 +203,8 @@ def _log_prob(
     return on_each_device(evaluate, placement, rows[0].shape[0], shared, rows)
 
 
-def _field(shared: PyTree, start: PyTree) -> tuple[dfx.ODETerm, PyTree]:
+def _field(shared: PyTree, start: PyTree) -> tuple[dfx.AbstractTerm, PyTree]:
     """The term of one sample, and its arguments `(model, condition)`."""
     divergence, model, condition = shared
     _, (probes, row) = start
-    return dfx.ODETerm(Augmented(divergence, probes)), (model, condition_of(condition, row))
+    return augmented_terms(divergence, probes), (model, condition_of(condition, row))

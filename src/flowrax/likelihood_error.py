@@ -15,7 +15,7 @@ from ._checks import is_traced
 from ._condition import Batched
 from ._result import RESULTS, LogProb, is_failed
 from ._typing import Array, Batch, Condition, KeyArray, PyTree
-from .divergence import AbstractDivergence, Hadamard, Hutchinson
+from .divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson
 from .engine import Stepping
 
 Solve = Callable[[Batch, Condition | Batched, Array | None, AbstractDivergence, Stepping], LogProb]
@@ -46,16 +46,15 @@ class ErrorOptions(eqx.Module):
             refine(stepping)
         if self.target is None:
             return
-        if not isinstance(divergence, Hutchinson) or divergence.num_probes < 2:
+        probing = _probing(divergence)
+        if probing is None or probing.num_probes < 2:
             raise ValueError(
                 "target_standard_error adds probes to those of divergence=Hutchinson(num_probes) with num_probes >= 2."
             )
         if not self.target > 0:
             raise ValueError(f"target_standard_error must be positive; got {self.target}.")
-        if self.max_probes < divergence.num_probes:
-            raise ValueError(
-                f"max_probes={self.max_probes} is below the divergence's num_probes={divergence.num_probes}."
-            )
+        if self.max_probes < probing.num_probes:
+            raise ValueError(f"max_probes={self.max_probes} is below the divergence's num_probes={probing.num_probes}.")
         if is_traced(traced):
             raise ValueError(
                 "target_standard_error looks at values to choose the rows that need more probes, so it cannot be "
@@ -75,21 +74,31 @@ def solve_with_errors(
 ) -> LogProb:
     """One solve, and those that `errors` asks for."""
     answer = first = solve(x, condition, keys, divergence, stepping)
-    if errors.target is not None and keys is not None and isinstance(divergence, Hutchinson):
+    probing = _probing(divergence)
+    if errors.target is not None and keys is not None and probing is not None:
 
         def add(rows: np.ndarray, num_round: int, num_probes: int) -> LogProb:
             subset = Batched(_take(condition.value, rows)) if isinstance(condition, Batched) else condition
             fresh = jax.vmap(lambda key: jax.random.fold_in(key, num_round))(keys[rows])
-            return solve(x[rows], subset, fresh, Hutchinson(num_probes, divergence.law), stepping)
+            more = Hutchinson(num_probes, law)
+            if isinstance(divergence, ControlVariate):
+                more = ControlVariate(more, exact=divergence.exact)
+            return solve(x[rows], subset, fresh, more, stepping)
 
-        law, size = divergence.law, math.prod(x.shape[1:])
+        law, size = probing.law, math.prod(x.shape[1:])
         exact = law.num_rows(size) if isinstance(law, Hadamard) else None
-        answer = _add_probes(add, answer, divergence.num_probes, errors.target, errors.max_probes, exact)
+        answer = _add_probes(add, answer, probing.num_probes, errors.target, errors.max_probes, exact)
     if not errors.discretisation:
         return answer
     finer = solve(x, condition, keys, divergence, refine(stepping))
     error = _error_of_steps(first, finer, solver, stepping)
     return eqx.tree_at(lambda a: a.discretisation_error, answer, error, is_leaf=lambda leaf: leaf is None)
+
+
+def _probing(divergence: AbstractDivergence) -> Hutchinson | None:
+    """The independent probes of a divergence, where it has them."""
+    inner = divergence.divergence if isinstance(divergence, ControlVariate) else divergence
+    return inner if isinstance(inner, Hutchinson) else None
 
 
 def _add_probes(

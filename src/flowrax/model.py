@@ -1,9 +1,9 @@
-r"""A network with its interpolant and target: one network output gives data, noise, velocity and score.
+r"""A network with its interpolant, prior and target: one network output gives data, noise, velocity and score.
 
-With a preconditioner the output is $c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})$.
+For $x_0 \sim \mathcal{N}(m, C)$ the noise prediction $n$ gives the score $-C^{-1} (n - m) / \sigma$; where $C$ is
+singular the model stays in its range, whatever the network says.
 """
 
-import abc
 import functools
 
 import equinox as eqx
@@ -23,69 +23,10 @@ from .abstract import (
 from .coupling import AbstractCoupling, Independent
 from .dynamics import ProbabilityFlow
 from .interpolant import AbstractInterpolant, Affine
-from .prior import AbstractPrior, Gaussian
+from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
+from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior, project, rescaled
 from .schedule import AbstractSchedule, Scales
-from .target import AbstractTarget, Data, Velocity
-
-
-class AbstractPreconditioner(eqx.Module):
-    """Scales what goes into a network and what comes out."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
-    ) -> Event:
-        """The output in the model's target."""
-
-    @abc.abstractmethod
-    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        """Whether it is infinite at `t = 0` and at `t = 1`."""
-
-
-class Unscaled(AbstractPreconditioner):
-    """The network as it is, called with `t`."""
-
-    def __call__(
-        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
-    ) -> Event:
-        return network(t, x, condition)
-
-    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return False, False
-
-
-class EDMPreconditioner(AbstractPreconditioner):
-    r"""Unit variance in and out, for a network whose target is the data (Karras et al. 2022, table 1).
-
-    For $x = \alpha d + \sigma n$ and data of standard deviation $\sigma_d$, with $V = \alpha^2 \sigma_d^2 + \sigma^2$:
-    $c_{\text{in}} = V^{-1/2}$, $c_{\text{skip}} = \alpha \sigma_d^2 / V$, $c_{\text{out}} = \sigma \sigma_d V^{-1/2}$,
-    $c_{\text{noise}} = \tfrac14 \log (\sigma / \alpha)$. With $\alpha = 1$ these are the paper's.
-
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
-    """
-
-    sigma_data: float = 0.5
-
-    def __call__(
-        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
-    ) -> Event:
-        alpha, sigma = schedule.alpha(t).astype(x.dtype), schedule.sigma(t).astype(x.dtype)
-        std = jnp.sqrt((alpha * self.sigma_data) ** 2 + sigma**2)
-        skip = alpha * (self.sigma_data / std) ** 2
-        raw = network(-schedule.log_snr(t) / 8, x / std, condition)
-        return skip * x + sigma * self.sigma_data / std * raw
-
-    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return schedule.is_singular("log_snr", 0.0), schedule.is_singular("log_snr", 1.0)
+from .target import AbstractTarget, Data, Score, Velocity
 
 
 class Converted(AbstractPrediction):
@@ -95,31 +36,53 @@ class Converted(AbstractPrediction):
     x: Event
     scales: Scales
     target: AbstractTarget
-    has_score: bool = eqx.field(static=True)
+    prior: AbstractPrior
+    independent: bool = eqx.field(static=True)
+
+    @property
+    def _tabled(self) -> Event:
+        # The table is of standard normal noise, where a score is -noise / sigma.
+        if isinstance(self.target, Score):
+            prior = _gaussian_or_raise(self.prior, independent=self.independent)
+            return prior.covariance_product(self.output) - prior.mean.astype(self.x.dtype) / self.scales.sigma
+        return self.output
 
     @property
     def data(self) -> Event:
-        return self.target.data(self.output, self.x, self.scales)
+        return self.target.data(self._tabled, self.x, self.scales)
 
     @property
     def noise(self) -> Event:
-        return self.target.noise(self.output, self.x, self.scales)
+        return self.target.noise(self._tabled, self.x, self.scales)
 
     @property
     def velocity(self) -> Event:
-        return self.target.velocity(self.output, self.x, self.scales)
+        return self.target.velocity(self._tabled, self.x, self.scales)
 
     @property
     def score(self) -> Event:
-        if not self.has_score:
-            raise ValueError(_NO_SCORE)
-        return self.target.score(self.output, self.x, self.scales)
+        prior = _gaussian_or_raise(self.prior, independent=self.independent)
+        if isinstance(self.target, Score):
+            return self.output
+        return _conditional_score(prior, self.noise, self.scales)
 
 
-_NO_SCORE = (
-    "This model has no score: its coupling makes noise and data dependent; train with coupling=Independent() "
-    "for the score, ReverseSDE, Langevin or guidance."
-)
+def _conditional_score(prior: AbstractGaussianPrior, noise: Event, scales: Scales) -> Event:
+    return prior.precision_product(prior.mean.astype(noise.dtype) - noise) / scales.sigma
+
+
+def _gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGaussianPrior:
+    if not independent:
+        raise ValueError(
+            "This model has no score: its coupling makes noise and data dependent; train with coupling=Independent() "
+            "for the score, ReverseSDE, Langevin or guidance."
+        )
+    if not isinstance(prior, AbstractGaussianPrior):
+        raise ValueError(
+            f"This model has no score: its prior, {type(prior).__name__}, is not Gaussian; use the "
+            "probability flow, or a Gaussian prior for the score, ReverseSDE, Langevin or guidance."
+        )
+    return prior
 
 
 class Model(AbstractContinuousModel):
@@ -130,6 +93,7 @@ class Model(AbstractContinuousModel):
     target: AbstractTarget
     preconditioner: AbstractPreconditioner
     coupling: AbstractCoupling
+    prior: AbstractPrior
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
     t_min: float = eqx.field(static=True)
@@ -144,6 +108,7 @@ class Model(AbstractContinuousModel):
         shape: Shape,
         preconditioner: AbstractPreconditioner | None = None,
         coupling: AbstractCoupling | None = None,
+        prior: AbstractPrior | None = None,
         dtype: DType | None = None,
         t_min: float | None = None,
         t_max: float | None = None,
@@ -156,6 +121,9 @@ class Model(AbstractContinuousModel):
         - `shape`: of one event.
         - `preconditioner`: scales the network's input and output.
         - `coupling`: how noise and data were, or will be, paired in training; independently without.
+        - `prior`: the law of $x_0$, standard normal without; `fit` draws from it and never trains it. Without a
+            Gaussian one there is no score. Where its covariance is singular (centred points, a harmonic
+            chain) what leaves its range is projected out of events and predictions, and densities are on it.
         - `dtype`: of events; that of the network's parameters without.
         - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target, else
             stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError`
@@ -170,6 +138,10 @@ class Model(AbstractContinuousModel):
         self.coupling = Independent() if coupling is None else coupling
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(_network_dtype(network) if dtype is None else dtype)
+        self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
+        check_prior(self.prior, self.shape, self.dtype)
+        if isinstance(self.target, Score):
+            _gaussian_or_raise(self.prior, independent=True)
         low, high = self._singular_ends()
         self.t_min = _end("t_min", t_min, 0.0, low, NOISE_MARGIN)
         self.t_max = _end("t_max", t_max, 1.0, high, 1 - TIME_MARGIN)
@@ -194,14 +166,13 @@ class Model(AbstractContinuousModel):
 
     @property
     def score_interval(self) -> tuple[float, float]:
-        if not self.coupling.independent:
-            raise ValueError(_NO_SCORE)
+        _gaussian_or_raise(self.prior, independent=self.coupling.independent)
         vanishes = self.schedule.is_singular("log_snr", 1.0)
         return self.t_min, min(self.t_max, 1 - TIME_MARGIN) if vanishes else self.t_max
 
     def source_at(self, t: float) -> AbstractPrior:
-        """The Gaussian of standard deviation `sigma(t)`; what is left of the data at `t` is neglected."""
-        return Gaussian(self.shape, std=self.schedule.sigma(t), dtype=self.dtype)
+        """The law of `sigma(t) x0`; what is left of the data at `t` is neglected."""
+        return rescaled(self.prior, self.schedule.sigma(t))
 
     def output(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         """The network's output in the model's target, for one event; `key` is for dropout in training."""
@@ -210,16 +181,18 @@ class Model(AbstractContinuousModel):
             network = functools.partial(network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
-        return out
+        return project(self.prior, out)
+
+    def regressand(self, x0: Event, x1: Event, scales: Scales) -> Event:
+        """What the output is regressed on, given a draw of noise and data."""
+        if isinstance(self.target, Score):
+            return _conditional_score(_gaussian_or_raise(self.prior, independent=True), x0, scales)
+        return self.target.of(x1, x0, scales)
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> Converted:
-        return Converted(
-            self.output(t, x, condition),
-            x,
-            self.schedule.scales(t, x.dtype),
-            self.target,
-            self.coupling.independent,
-        )
+        x = project(self.prior, x)
+        scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
+        return Converted(output, x, scales, self.target, self.prior, self.coupling.independent)
 
 
 def _network_dtype(network: Network) -> DType:

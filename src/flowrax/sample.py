@@ -28,7 +28,7 @@ from .engine import (
     solve,
 )
 from .last_step import AbstractLastStep
-from .likelihood import Augmented, augmented_state, likelihood_norm
+from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
 from .prior import AbstractPrior
 
 
@@ -92,6 +92,9 @@ def sample(
     start = None if x0 is None else _check_start(model, x0, num_samples)
     solver = dynamics.stepper(solver)
     _check_calculus(dynamics, solver)
+    if with_log_prob:
+        divergence = Exact() if divergence is None else divergence
+        solver = augmented_solver(divergence, solver)
     stepping = make_stepping(
         dynamics.interval(model),
         solver,
@@ -107,7 +110,7 @@ def sample(
     )
     plan = _Plan(
         dynamics=dynamics,
-        divergence=(Exact() if divergence is None else divergence) if with_log_prob else None,
+        divergence=divergence,
         last_step=last_step,
         solver=solver,
         stepping=stepping,
@@ -160,7 +163,7 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     _, (noise_key, probes, row) = start
     condition = condition_of(condition, row)
     if plan.divergence is not None:
-        return dfx.ODETerm(Augmented(plan.divergence, probes)), (model, condition)
+        return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
     return plan.dynamics.terms(model, condition, noise), (model, condition)
 

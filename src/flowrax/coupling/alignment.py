@@ -58,7 +58,7 @@ def kabsch(x: Event, y: Event, mask: Bool[Array, " p"] | None = None) -> Array:
     return _frame(v[0], v[1]).T @ _frame(u[0], u[1])
 
 
-def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, " p"] | None = None) -> Array:
+def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> Array:
     """Squared distances of all pairs from two batches of points, each pair centred and rotated onto one another.
 
     Right to a few roundings of the two squared norms; not meant to be differentiated.
@@ -66,7 +66,7 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, " p"] | None = None) -> Ar
     **Arguments:**
 
     - `x`, `y`: `(n, p, 3)` and `(m, p, 3)`.
-    - `mask`: `(p,)`, the points that count; all without.
+    - `mask`: `(p,)`, the points that count, or `(n, p)`, those of each row of `x`; all without.
 
     **Returns:** `(n, m)`, sums over the points.
 
@@ -74,16 +74,22 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, " p"] | None = None) -> Ar
     """
     check_shape("One row of x", x.shape[1:], (*x.shape[1:2], 3))
     check_shape("One row of y", y.shape[1:], x.shape[1:])
-    x, y = _centred(x, mask), _centred(y, mask)
+    if mask is not None and mask.ndim == 2:
+        y, y_squares = _centred(y, None), _squares_through(y, mask)
+    else:
+        y = _centred(y, mask)
+        y_squares = jnp.sum(y**2, axis=(1, 2))[None]
+    x = _centred(x, mask)
     n, m = x.shape[0], y.shape[0]
     rows, columns = (jnp.moveaxis(z, -1, 0).reshape(3 * len(z), -1) for z in (x, y))
+    # Of the centred x, the centre of y drops out.
     covariance = (rows @ columns.T).reshape(3, n, 3, m)
     first, second, third = _jacobi(_columns(jnp.moveaxis(covariance, 2, 1)), [], _sweeps(x))[0]
     lengths = [jnp.sqrt(_dot(b, b)) for b in (first, second, third)]
     smallest = jnp.minimum(jnp.minimum(lengths[0], lengths[1]), lengths[2])
     mirrored = _dot(first, _cross(second, third)) < 0
     trace = lengths[0] + lengths[1] + lengths[2] - jnp.where(mirrored, 2 * smallest, 0)
-    squares = jnp.sum(x**2, axis=(1, 2))[:, None] + jnp.sum(y**2, axis=(1, 2))[None]
+    squares = jnp.sum(x**2, axis=(1, 2))[:, None] + y_squares
     # Not below zero, where equal shapes meet and rounding is left.
     return jnp.maximum(squares - 2 * trace, 0)
 
@@ -96,10 +102,18 @@ def _sweeps(x: Array) -> int:
 def _centred(x: Array, mask: Array | None) -> Array:
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
-    check_shape("mask", mask.shape, x.shape[-2:-1])
-    weight = mask.astype(x.dtype).reshape((1,) * (x.ndim - 2) + (-1, 1))
-    mean = jnp.sum(weight * x, axis=-2, keepdims=True) / jnp.maximum(jnp.sum(weight), 1)
-    return weight * (x - mean)
+    check_shape("mask", mask.shape, x.shape[-1 - mask.ndim : -1])
+    weight = mask.astype(x.dtype).reshape((1,) * (x.ndim - 1 - mask.ndim) + (*mask.shape, 1))
+    count = jnp.maximum(jnp.sum(weight, axis=-2, keepdims=True), 1)
+    return weight * (x - jnp.sum(weight * x, axis=-2, keepdims=True) / count)
+
+
+def _squares_through(y: Array, masks: Array) -> Array:
+    """`(n, m)`: the squares of each `y` about its centre, both of the points that each of the masks lets through."""
+    y, weight = _centred(y, None), masks.astype(y.dtype)
+    count = jnp.maximum(jnp.sum(weight, axis=1), 1)[:, None]
+    centres = jnp.tensordot(weight, y, axes=(1, 1)) / count[..., None]
+    return weight @ jnp.sum(y**2, axis=2).T - count * jnp.sum(centres**2, axis=2)
 
 
 def _columns(matrices: Array) -> list[Vector]:

@@ -1,6 +1,5 @@
 r"""The permutation $\pi$ that minimises $\sum_i c(x_0^{\pi(i)}, x_1^i)$ in each block of a batch."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch
-from .base import AbstractHostCoupling
+from .._typing import Array, Batch, Condition, Int, KeyArray
+from .base import AbstractHostCoupling, Pairs
+from .cost import Cost
+from .draw import AbstractDraw, PerData
 
-Cost = Callable[[Batch, Batch], Array]
-"""`cost(x1, x0)`: the `(n, n)` costs of all pairs of two blocks."""
 
-
-def _squared_distance(x1: Batch, x0: Batch) -> Array:
+def _squared_distance(x1: Batch, x0: Batch, condition: Condition) -> Array:
     """Up to a number for each row and one for each column, which change no assignment.
 
     So the squares are left out and both sets are centred: far from the origin they would cancel, digits and all.
@@ -62,27 +60,33 @@ class ExactOT(AbstractHostCoupling):
     """
 
     block_size: int = eqx.field(static=True)
-    cost: Cost = eqx.field(static=True)
+    cost: Cost
+    draw: AbstractDraw
     independent: ClassVar[bool] = False
 
-    def __init__(self, *, block_size: int = 256, cost: Cost | None = None) -> None:
+    def __init__(self, *, block_size: int = 256, cost: Cost | None = None, draw: AbstractDraw | None = None) -> None:
         """**Arguments:**
 
         - `block_size`: rows assigned at once; the time of a block grows as its cube, and larger ones come closer to
             the transport of the laws.
-        - `cost`: of all pairs, such as [`kabsch_cost`][]; the squared distance without.
+        - `cost`: of all pairs, such as [`KabschDistance`][] or, for conditional models, [`Conditional`][]; the squared
+            distance without. Infinite costs forbid pairs.
+        - `draw`: which of the pairs are taken and in what order; all, in the order of the data, without.
         """
         if block_size < 2:
             raise ValueError(f"block_size={block_size} leaves nothing to choose; use at least 2.")
         self.block_size, self.cost = block_size, _squared_distance if cost is None else cost
+        self.draw = PerData() if draw is None else draw
 
-    def costs(self, x0: Batch, x1: Batch) -> tuple[Array, ...]:
+    def costs(self, x0: Batch, x1: Batch, condition: Condition = None) -> tuple[Array, ...]:
         """Those of the full blocks, `(k, size, size)`, and of what is left, `(1, rest, rest)`, where there is any."""
         n, size = x0.shape[0], min(self.block_size, x0.shape[0])
-        full = n - n % size
-        blocks = [z[:full].reshape(-1, size, *z.shape[1:]) for z in (x1, x0)]
+        full, rows = n - n % size, (x1, x0, condition)
+        blocks = jax.tree.map(lambda z: z[:full].reshape(-1, size, *z.shape[1:]), rows)
         costs = _reduced(jax.vmap(self.cost)(*blocks))
-        return (costs,) if full == n else (costs, _reduced(self.cost(x1[full:], x0[full:]))[None])
+        if full == n:
+            return (costs,)
+        return costs, _reduced(self.cost(*jax.tree.map(lambda z: z[full:], rows)))[None]
 
     def order(self, costs: tuple[np.ndarray, ...]) -> np.ndarray:
         # Costs a fifth of a second, which no one pays who only samples.
@@ -93,3 +97,7 @@ class ExactOT(AbstractHostCoupling):
             orders.append(start + linear_sum_assignment(block)[1])
             start += len(block)
         return np.concatenate(orders).astype(np.int32)
+
+    def pairs(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition, order: Int[Array, " n"]) -> Pairs:
+        noise, data = self.draw.of_order(key, order)
+        return Pairs(x0[noise], x1[data], noise, data)

@@ -2,8 +2,10 @@ r"""$(x_0, x_1) \sim p_0 \otimes p_1$."""
 
 from typing import ClassVar
 
-from .._typing import Batch, KeyArray
-from .base import AbstractCoupling
+import jax.numpy as jnp
+
+from .._typing import Batch, Condition, KeyArray
+from .base import AbstractCoupling, Pairs
 
 
 class Independent(AbstractCoupling):
@@ -11,5 +13,6 @@ class Independent(AbstractCoupling):
 
     independent: ClassVar[bool] = True
 
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch) -> Batch:
-        return x0
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        rows = jnp.arange(x0.shape[0], dtype=jnp.int32)
+        return Pairs(x0, x1, rows, rows)

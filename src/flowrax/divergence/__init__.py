@@ -1,6 +1,7 @@
 """The divergence of a vector field: exactly, or by random probes with a standard error."""
 
 from .base import AbstractDivergence as AbstractDivergence
+from .control_variate import ControlVariate as ControlVariate
 from .exact import Exact as Exact
 from .hutchinson import Hutchinson as Hutchinson
 from .hutchpp import HutchPP as HutchPP

@@ -3,16 +3,32 @@
 from .diffusion import (
     SBDM as SBDM,
     AbstractDiffusion as AbstractDiffusion,
+    Capped as Capped,
     Constant as Constant,
     CosineDecay as CosineDecay,
+    Cotangent as Cotangent,
+    Custom as Custom,
+    InversePower as InversePower,
     LinearDecay as LinearDecay,
+    LinearGrowth as LinearGrowth,
+    Odds as Odds,
     Parabola as Parabola,
     QuadraticDecay as QuadraticDecay,
+    Scaled as Scaled,
     Sigma as Sigma,
+    SigmoidPower as SigmoidPower,
     SineBump as SineBump,
+    SineHump as SineHump,
 )
 from .flow import ProbabilityFlow as ProbabilityFlow
 from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin
+from .noise import gaussian_prior as gaussian_prior, scaled_score as scaled_score, shaped as shaped
 from .predictor_corrector import PredictorCorrector as PredictorCorrector
 from .reverse_sde import ReverseSDE as ReverseSDE
+from .score_sde import AbstractScoreSDE as AbstractScoreSDE
 from .semilinear import SemilinearTerm as SemilinearTerm
+from .tempered import (
+    HybridSDE as HybridSDE,
+    StochasticFlow as StochasticFlow,
+    TemperedFlow as TemperedFlow,
+)

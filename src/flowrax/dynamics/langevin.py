@@ -2,7 +2,8 @@ r"""Langevin dynamics at a fixed time $t$ of the path, on a clock $\tau$ of its 
 
 Overdamped: $\mathrm{d}X = s(t, X)\, \mathrm{d}\tau + \sqrt2\, \mathrm{d}W$. Underdamped, with friction $\gamma$:
 $\mathrm{d}X = V \mathrm{d}\tau$, $\mathrm{d}V = (s(t, X) - \gamma V)\, \mathrm{d}\tau + \sqrt{2 \gamma}\, \mathrm{d}W$.
-Both leave the marginal $p_t$ invariant.
+Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ both run in the coordinates $C^{-1/2} X$: $C s$
+takes the place of $s$, and $C^{1/2} W$ that of $W$.
 """
 
 from typing import ClassVar
@@ -17,12 +18,13 @@ from .._checks import check_steps_of_noise, check_time
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
+from .noise import scaled_score, shaped
 
 
 def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-    """The score of a model at a fixed time; `args` is `(model, condition)`."""
+    """The score of a model at a fixed time, times the prior's covariance; `args` is `(model, condition)`."""
     model, condition = args
-    return model.predict(jnp.asarray(time, x.dtype), x, condition).score
+    return scaled_score(model, model.predict(jnp.asarray(time, x.dtype), x, condition).score)
 
 
 def _check_score(model: AbstractContinuousModel, time: float) -> None:
@@ -75,7 +77,8 @@ class Langevin(AbstractDynamics):
         return x
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
-        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, make_noise(model.shape, 0)))
+        path = shaped(model, make_noise(model.shape, 0))
+        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, path))
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state
@@ -125,7 +128,7 @@ class UnderdampedLangevin(AbstractDynamics):
         friction, unit = jnp.asarray(self.friction, model.dtype), jnp.asarray(1.0, model.dtype)
         return dfx.MultiTerm(
             dfx.UnderdampedLangevinDriftTerm(friction, unit, self.negative_score),
-            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0)),
+            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, shaped(model, make_noise(model.shape, 0))),
         )
 
     def readout(self, state: PyTree[Array]) -> Event:

@@ -17,6 +17,7 @@ from .._checks import check_steps_of_noise
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
+from .noise import scaled_score, shaped
 
 
 class Corrected(dfx.AbstractWrappedSolver):
@@ -105,9 +106,9 @@ class PredictorCorrector(AbstractDynamics):
         self.predictor, self.num_steps, self.snr = predictor, num_steps, float(snr)
 
     def corrector_drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-        """The score at `(t, x)`; `args` is `(model, condition)`."""
+        """The score at `(t, x)`, times the prior's covariance; `args` is `(model, condition)`."""
         model, condition = args
-        return model.predict(t, x, condition).score
+        return scaled_score(model, model.predict(t, x, condition).score)
 
     def _unit(self, t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
         return lx.DiagonalLinearOperator(jnp.ones_like(x))
@@ -126,7 +127,7 @@ class PredictorCorrector(AbstractDynamics):
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         inner = self.predictor.terms(model, condition, make_noise)
         parts = inner.terms if isinstance(inner, dfx.MultiTerm) else (inner,)
-        path = make_noise((self.num_steps, *model.shape), 1)
+        path = shaped(model, make_noise((self.num_steps, *model.shape), 1))
         return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path))
 
     def readout(self, state: PyTree[Array]) -> Event:

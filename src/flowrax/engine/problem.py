@@ -17,6 +17,8 @@ import jax.numpy as jnp
 
 from .._result import RESULTS
 from .._typing import Array, PyTree, Scalar
+from ..stepper.seeding import begin
+from .stages import has_few_stages, step_by_stages
 from .stepping import Stepping
 
 _NONFINITE: Any = RESULTS.nonfinite
@@ -82,10 +84,7 @@ class Problem(eqx.Module):
     def begin(self, shared: PyTree, start: tuple[PyTree, PyTree], interval: Interval) -> Point:
         """The state of the solver before its first step."""
         terms, args = self.terms(shared, start)
-        solver_state = self.solver.init(terms, interval.t0, interval.t1, start[0], args)
-        if solver_state is not None and _reuses_last_stage(self.solver):
-            # Otherwise a sample's first step makes the solver evaluate this stage for every sample beside it.
-            solver_state = (jnp.asarray(False), self.solver.func(terms, interval.t0, start[0], args))
+        solver_state = begin(self.solver, terms, interval.t0, interval.t1, start[0], args)
         return Point(start[0], jax.tree.map(jnp.asarray, solver_state))
 
     def step(
@@ -93,6 +92,12 @@ class Problem(eqx.Module):
     ) -> tuple[Point, PyTree, dict[str, PyTree], RESULTS]:
         """One step: where it ends, its error estimate, what interpolates it, and its code."""
         terms, args = self.terms(shared, start)
+        if not self.stepping.may_jump and has_few_stages(self.solver, point.solver_state):
+            assert isinstance(self.solver, dfx.AbstractERK)
+            y, error, dense, solver_state, result = step_by_stages(
+                self.solver, terms, interval.t0, interval.t1, point.y, args, point.solver_state
+            )
+            return Point(y, solver_state), error, dense, result
         # Some solvers can only be told that there is no jump before they are compiled.
         made_jump = interval.made_jump if self.stepping.may_jump else False
         y, error, dense, solver_state, result = self.solver.step(
@@ -192,13 +197,6 @@ def put(tree: PyTree, index: Any, rows: PyTree) -> PyTree:
 def take(tree: PyTree, rows: Array) -> PyTree:
     """Those rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
-
-
-def _reuses_last_stage(solver: dfx.AbstractSolver) -> bool:
-    # diffrax calls a wrapper an instance of what it wraps.
-    wrapped = isinstance(solver, dfx.AbstractWrappedSolver)
-    tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) and not wrapped else None
-    return isinstance(tableau, dfx.ButcherTableau) and tableau.fsal
 
 
 def _reversed(terms: Any) -> Any:

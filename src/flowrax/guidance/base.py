@@ -2,7 +2,8 @@ r"""Guided models: a model whose score is raised by $g(t, x) \approx \nabla_x \l
 
 All forms of the prediction follow from $s' = s + g$: with $x = \alpha d + \sigma n$ fixed,
 $n' = n - \sigma g$, $d' = d + (\sigma^2 / \alpha)\, g$ and $v' = v + \tfrac12 g_{\text{SDE}}^2\, g$, where
-$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$.
+$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$; all but $s'$
+with $C g$ for $g$ where the noise has covariance $C$.
 """
 
 import abc
@@ -11,7 +12,7 @@ import equinox as eqx
 
 from .._typing import Condition, DType, Event, Scalar, Shape
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from ..dynamics import ProbabilityFlow
+from ..dynamics import ProbabilityFlow, scaled_score
 from ..observation import LinearGaussian
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule, Scales
@@ -38,20 +39,22 @@ class GuidedPrediction(AbstractPrediction):
     base: AbstractPrediction
     likelihood_score: Event
     scales: Scales
+    scaled_score: Event
+    """The likelihood score times the prior's covariance."""
 
     @property
     def data(self) -> Event:
-        return self.base.data + self.scales.sigma**2 / self.scales.alpha * self.likelihood_score
+        return self.base.data + self.scales.sigma**2 / self.scales.alpha * self.scaled_score
 
     @property
     def noise(self) -> Event:
-        return self.base.noise - self.scales.sigma * self.likelihood_score
+        return self.base.noise - self.scales.sigma * self.scaled_score
 
     @property
     def velocity(self) -> Event:
         s = self.scales
         half_squared_diffusion = s.sigma**2 * s.alpha_rate / s.alpha - s.variance_rate / 2
-        return self.base.velocity + half_squared_diffusion * self.likelihood_score
+        return self.base.velocity + half_squared_diffusion * self.scaled_score
 
     @property
     def score(self) -> Event:
@@ -91,6 +94,10 @@ class GuidedModel(AbstractContinuousModel):
         return self.model.schedule
 
     @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
@@ -108,4 +115,5 @@ class GuidedModel(AbstractContinuousModel):
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> GuidedPrediction:
         base, likelihood_score = self.guidance(self.model, self.observation, t, x, condition)
-        return GuidedPrediction(base, likelihood_score, self.schedule.scales(t, x.dtype))
+        scaled = scaled_score(self.model, likelihood_score)
+        return GuidedPrediction(base, likelihood_score, self.schedule.scales(t, x.dtype), scaled)

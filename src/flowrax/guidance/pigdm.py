@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from .._typing import Condition, Event, Scalar
 from ..abstract import AbstractContinuousModel, AbstractPrediction
 from ..observation import LinearGaussian
+from ..prior import AbstractGaussianPrior
 from .base import AbstractGuidance
 
 
@@ -42,6 +43,9 @@ class PiGDM(AbstractGuidance):
         x: Event,
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
+        if not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
+            raise ValueError("PiGDM is for models with the standard normal prior.")
+
         def denoise(x: Event) -> tuple[Event, AbstractPrediction]:
             prediction = model.predict(t, x, condition)
             return prediction.data, prediction

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from .._typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction
 from ..dynamics import ProbabilityFlow
-from ..prior import AbstractPrior
+from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
+from .coordinates import Coordinates, Mapped, whitening
 
 
 class AbstractOracle(AbstractPrior):
@@ -24,6 +25,10 @@ class AbstractOracle(AbstractPrior):
     @abc.abstractmethod
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "AbstractOracle":
         """The law of `alpha x1 + sigma x0`, again an oracle."""
+
+    @abc.abstractmethod
+    def mapped(self, matrix: Array, offset: Array) -> "AbstractOracle":
+        """The law of `matrix @ x1 + offset` for a matrix `(k, d)`, again an oracle."""
 
     @abc.abstractmethod
     def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "AbstractOracle":
@@ -60,15 +65,23 @@ class AbstractOracle(AbstractPrior):
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
         return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], jnp.asarray(x, self.dtype))
 
-    def model(self, schedule: AbstractSchedule, *, source: AbstractPrior | None = None) -> "OracleModel":
+    def model(
+        self,
+        schedule: AbstractSchedule,
+        *,
+        source: AbstractPrior | None = None,
+        prior: AbstractGaussianPrior | None = None,
+    ) -> "OracleModel":
         """The exact model of this law, to be sampled and evaluated as any other.
 
         **Arguments:**
 
         - `schedule`: of the affine interpolant.
         - `source`: the law at `t = 0`; the exact marginal without, so that only the solver is left to blame.
+        - `prior`: the law of the noise, standard normal without; its events, which become the model's, are the
+            oracle's `(d,)` in any shape. Where it is singular the oracle must lie in its range, or `ValueError`.
         """
-        return OracleModel(self, schedule, source)
+        return OracleModel(self, schedule, source, prior)
 
 
 class OraclePrediction(AbstractPrediction):
@@ -77,6 +90,15 @@ class OraclePrediction(AbstractPrediction):
     exact_data: Event
     exact_score: Event
     scales: Scales
+    prior: AbstractGaussianPrior
+
+    @property
+    def _scaled_score(self) -> Event:
+        return self.score if self.prior.is_standard else self.prior.covariance_product(self.score)
+
+    @property
+    def _mean(self) -> Event:
+        return self.prior.mean.astype(self.score.dtype)
 
     @property
     def data(self) -> Event:
@@ -88,28 +110,51 @@ class OraclePrediction(AbstractPrediction):
 
     @property
     def noise(self) -> Event:
-        return -self.scales.sigma * self.score
+        noise = -self.scales.sigma * self._scaled_score
+        return noise if self.prior.is_standard else self._mean + noise
 
     @property
     def velocity(self) -> Event:
-        return self.scales.alpha_rate * self.data - self.scales.variance_rate / 2 * self.score
+        s = self.scales
+        flow = s.alpha_rate * self.data - s.variance_rate / 2 * self._scaled_score
+        if self.prior.is_standard:
+            return flow
+        # The rate may be infinite where nothing is multiplied by it.
+        return flow + jnp.where(self._mean == 0, 0, s.sigma_rate) * self._mean
 
 
 class OracleModel(AbstractContinuousModel):
-    """The exact velocity, score and denoiser of an oracle under a schedule, finite on all of [0, 1]."""
+    """The exact velocity, score and denoiser of an oracle under a schedule, finite on all of [0, 1].
+
+    With a prior other than the standard normal the oracle is seen in the coordinates in which the prior is standard.
+    """
 
     oracle: AbstractOracle
     schedule: AbstractSchedule
+    prior: AbstractGaussianPrior
     given_source: AbstractPrior | None
+    coordinates: Coordinates | None
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
 
-    def __init__(self, oracle: AbstractOracle, schedule: AbstractSchedule, source: AbstractPrior | None = None) -> None:
+    def __init__(
+        self,
+        oracle: AbstractOracle,
+        schedule: AbstractSchedule,
+        source: AbstractPrior | None = None,
+        prior: AbstractGaussianPrior | None = None,
+    ) -> None:
         """Arguments as of [`AbstractOracle.model`][]."""
-        self.oracle, self.schedule, self.given_source = oracle, schedule, source
-        self.shape, self.dtype = oracle.shape, oracle.dtype
+        self.schedule, self.given_source = schedule, source
+        self.prior = Gaussian(oracle.shape, dtype=oracle.dtype) if prior is None else prior
+        self.coordinates = None if self.prior.is_standard else whitening(self.prior)
+        self.oracle = oracle
+        if self.coordinates is not None:
+            check_prior(self.prior, self.prior.shape, oracle.dtype)
+            self.oracle = self.coordinates.whiten(oracle)
+        self.shape, self.dtype = self.prior.shape, oracle.dtype
         self.t_min, self.t_max = 0.0, 1.0
 
     @property
@@ -118,8 +163,9 @@ class OracleModel(AbstractContinuousModel):
 
     def source_at(self, t: float) -> AbstractPrior:
         """The exact marginal at `t`."""
-        dtype = self.dtype
-        return self.oracle.scaled(self.schedule.alpha(t).astype(dtype), self.schedule.sigma(t).astype(dtype))
+        alpha, sigma = self.schedule.alpha(t).astype(self.dtype), self.schedule.sigma(t).astype(self.dtype)
+        marginal = self.oracle.scaled(alpha, sigma)
+        return marginal if self.coordinates is None else Mapped(marginal, self.coordinates, sigma * self.prior.mean)
 
     @property
     def default_dynamics(self) -> AbstractDynamics:
@@ -130,9 +176,12 @@ class OracleModel(AbstractContinuousModel):
         return self.t_min, self.t_max
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> OraclePrediction:
-        scales = self.schedule.scales(t, x.dtype)
-        _, data, score = self.oracle.posterior_terms(scales.alpha, scales.sigma, x)
-        return OraclePrediction(data, score, scales)
+        scales, axes = self.schedule.scales(t, x.dtype), self.coordinates
+        y = x if axes is None else axes.inward(x - scales.sigma * self.prior.mean)
+        _, data, score = self.oracle.posterior_terms(scales.alpha, scales.sigma, y)
+        if axes is not None:
+            data, score = axes.outward(data), axes.pull_back(score)
+        return OraclePrediction(data, score, scales, self.prior)
 
 
 def _over_events(function: Callable[[Event], Array], x: Array) -> Array:

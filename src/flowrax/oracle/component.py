@@ -43,6 +43,10 @@ class Component(eqx.Module):
         alpha, sigma = jnp.asarray(alpha), jnp.asarray(sigma)
         return Component(alpha * self.mean, alpha**2 * self.eigenvalues + sigma**2, self.eigenvectors)
 
+    def mapped(self, matrix: Array, offset: Array) -> "Component":
+        """The component of `matrix @ x1 + offset`, for a matrix `(k, d)`."""
+        return component_of(matrix @ self.mean + offset, matrix @ self.covariance() @ matrix.T)
+
     def transform(self, noise: Array) -> Array:
         """Makes standard normal noise `(d,)` a draw."""
         return self.mean + (noise * jnp.sqrt(self.eigenvalues)) @ self.eigenvectors.T

@@ -62,6 +62,9 @@ class Gaussian(AbstractOracle):
         component = self.component.scaled(alpha, sigma)
         return eqx.tree_at(lambda oracle: oracle.component, self, component)
 
+    def mapped(self, matrix: Array, offset: Array) -> "Gaussian":
+        return eqx.tree_at(lambda oracle: oracle.component, self, self.component.mapped(matrix, offset))
+
     def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "Gaussian":
         checked = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         _, mean, covariance = self.component.condition(*checked)

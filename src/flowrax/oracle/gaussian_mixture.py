@@ -81,6 +81,10 @@ class GaussianMixture(AbstractOracle):
         components = jax.vmap(lambda component: component.scaled(alpha, sigma))(self.components)
         return eqx.tree_at(lambda oracle: oracle.components, self, components)
 
+    def mapped(self, matrix: Array, offset: Array) -> "GaussianMixture":
+        components = jax.vmap(lambda component: component.mapped(matrix, offset))(self.components)
+        return eqx.tree_at(lambda oracle: oracle.components, self, components)
+
     def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "GaussianMixture":
         operator, y, noise_covariance = check_observation(operator, y, noise_covariance, self.shape[0], self.dtype)
         evidence, means, covariances = jax.vmap(lambda component: component.condition(operator, y, noise_covariance))(

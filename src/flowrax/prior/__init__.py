@@ -1,4 +1,9 @@
 """Priors: the law of the source."""
 
-from .base import AbstractPrior as AbstractPrior
+from .base import AbstractGaussianPrior as AbstractGaussianPrior, AbstractPrior as AbstractPrior
+from .centred import CentredGaussian as CentredGaussian, remove_centre as remove_centre
+from .correlated import CorrelatedGaussian as CorrelatedGaussian
+from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
+from .harmonic import Harmonic as Harmonic
+from .scaled import Scaled as Scaled, check_prior as check_prior, project as project, rescaled as rescaled

@@ -1,47 +1,72 @@
-r"""$x_0 \sim \mathcal{N}(\mu, s^2 I)$."""
+r"""$x_0 \sim \mathcal{N}(\mu, \operatorname{diag}(s^2))$, by default the standard normal."""
 
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, Event, KeyArray, Shape
-from .base import AbstractPrior
+from .._checks import check_shape
+from .._typing import Array, DType, Event, Numbers, Scalar, Shape
+from .base import AbstractGaussianPrior
 
 
-class Gaussian(AbstractPrior):
-    """An isotropic Gaussian."""
+class Gaussian(AbstractGaussianPrior):
+    """A Gaussian with independent elements."""
 
     mean: Array
     std: Array
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
+    is_standard: bool = eqx.field(static=True)
 
     def __init__(
         self,
         shape: Shape,
         *,
-        mean: float | Array = 0.0,
-        std: float | Array = 1.0,
+        mean: Numbers = 0.0,
+        std: Numbers = 1.0,
         dtype: DType | None = None,
     ):
         """**Arguments:**
 
         - `shape`: of one event.
         - `mean`: a scalar or an array of that shape.
-        - `std`: the standard deviation of every element, a scalar.
+        - `std`: the standard deviation, a scalar or an array of that shape; elements where it is zero (padding) stay
+            zero and have no density, and the mean must be zero there.
         - `dtype`: floating; JAX's default without.
         """
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-        self.mean = jnp.broadcast_to(jnp.asarray(mean, self.dtype), self.shape)
-        self.std = jnp.asarray(std, self.dtype)
+        self.is_standard = isinstance(mean, int | float) and mean == 0 and isinstance(std, int | float) and std == 1
+        mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
+        for name, value in (("mean", mean), ("std", self.std)):
+            if value.ndim:
+                check_shape(name, value.shape, self.shape)
+        self.mean = jnp.broadcast_to(mean, self.shape)
 
-    def draw(self, key: KeyArray) -> Event:
-        return self.mean + self.std * jax.random.normal(key, self.shape, self.dtype)
-
-    def log_density(self, x: Event) -> Array:
-        z = (x - self.mean) / self.std
+    @property
+    def rank(self) -> int | Array:
         size = math.prod(self.shape)
-        return -0.5 * jnp.sum(z**2) - size * (jnp.log(self.std) + 0.5 * math.log(2 * math.pi))
+        return jnp.sum(self.std > 0).astype(self.dtype) if self.std.ndim else size
+
+    @property
+    def log_determinant(self) -> Array:
+        logs = 2 * jnp.log(jnp.where(self.std > 0, self.std, 1))
+        return jnp.sum(jnp.broadcast_to(logs, self.shape))
+
+    def root(self, z: Event) -> Event:
+        return self.std.astype(z.dtype) * z
+
+    def covariance_product(self, x: Event) -> Event:
+        return self.std.astype(x.dtype) ** 2 * x
+
+    def precision_product(self, x: Event) -> Event:
+        std = self.std.astype(x.dtype)
+        return self.project(x) / jnp.where(std > 0, std, 1) ** 2
+
+    def project(self, x: Event) -> Event:
+        return jnp.where(self.std > 0, x, 0) if self.std.ndim else x
+
+    def rescaled(self, factor: Scalar) -> "Gaussian":
+        factor = jnp.asarray(factor, self.dtype)
+        return Gaussian(self.shape, mean=factor * self.mean, std=factor * self.std, dtype=self.dtype)

@@ -78,7 +78,11 @@ class LearnedSNR(AbstractLogSNR):
 
     def _curve(self, t: Array) -> Array:
         _, _, weight, slope, offset = self._parameters(t)
-        return t + jax.nn.sigmoid(t[..., None] * slope + offset) @ weight
+
+        def at(t: Array) -> Array:
+            return t + jnp.dot(weight, jax.nn.sigmoid(t * slope + offset))
+
+        return jnp.vectorize(at)(t)
 
     def log_snr(self, t: Times) -> Array:
         t = jnp.asarray(t)

@@ -13,5 +13,6 @@ from .exponential import (
     UniPC as UniPC,
 )
 from .jump import Jump as Jump
+from .quadrature import Trapezoidal as Trapezoidal
 from .reversible import Reversible as Reversible
 from .reversible_adjoint import ReversibleAdjoint as ReversibleAdjoint

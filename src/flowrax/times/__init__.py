@@ -1,7 +1,19 @@
 """Where to train (samplers) and where to step (grids)."""
 
 from .base import AbstractTimes as AbstractTimes, AbstractUnitTimes as AbstractUnitTimes
-from .composed import Pairs as Pairs
+from .by_snr import LikelihoodTimes as LikelihoodTimes, LogNormal as LogNormal
+from .composed import Mixture as Mixture, Pairs as Pairs, Within as Within
+from .discrete import Discrete as Discrete, time_to_index as time_to_index
+from .entropic import entropic_grid as entropic_grid, entropy_rate as entropy_rate
+from .even import (
+    discretize as discretize,
+    index_grid as index_grid,
+    linear_grid as linear_grid,
+    log_grid as log_grid,
+    pad_grid as pad_grid,
+    power_grid as power_grid,
+    rate_grid as rate_grid,
+)
 from .grids import edm_grid as edm_grid, log_snr_grid as log_snr_grid
 from .samplers import (
     Antithetic as Antithetic,

@@ -3,9 +3,55 @@
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_interval
 from .._typing import Array, DType, KeyArray, Times
-from .base import AbstractTimes
+from .base import AbstractTimes, AbstractUnitTimes
 from .samplers import Uniform
+
+
+class Mixture(AbstractUnitTimes):
+    """Each time from `first` with probability `fraction`, else from `second`."""
+
+    first: AbstractUnitTimes
+    second: AbstractUnitTimes
+    fraction: float
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        coin, first, second = jax.random.split(key, 3)
+        heads = jax.random.bernoulli(coin, self.fraction, (n,))
+        return jnp.where(heads, self.first.unit(first, n, dtype), self.second.unit(second, n, dtype))
+
+
+class Within(AbstractTimes):
+    """A law on a part of the interval of the model: where `[t_min, t_max]` and that of the model overlap."""
+
+    times: AbstractTimes
+    t_min: float
+    t_max: float
+
+    def __init__(self, times: AbstractTimes, t_min: float = 0.0, t_max: float = 1.0):
+        """**Arguments:**
+
+        - `times`: the law, which is stretched to the interval.
+        - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
+        """
+        check_interval(t_min, t_max)
+        self.times, self.t_min, self.t_max = times, float(t_min), float(t_max)
+
+    def _ends(self, t_min: float, t_max: float) -> tuple[float, float]:
+        low, high = max(t_min, self.t_min), min(t_max, self.t_max)
+        if not low < high:
+            raise ValueError(
+                f"[{self.t_min}, {self.t_max}] has nothing in common with the model's interval [{t_min}, {t_max}]."
+            )
+        return low, high
+
+    def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
+        """`n` times in the overlap."""
+        return self.times(key, n, *self._ends(t_min, t_max), dtype)
+
+    def correction(self, t: Times, t_min: float, t_max: float) -> Array:
+        return self.times.correction(t, *self._ends(t_min, t_max))
 
 
 class Pairs(AbstractTimes):

@@ -18,6 +18,7 @@ from .._typing import Batch, BatchLike, Condition, KeyArray
 from ..coupling import AbstractCoupling, AbstractHostCoupling
 from ..loss import AbstractLoss, Matching
 from ..model import Model
+from ..prior import project
 from .checkpoint import load, save
 from .prefetch import Prefetch
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
@@ -93,7 +94,8 @@ def fit(
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
+    parameters, static = eqx.partition(model, trained)
     task = Task(static, Matching() if loss is None else loss, optimizer, augment, batch_size, ema_decay)
     run = _Run(task, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
@@ -139,9 +141,18 @@ class _Run:
         """Of what must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
         model, task = self.task.static, self.task
-        law = (model.interpolant, model.target, model.preconditioner, model.coupling, model.t_min, model.t_max)
+        law = (
+            model.interpolant,
+            model.target,
+            model.preconditioner,
+            model.coupling,
+            model.t_min,
+            model.t_max,
+            model.prior,
+        )
         digest.update(repr((law, task.loss, task.batch_size, task.average_decay, self.validate_every)).encode())
-        for array in jax.tree.leaves((self.data, self.condition, self.validation, self.validation_condition)):
+        prior = eqx.filter(model.prior, eqx.is_array)
+        for array in jax.tree.leaves((prior, self.data, self.condition, self.validation, self.validation_condition)):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -161,7 +172,7 @@ class _Run:
         bar = _Bar(num_steps, int(state.step), progress)
         coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
-            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps)
+            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps, self.condition)
         try:
             while (step := int(state.step)) < num_steps:
                 if self._is_out_of_patience(state, history):
@@ -248,9 +259,21 @@ def _check_data(
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     event = row if augment is None else jax.eval_shape(augment, key, row)
     check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
+    if augment is None:
+        _check_range(model, rows)
     if validation is None:
         return rows, None
     held_out = jnp.asarray(validation, model.dtype)
     check_finite("validation", held_out)
     check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
     return rows, held_out
+
+
+def _check_range(model: Model, rows: Batch) -> None:
+    """Raises `ValueError` for data that leave the range of a singular prior, which a model of it could never reach."""
+    size, outside = jnp.max(jnp.abs(rows)), jnp.max(jnp.abs(rows - jax.vmap(lambda x: project(model.prior, x))(rows)))
+    if outside > 1e3 * jnp.finfo(rows.dtype).eps * size:
+        raise ValueError(
+            f"data leave the range of the singular prior {type(model.prior).__name__} by up to {float(outside):.3g}; "
+            "centre them with prior.remove_centre, or use another prior."
+        )

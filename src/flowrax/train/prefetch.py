@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, KeyArray, PyTree
+from .._typing import Array, Batch, Condition, KeyArray, PyTree
 from ..coupling import AbstractHostCoupling
 from .step import Task
 
@@ -25,9 +25,18 @@ class Prefetch:
     steps: int
     """Steps whose costs are computed at once, and that are trained at once: fewer where their costs are large."""
 
-    def __init__(self, coupling: AbstractHostCoupling, task: Task, data: Batch, key: KeyArray, num_steps: int) -> None:
-        self.coupling, self.task, self.data, self.key, self.num_steps = coupling, task, data, key, num_steps
-        costs = eqx.filter_eval_shape(_costs, coupling, task, data, key, jnp.zeros(1, jnp.int32))
+    def __init__(
+        self,
+        coupling: AbstractHostCoupling,
+        task: Task,
+        data: Batch,
+        key: KeyArray,
+        num_steps: int,
+        condition: Condition = None,
+    ) -> None:
+        self.coupling, self.task, self.num_steps = coupling, task, num_steps
+        self.data, self.condition, self.key = data, condition, key
+        costs = eqx.filter_eval_shape(_costs, coupling, task, data, condition, key, jnp.zeros(1, jnp.int32))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(costs))
         self.steps = min(_STEPS, max(1, _MOST_BYTES // max(1, size)))
         # The assignment holds no interpreter lock; one core is left to feed the device.
@@ -47,7 +56,7 @@ class Prefetch:
 
     def _ask(self, block: int) -> list[concurrent.futures.Future[np.ndarray]]:
         steps = block * self.steps + jnp.arange(self.steps, dtype=jnp.int32)
-        costs = _costs(self.coupling, self.task, self.data, self.key, steps)
+        costs = _costs(self.coupling, self.task, self.data, self.condition, self.key, steps)
         host = self.pool.submit(jax.device_get, costs)
 
         def order(index: int) -> np.ndarray:
@@ -57,9 +66,11 @@ class Prefetch:
 
 
 @eqx.filter_jit
-def _costs(coupling: AbstractHostCoupling, task: Task, data: Batch, key: KeyArray, steps: Array) -> PyTree[Array]:
+def _costs(
+    coupling: AbstractHostCoupling, task: Task, data: Batch, condition: Condition, key: KeyArray, steps: Array
+) -> PyTree[Array]:
     def one(step: Array) -> Any:
         rows, own = task.batch(data, key, step)
-        return coupling.costs(*task.ends(data[rows], own))
+        return coupling.costs(*task.ends(data[rows], own), jax.tree.map(lambda leaf: leaf[rows], condition))
 
     return jax.lax.map(one, steps)

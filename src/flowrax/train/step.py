@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from .._typing import Array, Batch, Condition, KeyArray
+from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
 from ..model import Model
+from ..prior import AbstractGaussianPrior
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: one stored row as one training event."""
@@ -51,7 +53,11 @@ class Task(eqx.Module):
         """Noise and data, not coupled yet."""
         row_key, noise_key, *_ = jax.random.split(key, 5)
         x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, rows.shape[0]), rows)
-        return jax.random.normal(noise_key, x1.shape, x1.dtype), x1
+        prior = self.static.prior
+        if isinstance(prior, AbstractGaussianPrior):
+            z = jax.random.normal(noise_key, x1.shape, x1.dtype)
+            return (z if prior.is_standard else jax.vmap(prior.transform)(z)), x1
+        return jax.vmap(prior.draw)(jax.random.split(noise_key, x1.shape[0])), x1
 
     def batch_loss(
         self,
@@ -67,14 +73,45 @@ class Task(eqx.Module):
         model, n = self.model(parameters), rows.shape[0]
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key)
-        x0 = model.coupling(keys[2], x0, x1) if order is None else x0[order]
+        if order is None:
+            pairs = _pairs(model.coupling, keys[2], x0, x1, condition, self.batch_size)
+        else:
+            assert isinstance(model.coupling, AbstractHostCoupling)
+            pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, x1.dtype)
 
         def one(t: Array, x0: Array, x1: Array, condition: Condition, key: KeyArray) -> Array:
             value = self.loss(model, t, x0, x1, condition, key=key if training else None)
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
-        return jnp.mean(jax.vmap(one)(t, x0, x1, condition, jax.random.split(keys[4], n)))
+        own = jax.random.split(keys[4], n)
+        losses = jax.vmap(one)(t, pairs.x0, pairs.x1, pairs.follow(condition), own)
+        return jnp.mean(losses if pairs.weights is None else pairs.weights * losses)
+
+
+def _pairs(
+    coupling: AbstractCoupling, key: KeyArray, x0: Batch, x1: Batch, condition: Condition, batch_size: int
+) -> Pairs:
+    """Pairs within batches of the size that is trained on, since larger ones are paired otherwise."""
+    n = x0.shape[0]
+    if coupling.independent or n <= batch_size:
+        return coupling(key, x0, x1, condition)
+    full, rows = n - n % batch_size, (x0, x1, condition)
+    keys = jax.random.split(key, n // batch_size + 1)
+    blocks = jax.tree.map(lambda z: z[:full].reshape(-1, batch_size, *z.shape[1:]), rows)
+    starts = batch_size * jnp.arange(n // batch_size + 1, dtype=jnp.int32)
+
+    def one(key: KeyArray, start: Array, rows: tuple[Batch, Batch, Condition]) -> Pairs:
+        pairs = coupling(key, *rows)
+        moved = (start + pairs.noise_rows, start + pairs.data_rows)
+        return eqx.tree_at(lambda p: (p.noise_rows, p.data_rows), pairs, moved)
+
+    paired = jax.lax.map(lambda block: one(*block), (keys[:-1], starts[:-1], blocks))
+    paired = jax.tree.map(lambda z: z.reshape(full, *z.shape[2:]), paired)
+    if full == n:
+        return paired
+    rest = one(keys[-1], starts[-1], jax.tree.map(lambda z: z[full:], rows))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), paired, rest)
 
 
 def first_state(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:

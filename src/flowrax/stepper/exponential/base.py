@@ -6,7 +6,8 @@ the reverse SDE of $w = c\, g^2 / 2$ goes from $s$ to $t$ by
 $$x_t = k\, x_s + (\alpha_t - k\, \alpha_s)\, D + \sigma_t \sqrt{1 - e^{-2 c h}}\, \xi, \qquad
 k = \frac{\sigma_t}{\sigma_s}\, e^{-c h},$$
 
-in law (the probability flow at $c = 0$). Where $\alpha_s = 0$ or $\sigma_t = 0$, $h$ is infinite but nothing else.
+in law (the probability flow at $c = 0$). With noise $\mathcal{N}(m, C)$ it is so for $x - \sigma m$, and $\xi \sim
+\mathcal{N}(0, C)$. Where $\alpha_s = 0$ or $\sigma_t = 0$, $h$ is infinite but nothing else.
 Where $D$ is a polynomial in $u = (\lambda - \lambda_s) / h$ its power $u^k$ adds $\alpha_t\, \psi_{k + 1}(H)$,
 
 $$\psi_{k + 1}(H) = H \int_0^1 e^{-H (1 - u)} u^k\, \mathrm{d}u, \qquad
@@ -24,7 +25,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..._typing import Array, DType, Event, PyTree, Scalar
-from ...dynamics import SemilinearTerm
+from ...dynamics import SemilinearTerm, gaussian_prior
+from ...prior import AbstractGaussianPrior
 
 _SERIES_TERMS = 18
 
@@ -47,7 +49,7 @@ def psi(decay: Array, count: int) -> list[Array]:
 
 
 class Step(eqx.Module):
-    """The coefficients of one step, all scalars: `keep * x + data * D + std * xi`."""
+    """The coefficients of one step, scalars but for the mean of the noise: `keep * x + data * D + std * xi`."""
 
     keep: Array
     data: Array
@@ -58,10 +60,12 @@ class Step(eqx.Module):
     r"""$h$, infinite where the step starts at $\alpha = 0$ or ends at $\sigma = 0$."""
     decay: Array
     """$H$."""
+    mean: Event | float
+    """What the mean of the prior adds."""
 
     def __call__(self, x: Event, data: Event) -> Event:
         """The step without its noise."""
-        return times(self.keep, x) + times(self.data, data)
+        return times(self.keep, x) + times(self.data, data) + self.mean
 
 
 class Problem(eqx.Module):
@@ -115,10 +119,15 @@ class Problem(eqx.Module):
             sigma=sigma1,
             gap=gap,
             decay=(1 + scale) * gap,
+            mean=self.shift(sigma1 - keep * sigma0),
         )
 
+    def shift(self, coefficient: Array) -> Event | float:
+        """That multiple of the prior's mean, where there is noise to have one."""
+        return 0.0 if self.noise is None else shift(gaussian_prior(self.args[0]), coefficient)
+
     def normal(self, t0: Scalar, t1: Scalar, like: Event) -> Event:
-        """A standard normal draw, the Brownian increment over the step in units of its own deviation."""
+        """A draw of the prior's covariance, the Brownian increment over the step in units of its own deviation."""
         if self.noise is None:
             return jnp.zeros_like(like)
         return times(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
@@ -158,6 +167,11 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
 def times(coefficient: Array, x: Event) -> Event:
     """A scalar of the dtype of time on a state of its own dtype."""
     return coefficient.astype(x.dtype) * x
+
+
+def shift(prior: AbstractGaussianPrior, coefficient: Array) -> Event | float:
+    """A multiple of the prior's mean; nothing for the standard normal."""
+    return 0.0 if prior.is_standard else times(coefficient, prior.mean)
 
 
 def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence[Event]) -> Event:

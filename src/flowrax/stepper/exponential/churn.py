@@ -110,5 +110,5 @@ class Churn(AbstractRenoised):
         inside &= (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
         raised = schedule.time_at(log_snr - 2 * jnp.log1p(jnp.asarray(self.gamma, log_snr.dtype)))
         earlier = jnp.where(inside, jnp.clip(raised.astype(t0.dtype), model.t_min, t0), t0)
-        moved = renoise(schedule, safe, earlier, y, times(jnp.asarray(self.noise, t0.dtype), xi))
+        moved = renoise(model, safe, earlier, y, times(jnp.asarray(self.noise, t0.dtype), xi))
         return earlier, jnp.where(inside, moved, y)

@@ -7,9 +7,9 @@ $$x_t = \alpha_t D + \sigma_t \big(\sqrt{1 - c\, \rho}\; \varepsilon + \sqrt{c\,
 from typing import Any, ClassVar
 
 import diffrax as dfx
-import jax.numpy as jnp
 
 from ..._typing import Event, PyTree, Scalar
+from ...chain.kernel import kernel
 from .base import AbstractExponentialSolver, times
 
 
@@ -50,12 +50,14 @@ class DDIM(AbstractExponentialSolver):
         problem = self.problem(terms, args)
         data = problem.denoise(t0, y0)
         exact = problem.step(t0, t1)
-        (alpha, sigma), fresh = problem.scales(t0), jnp.zeros_like(exact.keep)
-        keep = exact.sigma / sigma
+        start = problem.scales(t0)
+        coefficients = kernel(
+            start,
+            (exact.alpha, exact.sigma),
+            exact.gap,
+            None if problem.noise is None else problem.scale,
+        )
+        y1 = coefficients.mean(y0, data) + problem.shift(exact.sigma - coefficients.keep * start[1])
         if problem.noise is not None:
-            fresh = -jnp.asarray(problem.scale, keep.dtype) * jnp.expm1(-2 * exact.gap)
-            keep = keep * jnp.sqrt(1 - fresh)
-        y1 = times(keep, y0) + times(exact.alpha - keep * alpha, data)
-        if problem.noise is not None:
-            y1 = y1 + times(exact.sigma * jnp.sqrt(fresh), problem.normal(t0, t1, y0))
+            y1 = y1 + times(coefficients.std, problem.normal(t0, t1, y0))
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful

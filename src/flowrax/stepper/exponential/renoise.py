@@ -3,6 +3,8 @@ r"""Stochastic sampling by going back: noise is added as the forward process doe
 From time $t$ to an earlier, noisier $r$ the forward process of an interpolant with independent Gaussian noise is
 
 $$x_r = \frac{\alpha_r}{\alpha_t}\, x_t + \sigma_r \sqrt{1 - e^{-2 (\lambda_t - \lambda_r)}}\; \xi.$$
+
+With noise $\mathcal{N}(m, C)$ that is so for $x - \sigma m$, and $\xi \sim \mathcal{N}(0, C)$.
 """
 
 import abc
@@ -14,18 +16,19 @@ import lineax as lx
 
 from ..._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ...abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
-from ...dynamics import ProbabilityFlow
+from ...dynamics import ProbabilityFlow, gaussian_prior, shaped
 from ...prior import AbstractPrior
-from ...schedule import AbstractSchedule
-from .base import AbstractExponentialSolver, times
+from .base import AbstractExponentialSolver, shift, times
 from .edm_heun import EDMHeun
 
 
-def renoise(schedule: AbstractSchedule, t: Array, earlier: Array, x: Event, xi: Event) -> Event:
-    """A draw of the forward process from `(t, x)` to an earlier time, given the standard normal `xi`."""
+def renoise(model: AbstractContinuousModel, t: Array, earlier: Array, x: Event, xi: Event) -> Event:
+    """A draw of the forward process from `(t, x)` to an earlier time, given `xi` of the prior's covariance."""
+    schedule = model.schedule
     keep = schedule.alpha(earlier) / schedule.alpha(t)
     std = schedule.sigma(earlier) * jnp.sqrt(-jnp.expm1(schedule.log_snr(earlier) - schedule.log_snr(t)))
-    return times(keep, x) + times(std, xi)
+    moved = times(keep, x) + times(std, xi)
+    return moved + shift(gaussian_prior(model), schedule.sigma(earlier) - keep * schedule.sigma(t))
 
 
 class AbstractRenoised(AbstractDynamics):
@@ -60,7 +63,8 @@ class AbstractRenoised(AbstractDynamics):
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         flow = ProbabilityFlow().terms(model, condition, make_noise)
-        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, make_noise((self.num_draws(), *model.shape), 0)))
+        path = shaped(model, make_noise((self.num_draws(), *model.shape), 0))
+        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, path))
 
 
 def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:

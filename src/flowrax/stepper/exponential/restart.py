@@ -52,7 +52,7 @@ class _Restarted(dfx.AbstractItoSolver):
         ends = schedule.log_snr(low), schedule.log_snr(t)
         inner = schedule.time_at(jnp.linspace(*ends, self.restart.num_steps + 1)).astype(t.dtype)
         steps = inner.at[0].set(low).at[-1].set(t)
-        y = renoise(schedule, t, low, y, xi)
+        y = renoise(args[0], t, low, y, xi)
         state = self.solver.init(flow, steps[0], steps[1], y, args)
 
         def advance(carry: Any, times: tuple[Array, Array]) -> tuple[Any, None]:

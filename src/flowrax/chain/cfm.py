@@ -1,0 +1,87 @@
+r"""Flow matching, one step at a time: Euler's for the flow and Euler-Maruyama's for the flow with score and noise."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+
+from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
+from ..abstract import AbstractPrediction
+from ..dynamics import AbstractDiffusion, Cotangent, StochasticFlow
+from ..model import Converted
+from ..schedule import AbstractSchedule, Linear
+from ..target import AbstractTarget, Velocity
+from .kernel import converted, diffuse, move, tidy
+
+
+class CFM(eqx.Module):
+    """The steps of flow matching, for one event each; arguments in common with [`VDM`][].
+
+    Drawn by a verb, on a grid and with `solver=diffrax.Euler()`, they are [`ProbabilityFlow`][] and
+    [`StochasticFlow`][].
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{lipman2023flow,
+            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
+            title={Flow Matching for Generative Modeling},
+            booktitle={International Conference on Learning Representations},
+            year={2023},
+        }
+        ```
+    """
+
+    schedule: AbstractSchedule
+    target: AbstractTarget
+
+    def __init__(self, schedule: AbstractSchedule | None = None, target: AbstractTarget | None = None):
+        """**Arguments:**
+
+        - `schedule`: of the interpolant; [`Linear`][] without.
+        - `target`: what an output given to [`predict`][] is; the velocity without.
+        """
+        self.schedule = Linear() if schedule is None else schedule
+        self.target = Velocity() if target is None else target
+
+    def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
+        """Data, noise, velocity and score by a network's output at `(t, x)`; no score under a dependent coupling."""
+        return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
+
+    def step(
+        self,
+        prediction: AbstractPrediction,
+        t: Scalar,
+        x: Event,
+        dt: Scalar,
+        *,
+        mask: ArrayLike | None = None,
+        centre: bool = False,
+    ) -> Event:
+        """An Euler step of the flow."""
+        return tidy(move(x, prediction.velocity, dt), mask, centre)
+
+    def step_score_stochastic(
+        self,
+        prediction: AbstractPrediction,
+        t: Scalar,
+        x: Event,
+        dt: Scalar,
+        *,
+        diffusion: AbstractDiffusion | Callable[[Scalar], Array] | None = None,
+        score_temperature: float | Array = 1.0,
+        noise_temperature: float | Array = 1.0,
+        t_ode: float = 0.99,
+        key: KeyArray | None = None,
+        noise: Event | None = None,
+        mask: ArrayLike | None = None,
+        centre: bool = False,
+    ) -> Event:
+        """An Euler-Maruyama step of [`StochasticFlow`][]; `diffusion` is [`Cotangent`][] without."""
+        sde = StochasticFlow(
+            Cotangent() if diffusion is None else diffusion,
+            score_temperature=score_temperature,
+            noise_temperature=noise_temperature,
+            t_ode=t_ode,
+        )
+        mean = move(x, sde.drift_of(prediction.velocity, prediction.score, self.schedule, t), dt)
+        return tidy(diffuse(mean, sde.noise_scale(self.schedule, t), dt, key, noise), mask, centre)

@@ -1,0 +1,135 @@
+r"""Denoising diffusion by index: a chain of `T` steps from index `T - 1`, noise, to index 0 and from there to the data.
+
+Ho et al. 2020. Index $i$ stands at the time $t = 1 - (i + 1) / T$ of this library.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._checks import is_traced
+from .._typing import Array, ArrayLike, Event, Int, KeyArray
+from ..abstract import AbstractPrediction
+from ..model import Converted
+from ..schedule import DiscreteSchedule, Scales
+from ..target import AbstractTarget, Data
+from .kernel import Kernel, add_noise, converted, kernel, tidy
+
+
+class DDPM(eqx.Module):
+    r"""The steps of a chain of tables, for one event each; arguments in common with [`VDM`][].
+
+    A step leaves index `i` for `i - 1`. [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data
+    prediction, with its variance $\tilde\beta_i$; the step from the last index ends at the data prediction itself.
+
+    By a verb the same steps are those of a model on the schedule `Tabulated(table)`, whose network is called with
+    `table.index(t)`: `frx.sample(model, key, n, dynamics=ReverseSDE(), solver=DDIM(), grid=table.num_steps)`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{ho2020denoising,
+            author={Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+            title={Denoising Diffusion Probabilistic Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2020},
+        }
+        ```
+    """
+
+    table: DiscreteSchedule
+    target: AbstractTarget
+    last_index: int = eqx.field(static=True)
+
+    def __init__(self, table: DiscreteSchedule, target: AbstractTarget | None = None, *, last_index: int = 0):
+        """**Arguments:**
+
+        - `table`: the rates of the chain.
+        - `target`: what an output given to [`predict`][] is; the data without.
+        - `last_index`: of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+        """
+        self.table, self.target = table, Data() if target is None else target
+        self.last_index = last_index
+
+    def _row(self, index: Int[ArrayLike, ""]) -> Array:
+        row = jnp.asarray(index) - self.last_index
+        if not is_traced(row) and not 0 <= int(row) < self.table.num_steps:
+            last = self.last_index + self.table.num_steps - 1
+            raise ValueError(f"index={int(row) + self.last_index} is not one of {self.last_index}, ..., {last}.")
+        return row
+
+    def interpolate(self, index: Int[ArrayLike, ""], x0: Event, x1: Event) -> Event:
+        """The state of an index, from noise `x0` and data `x1`."""
+        scales = self.scales(index, x1)
+        return scales.alpha * x1 + scales.sigma * x0
+
+    def scales(self, index: Int[ArrayLike, ""], like: Event) -> Scales:
+        """Scales at an index in the dtype of an event; rates are those of the rate that the step from it has."""
+        row = self._row(index)
+        alpha, sigma = self.table.data_scale[row], self.table.noise_scale[row]
+        rate = -self.table.num_steps * jnp.log1p(-self.table.beta[row])
+        variance_rate = -rate * alpha**2
+        found = alpha, sigma, rate / 2 * alpha, variance_rate / (2 * sigma), variance_rate
+        return Scales(*(value.astype(like.dtype) for value in found))
+
+    def predict(self, output: Event, index: Int[ArrayLike, ""], x: Event) -> Converted:
+        """Data, noise, velocity and score by a network's output for `x` at an index."""
+        return converted(output, x, self.scales(index, x), self.target)
+
+    def _kernel(self, index: Int[ArrayLike, ""], share: float | Array | None) -> tuple[Kernel, Array, Array]:
+        row = self._row(index)
+        table, after, inside = self.table, jnp.maximum(row - 1, 0), row > 0
+        start = table.data_scale[row], table.noise_scale[row]
+        end = jnp.where(inside, table.data_scale[after], 1), jnp.where(inside, table.noise_scale[after], 0)
+        gap = jnp.where(inside, (table.log_snr[after] - table.log_snr[row]) / 2, jnp.inf)
+        return kernel(start, end, gap, share), *start
+
+    def step(
+        self,
+        prediction: AbstractPrediction,
+        index: Int[ArrayLike, ""],
+        x: Event,
+        *,
+        key: KeyArray | None = None,
+        noise: Event | None = None,
+        temperature: float | Array = 1.0,
+        mask: ArrayLike | None = None,
+        centre: bool = False,
+    ) -> Event:
+        """Ancestral: a draw of the posterior at the data prediction; `temperature` scales its noise."""
+        coefficients, _, _ = self._kernel(index, 1.0)
+        mean = coefficients.mean(x, prediction.data)
+        return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
+
+    def step_noise(
+        self,
+        prediction: AbstractPrediction,
+        index: Int[ArrayLike, ""],
+        x: Event,
+        *,
+        key: KeyArray | None = None,
+        noise: Event | None = None,
+        temperature: float | Array = 1.0,
+        mask: ArrayLike | None = None,
+        centre: bool = False,
+    ) -> Event:
+        """The ancestral step by the noise prediction (Ho et al. 2020, algorithm 2), equal to [`step`][]."""
+        coefficients, alpha, sigma = self._kernel(index, 1.0)
+        mean = coefficients.mean_of_noise(x, prediction.noise, alpha, sigma)
+        return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
+
+    def step_ddim(
+        self,
+        prediction: AbstractPrediction,
+        index: Int[ArrayLike, ""],
+        x: Event,
+        *,
+        eta: float = 0.0,
+        key: KeyArray | None = None,
+        noise: Event | None = None,
+        mask: ArrayLike | None = None,
+        centre: bool = False,
+    ) -> Event:
+        """DDIM (Song et al. 2021, eq. 12): `eta=0` is deterministic, without key or noise; `eta=1` is [`step`][]."""
+        coefficients, _, _ = self._kernel(index, eta**2 if eta else None)
+        x = coefficients.mean(x, prediction.data)
+        return tidy(add_noise(x, coefficients.std, key, noise) if eta else x, mask, centre)

@@ -1,0 +1,92 @@
+r"""Which pairs are taken from a transport plan $\pi_{ij}$ of data $i$ and noise $j$.
+
+A permutation is the plan that it puts its mass on, $\pi_{i, \mathrm{order}(i)} = 1 / n$.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Float, Int, KeyArray
+
+Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
+"""The rows of noise and of data of each pair."""
+
+
+class AbstractDraw(eqx.Module):
+    """How pairs are drawn from a plan."""
+
+    @abc.abstractmethod
+    def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
+        """The pairs where each row `i` of the data has the noise `order[i]`."""
+
+    @abc.abstractmethod
+    def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
+        """`n` pairs from the logarithm of a plan of any mass."""
+
+    @abc.abstractmethod
+    def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
+        """The mass of the rows that the draw takes regardless of their mass; None where it follows the mass."""
+
+
+def _rows(order: Array) -> Array:
+    return jnp.arange(order.shape[0], dtype=jnp.int32)
+
+
+class PerData(AbstractDraw):
+    r"""One pair for each row of data, in the order of the data: $j \sim \pi_{ij} / \sum_k \pi_{ik}$.
+
+    Conditions stay where they are, and the data keep their empirical law; of a soft plan some noise is drawn twice.
+    """
+
+    def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
+        return order, _rows(order)
+
+    def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
+        return jax.random.categorical(key, log_plan, axis=1).astype(jnp.int32), _rows(log_plan)
+
+    def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
+        return jax.nn.logsumexp(log_plan, axis=1)
+
+
+class PerNoise(AbstractDraw):
+    r"""One pair for each row of noise, in the order of the noise: $i \sim \pi_{ij} / \sum_k \pi_{kj}$."""
+
+    def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
+        return _rows(order), jnp.zeros_like(order).at[order].set(_rows(order))
+
+    def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
+        return _rows(log_plan), jax.random.categorical(key, log_plan, axis=0).astype(jnp.int32)
+
+    def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
+        return jax.nn.logsumexp(log_plan, axis=0)
+
+
+class Joint(AbstractDraw):
+    r"""$n$ pairs $(i, j) \sim \pi$, in random order; rows of data and noise may be missing, others come several times.
+
+    Without `replace` no pair comes twice: of a permutation all pairs come.
+    """
+
+    replace: bool = eqx.field(default=True, static=True)
+
+    def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
+        n = order.shape[0]
+        any_row, all_rows = jax.random.randint(key, (n,), 0, n, jnp.int32), jax.random.permutation(key, _rows(order))
+        rows = any_row if self.replace else all_rows
+        return order[rows], rows
+
+    def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
+        n, flat = log_plan.shape[1], log_plan.reshape(-1)
+        if self.replace:
+            drawn = jax.random.categorical(key, flat, shape=log_plan.shape[:1])
+        else:
+            # The largest n of logarithms with Gumbel noise are n draws without replacement.
+            drawn = jax.lax.top_k(flat + jax.random.gumbel(key, flat.shape, flat.dtype), log_plan.shape[0])[1]
+        drawn = drawn.astype(jnp.int32)
+        return drawn % n, drawn // n
+
+    def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
+        return None

@@ -1,0 +1,202 @@
+r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ in units of its largest entry.
+
+$$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
++ \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
+
+with $\rho = \infty$ where the marginals are kept. In logarithms, so that nothing under- or overflows:
+
+$$v \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_i (u_i - c_{ij} / \varepsilon)\big), \quad
+u \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_j (v_j - c_{ij} / \varepsilon)\big), \quad
+\phi = \frac{\rho}{\rho + \varepsilon}.$$
+"""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_shape
+from .._typing import Array, Batch, Condition, KeyArray
+from .base import AbstractCoupling, Pairs
+from .cost import Cost, SquaredDistance
+from .draw import AbstractDraw, PerData
+
+
+def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> Array:
+    # Forbidden pairs cost infinity, which is no unit.
+    largest = jnp.max(jnp.where(jnp.isfinite(costs), costs, -jnp.inf))
+    scaled = -costs / (jnp.where(largest > 0, largest, 1) * reg)
+    log_marginal = -math.log(costs.shape[0])
+
+    def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
+        u, _ = potentials
+        v = damping * (log_marginal - jax.nn.logsumexp(scaled + u[:, None], axis=0))
+        return damping * (log_marginal - jax.nn.logsumexp(scaled + v[None], axis=1)), v
+
+    zeros = jnp.zeros(costs.shape[:1], costs.dtype)
+    u, v = jax.lax.fori_loop(0, num_iterations, update, (zeros, zeros))
+    return scaled + u[:, None] + v[None]
+
+
+def _check(**positive: float | int) -> None:
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} is not positive.")
+
+
+class Sinkhorn(AbstractCoupling):
+    """Draws pairs from the entropic plan of a batch, on the device.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{cuturi2013sinkhorn,
+            author={Cuturi, Marco},
+            title={Sinkhorn Distances: Lightspeed Computation of Optimal Transport},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2013},
+        }
+        ```
+    """
+
+    reg: float = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True)
+    cost: Cost
+    draw: AbstractDraw
+    independent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        reg: float = 0.05,
+        *,
+        num_iterations: int = 100,
+        cost: Cost | None = None,
+        draw: AbstractDraw | None = None,
+    ) -> None:
+        r"""**Arguments:**
+
+        - `reg`: $\varepsilon$, in units of the largest cost of the batch.
+        - `num_iterations`: the marginal of the data is exact after each, that of the noise as far as they converged.
+        - `cost`: as of [`ExactOT`][].
+        - `draw`: how pairs are drawn from the plan; [`PerData`][] without.
+        """
+        _check(reg=reg, num_iterations=num_iterations)
+        self.reg, self.num_iterations = reg, num_iterations
+        self.cost = SquaredDistance() if cost is None else cost
+        self.draw = PerData() if draw is None else draw
+
+    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
+        """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns)."""
+        return _log_plan(self.cost(x1, x0, condition), self.reg, 1.0, self.num_iterations)
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
+        noise, data = self.draw.of_plan(key, log_plan)
+        return Pairs(x0[noise], x1[data], noise, data)
+
+
+class UnbalancedSinkhorn(AbstractCoupling):
+    r"""Draws pairs from an entropic plan that leaves out some of the mass of rows that are far from all others.
+
+    Those pairs count less in the loss: `Pairs.weights` is the mass of the row that the pair was drawn for, over its
+    mean. With [`Joint`][] the rows come by their mass already, and all pairs count the same.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{chizat2018scaling,
+            author={Chizat, L{\'e}na{\"i}c and Peyr{\'e}, Gabriel and Schmitzer, Bernhard and Vialard,
+                Fran{\c{c}}ois-Xavier},
+            title={Scaling algorithms for unbalanced optimal transport problems},
+            journal={Mathematics of Computation},
+            volume={87},
+            pages={2563--2609},
+            year={2018},
+        }
+        ```
+        ```bibtex
+        @article{eyring2024unbalancedness,
+            author={Eyring, Luca and Klein, Dominik and Uscidda, Th{\'e}o and Palla, Giovanni and Kilbertus, Niki and
+                Akata, Zeynep and Theis, Fabian},
+            title={Unbalancedness in Neural {M}onge Maps Improves Unpaired Domain Translation},
+            journal={International Conference on Learning Representations},
+            year={2024},
+        }
+        ```
+    """
+
+    reg: float = eqx.field(static=True)
+    reg_marginal: float = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True)
+    cost: Cost
+    draw: AbstractDraw
+    independent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        reg: float = 0.05,
+        reg_marginal: float = 1.0,
+        *,
+        num_iterations: int = 100,
+        cost: Cost | None = None,
+        draw: AbstractDraw | None = None,
+    ) -> None:
+        r"""**Arguments:**
+
+        - `reg_marginal`: $\rho$, in units of the largest cost of the batch; a large one keeps the marginals.
+        - `reg`, `num_iterations`, `cost`, `draw`: as of [`Sinkhorn`][].
+        """
+        _check(reg=reg, reg_marginal=reg_marginal, num_iterations=num_iterations)
+        self.reg, self.reg_marginal, self.num_iterations = reg, reg_marginal, num_iterations
+        self.cost = SquaredDistance() if cost is None else cost
+        self.draw = PerData() if draw is None else draw
+
+    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
+        """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns); its mass is not one."""
+        damping = self.reg_marginal / (self.reg_marginal + self.reg)
+        return _log_plan(self.cost(x1, x0, condition), self.reg, damping, self.num_iterations)
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
+        noise, data = self.draw.of_plan(key, log_plan)
+        log_mass = self.draw.log_mass(log_plan)
+        weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
+        return Pairs(x0[noise], x1[data], noise, data, weights)
+
+
+class Plan(AbstractCoupling):
+    """Draws pairs from a plan that any function finds from the costs, such as one of ott-jax (the extra `ot`).
+
+    def low_rank(costs):
+        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.01)
+        problem = ott.problems.linear.linear_problem.LinearProblem(geometry)
+        return ott.solvers.linear.sinkhorn.Sinkhorn()(problem).matrix
+    """
+
+    plan: Callable[[Array], Array] = eqx.field(static=True)
+    cost: Cost
+    draw: AbstractDraw
+    independent: ClassVar[bool] = False
+
+    def __init__(
+        self, plan: Callable[[Array], Array], *, cost: Cost | None = None, draw: AbstractDraw | None = None
+    ) -> None:
+        """**Arguments:**
+
+        - `plan`: from `(n, n)` costs of data (rows) and noise (columns) to a plan of the same shape, of any mass. It
+            may mix dtypes and ranks.
+        - `cost`, `draw`: as of [`Sinkhorn`][].
+        """
+        self.plan, self.cost = plan, SquaredDistance() if cost is None else cost
+        self.draw = PerData() if draw is None else draw
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        costs = self.cost(x1, x0, condition)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            plan = jax.lax.stop_gradient(self.plan(costs))
+        check_shape("plan(costs)", plan.shape, costs.shape)
+        noise, data = self.draw.of_plan(key, jnp.log(plan))
+        return Pairs(x0[noise], x1[data], noise, data)

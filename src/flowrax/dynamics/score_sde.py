@@ -1,0 +1,100 @@
+r"""$\mathrm{d}X = (v + a(t)\, s)\, \mathrm{d}t + \sqrt{2 b(t)}\, \mathrm{d}W$: the velocity, the score and noise.
+
+With a prior of covariance $C$ it is $C s$ and $C^{1/2} \mathrm{d}W$. With $a = b$ the marginals are those of the
+probability flow (see [`ReverseSDE`][]); the rest trades them for others.
+"""
+
+import abc
+from typing import ClassVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
+
+from .._checks import check_interval, check_steps_of_noise
+from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..prior import AbstractPrior
+from ..schedule import AbstractSchedule
+from .noise import scaled_score, shaped
+from .semilinear import SemilinearTerm
+
+
+class AbstractScoreSDE(AbstractDynamics):
+    """An SDE of that form, whose noise is additive; its interval is where the score and the coefficients are finite."""
+
+    t_min: eqx.AbstractVar[float | None]
+    t_max: eqx.AbstractVar[float | None]
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-2
+
+    @abc.abstractmethod
+    def coefficients(self, schedule: AbstractSchedule, t: Scalar) -> tuple[Array, Array]:
+        """`a` and `b` at `t`, scalars in units of the data squared over time."""
+
+    @abc.abstractmethod
+    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
+        """Whether a coefficient is infinite at `t = 0`."""
+
+    @property
+    @abc.abstractmethod
+    def linear_scale(self) -> float | Array | None:
+        """The $c$ of `a = b = c g^2 / 2`, which exponential solvers integrate; None where they are not of this form."""
+
+    @property
+    @abc.abstractmethod
+    def score_until(self) -> float:
+        """From when on `a` and `b` are zero, so that the state may go where the score is infinite; 1 for never."""
+
+    def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
+        """$v + a s$ at `t`, given both; with a prior of covariance $C$, `score` is $C s$."""
+        scale = self.coefficients(schedule, t)[0].astype(velocity.dtype)
+        return velocity + scale * jnp.where(scale == 0, 0, score)
+
+    def noise_scale(self, schedule: AbstractSchedule, t: Scalar) -> Array:
+        r"""$\sqrt{2 b}$ at `t`, a scalar."""
+        return jnp.sqrt(2 * self.coefficients(schedule, t)[1])
+
+    def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """$v + a C s$ at `(t, x)`; `args` is `(model, condition)`."""
+        model, condition = args
+        prediction = model.predict(t, x, condition)
+        return self.drift_of(prediction.velocity, scaled_score(model, prediction.score), model.schedule, t)
+
+    def diffusion(
+        self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]
+    ) -> lx.AbstractLinearOperator:
+        r"""$\sqrt{2 b}$ times the identity: the path has the covariance of the prior."""
+        scale = self.noise_scale(args[0].schedule, t)
+        return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, x.shape).astype(x.dtype))
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        low, high = model.score_interval
+        low, high = max(low, model.t_min), model.t_max if self.score_until <= high else min(high, model.t_max)
+        if self.is_singular_at_start(model.schedule):
+            low = max(low, TIME_MARGIN)
+        if self.t_min is not None:
+            low = max(low, self.t_min)
+        if self.t_max is not None:
+            high = min(high, self.t_max)
+        check_interval(low, high)
+        return low, high
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source_at(self.interval(model)[0])
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+        drift = SemilinearTerm(self.drift, self.linear_scale)
+        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, shaped(model, make_noise(model.shape, 0))))
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        check_steps_of_noise(type(self).__name__, solver)
+        return dfx.ShARK() if solver is None else solver

@@ -1,0 +1,242 @@
+r"""Sampling at a temperature $T$: the score is scaled, and the marginals are no longer those of the interpolant.
+
+With Gaussian data of unit variance the law at temperature $T$ has the score of the marginal times
+
+$$\lambda_T(t) = \frac{\alpha^2 + \sigma^2}{T \alpha^2 + \sigma^2},$$
+
+the scale of Ingraham et al. 2023 (supplement B.3) for any schedule. It is exact for that law only: other laws get
+something between themselves and $p^{1 / T}$.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._checks import check_interval, check_time
+from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..prior import AbstractPrior
+from ..schedule import AbstractSchedule
+from .diffusion import AbstractDiffusion, as_diffusion
+from .noise import scaled_score
+from .reverse_sde import ReverseSDE
+from .score_sde import AbstractScoreSDE
+
+
+def _check_temperature(temperature: float | Array) -> float | Array:
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}.")
+    return temperature
+
+
+def score_scale(schedule: AbstractSchedule, t: Scalar, temperature: float | Array) -> Array:
+    r"""$\lambda_T$, a scalar; 1 at $T = 1$.
+
+    **Arguments:**
+
+    - `schedule`: of the model.
+    - `t`: time.
+    - `temperature`: $T$.
+
+    **Returns:** a scalar.
+    """
+    data, noise = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+    return (data + noise) / (temperature * data + noise)
+
+
+class TemperedFlow(AbstractDynamics):
+    r"""The probability flow at a temperature: $\mathrm{d}x / \mathrm{d}t = v + (\lambda_T - 1) \tfrac{g^2}{2} s$.
+
+    Of Gaussian data with unit variance it makes a Gaussian of variance $T$. It carries no density. At temperature 1 use
+    [`ProbabilityFlow`][].
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{ingraham2023illuminating,
+            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
+            title={Illuminating Protein Space with a Programmable Generative Model},
+            journal={Nature},
+            volume={623},
+            pages={1070--1078},
+            year={2023},
+        }
+        ```
+    """
+
+    temperature: float | Array
+    calculus: ClassVar[type | None] = None
+    keeps_density: ClassVar[bool] = False
+    default_tolerance: ClassVar[float] = 1e-5
+
+    def __init__(self, temperature: float | Array):
+        """**Arguments:**
+
+        - `temperature`: T, positive; below 1 samples gather at the modes.
+        """
+        self.temperature = _check_temperature(temperature)
+
+    def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
+        """The drift at `t`, given the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
+        push = (score_scale(schedule, t, self.temperature) - 1) * schedule.diffusion_squared(t) / 2
+        return velocity + push.astype(velocity.dtype) * score
+
+    def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
+        """The drift at `(t, x)`; `args` is `(model, condition)`."""
+        model, condition = args
+        prediction = model.predict(t, x, condition)
+        return self.drift_of(prediction.velocity, scaled_score(model, prediction.score), model.schedule, t)
+
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        return ReverseSDE().interval(model)
+
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
+        return model.source_at(self.interval(model)[0])
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.ODETerm:
+        return dfx.ODETerm(self.drift)
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+    def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
+        return dfx.Dopri5() if solver is None else solver
+
+
+class HybridSDE(AbstractScoreSDE):
+    r"""The reverse SDE with Langevin equilibration at a rate $\psi$ and a temperature $T$ (Ingraham et al. 2023, B.3).
+
+    $$\mathrm{d}X = \Big(v + \tfrac{g^2}{2} \big(2 \lambda_T - 1 + \tfrac{\psi}{T}\big) s\Big) \mathrm{d}t +
+    g \sqrt{1 + \psi}\, \mathrm{d}W$$
+
+    At $T = 1$ it is `ReverseSDE(SBDM(1 + psi))` and keeps the marginals. The larger $\psi$, the nearer the samples come
+    to $p^{1 / T}$, and the smaller the steps must be.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{ingraham2023illuminating,
+            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
+            title={Illuminating Protein Space with a Programmable Generative Model},
+            journal={Nature},
+            volume={623},
+            pages={1070--1078},
+            year={2023},
+        }
+        ```
+    """
+
+    equilibrium_rate: float | Array
+    temperature: float | Array
+    t_min: float | None = eqx.field(static=True)
+    t_max: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        equilibrium_rate: float | Array = 0.0,
+        *,
+        temperature: float | Array = 1.0,
+        t_min: float | None = None,
+        t_max: float | None = None,
+    ):
+        r"""**Arguments:**
+
+        - `equilibrium_rate`: $\psi$, how much Langevin dynamics goes with a unit of noise removed; not negative.
+        - `temperature`: $T$, positive.
+        - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
+        """
+        if isinstance(equilibrium_rate, int | float) and not equilibrium_rate >= 0:
+            raise ValueError(f"equilibrium_rate must not be negative; got {equilibrium_rate}.")
+        check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
+        self.equilibrium_rate, self.temperature = equilibrium_rate, _check_temperature(temperature)
+        self.t_min, self.t_max = t_min, t_max
+
+    def coefficients(self, schedule: AbstractSchedule, t: Scalar) -> tuple[Array, Array]:
+        half = schedule.diffusion_squared(t) / 2
+        rate = self.equilibrium_rate
+        pull = 2 * score_scale(schedule, t, self.temperature) - 1 + rate / self.temperature
+        return half * pull, half * (1 + rate)
+
+    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
+        return schedule.is_singular("diffusion", 0.0)
+
+    @property
+    def linear_scale(self) -> float | Array | None:
+        warm = isinstance(self.temperature, int | float) and self.temperature == 1
+        return 1 + self.equilibrium_rate if warm else None
+
+    @property
+    def score_until(self) -> float:
+        return 1.0
+
+
+class StochasticFlow(AbstractScoreSDE):
+    r"""The flow with score and noise, each at a temperature of its own (Geffner et al. 2025, eq. 3).
+
+    $$\mathrm{d}X = (v + w\, T_s\, s)\, \mathrm{d}t + \sqrt{2 w\, T_n}\, \mathrm{d}W, \qquad w(t) = 0 \text{ for } t
+    \ge t_{\text{ode}}$$
+
+    Where both temperatures are 1 it is [`ReverseSDE`][] and keeps the marginals; less noise than score cools.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{geffner2025proteina,
+            author={Geffner, Tomas and Didi, Kieran and Zhang, Zuobai and others},
+            title={Proteina: Scaling Flow-Based Protein Structure Generative Models},
+            booktitle={International Conference on Learning Representations},
+            year={2025},
+        }
+        ```
+    """
+
+    coefficient: AbstractDiffusion
+    score_temperature: float | Array
+    noise_temperature: float | Array
+    t_ode: float = eqx.field(static=True)
+    t_min: float | None = eqx.field(static=True)
+    t_max: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        diffusion: AbstractDiffusion | Callable[[Scalar], Array],
+        *,
+        score_temperature: float | Array = 1.0,
+        noise_temperature: float | Array = 1.0,
+        t_ode: float = 1.0,
+        t_min: float | None = None,
+        t_max: float | None = None,
+    ):
+        """**Arguments:**
+
+        - `diffusion`: the coefficient `w`, or a function of the time.
+        - `score_temperature`: the factor on the score's share of the drift.
+        - `noise_temperature`: the factor on the variance of the noise.
+        - `t_ode`: from this time on it is the probability flow, so that the state may go up to the data.
+        - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
+        """
+        check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
+        self.coefficient = as_diffusion(diffusion)
+        self.score_temperature, self.noise_temperature = score_temperature, noise_temperature
+        self.t_ode, self.t_min, self.t_max = check_time("t_ode", t_ode), t_min, t_max
+
+    def coefficients(self, schedule: AbstractSchedule, t: Scalar) -> tuple[Array, Array]:
+        w = jnp.where(jnp.asarray(t) < self.t_ode, self.coefficient(schedule, t), 0)
+        return w * self.score_temperature, w * self.noise_temperature
+
+    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
+        return self.coefficient.is_singular_at_start(schedule)
+
+    @property
+    def linear_scale(self) -> float | Array | None:
+        return None
+
+    @property
+    def score_until(self) -> float:
+        return self.t_ode

@@ -1,0 +1,92 @@
+r"""Coordinates $y = C^{-1/2} x$ in which the noise of a Gaussian prior is standard normal.
+
+Where $C$ has rank $r < d$ they are the $r$ coordinates of its range: with $C = U \operatorname{diag}(e) U^\top$ over
+the eigenvalues that are not zero, $y = e^{-1/2} U^\top x$ and $x = U e^{1/2} y$.
+"""
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import is_traced
+from .._typing import Array, DType, Event, KeyArray, Shape
+from ..prior import AbstractGaussianPrior, AbstractPrior
+
+if TYPE_CHECKING:
+    from .base import AbstractOracle
+
+
+class Coordinates(eqx.Module):
+    """Events and their `(r,)` coordinates."""
+
+    eigenvalues: Array
+    eigenvectors: Array
+    shape: Shape = eqx.field(static=True)
+
+    def inward(self, x: Event) -> Array:
+        """The coordinates of an event in the range."""
+        return (self.eigenvectors.T @ x.reshape(-1)) / jnp.sqrt(self.eigenvalues)
+
+    def outward(self, y: Array) -> Event:
+        """The event with those coordinates."""
+        return (self.eigenvectors @ (jnp.sqrt(self.eigenvalues) * y)).reshape(self.shape)
+
+    def pull_back(self, gradient: Array) -> Event:
+        """The gradient with respect to the event, given that with respect to its coordinates."""
+        return (self.eigenvectors @ (gradient / jnp.sqrt(self.eigenvalues))).reshape(self.shape)
+
+    def log_volume(self) -> Array:
+        """Of the unit cube of coordinates."""
+        return jnp.sum(jnp.log(self.eigenvalues)) / 2
+
+    def whiten(self, oracle: "AbstractOracle") -> "AbstractOracle":
+        """The oracle of the coordinates; raises `ValueError` for one that leaves the range."""
+        vectors = self.eigenvectors
+        if vectors.shape[0] != oracle.shape[0]:
+            raise ValueError(f"prior has events of {vectors.shape[0]} elements but the oracle of {oracle.shape[0]}.")
+        outside = jnp.eye(vectors.shape[0], dtype=vectors.dtype) - vectors @ vectors.T
+        rest = oracle.mapped(outside, jnp.zeros_like(vectors[:, 0]))
+        draws = rest.sample(jax.random.key(0), (64,))
+        size = jnp.max(jnp.abs(oracle.sample(jax.random.key(0), (64,))))
+        if not is_traced(draws) and float(jnp.max(jnp.abs(draws))) > 1e-3 * float(size):
+            raise ValueError("The oracle leaves the range of the singular prior; centre its means and covariances.")
+        return oracle.mapped(vectors.T / jnp.sqrt(self.eigenvalues)[:, None], jnp.zeros_like(self.eigenvalues))
+
+
+class Mapped(AbstractPrior):
+    """The law of events whose coordinates have a given law."""
+
+    law: AbstractPrior
+    coordinates: Coordinates
+    offset: Array
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+
+    def __init__(self, law: AbstractPrior, coordinates: Coordinates, offset: Array) -> None:
+        """**Arguments:**
+
+        - `law`: of the `(r,)` coordinates.
+        - `coordinates`: what they are.
+        - `offset`: added to the event, of its shape.
+        """
+        self.law, self.coordinates, self.offset = law, coordinates, offset
+        self.shape, self.dtype = coordinates.shape, law.dtype
+
+    def draw(self, key: KeyArray) -> Event:
+        return self.coordinates.outward(self.law.draw(key)) + self.offset
+
+    def log_density(self, x: Event) -> Array:
+        return self.law.log_density(self.coordinates.inward(x - self.offset)) - self.coordinates.log_volume()
+
+
+def whitening(prior: AbstractGaussianPrior) -> Coordinates:
+    """The coordinates of a prior, by the eigenvectors of its covariance."""
+    size = int(np.prod(prior.shape, dtype=int))
+    basis = jnp.eye(size, dtype=prior.dtype).reshape(size, *prior.shape)
+    covariance = jax.vmap(prior.covariance_product)(basis).reshape(size, size)
+    values, vectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
+    rank = int(prior.rank)
+    return Coordinates(values[size - rank :], vectors[:, size - rank :], prior.shape)

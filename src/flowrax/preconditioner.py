@@ -1,0 +1,72 @@
+r"""What may stand between a network and the model: scales of its input and output.
+
+With a preconditioner the output is $c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})$.
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ._typing import Condition, Event, Network, Scalar
+from .schedule import AbstractSchedule
+
+
+class AbstractPreconditioner(eqx.Module):
+    """Scales what goes into a network and what comes out."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
+    ) -> Event:
+        """The output in the model's target."""
+
+    @abc.abstractmethod
+    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
+        """Whether it is infinite at `t = 0` and at `t = 1`."""
+
+
+class Unscaled(AbstractPreconditioner):
+    """The network as it is, called with `t`."""
+
+    def __call__(
+        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
+    ) -> Event:
+        return network(t, x, condition)
+
+    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
+        return False, False
+
+
+class EDMPreconditioner(AbstractPreconditioner):
+    r"""Unit variance in and out, for a network whose target is the data (Karras et al. 2022, table 1).
+
+    For $x = \alpha d + \sigma n$ and data of standard deviation $\sigma_d$, with $V = \alpha^2 \sigma_d^2 + \sigma^2$:
+    $c_{\text{in}} = V^{-1/2}$, $c_{\text{skip}} = \alpha \sigma_d^2 / V$, $c_{\text{out}} = \sigma \sigma_d V^{-1/2}$,
+    $c_{\text{noise}} = \tfrac14 \log (\sigma / \alpha)$. With $\alpha = 1$ these are the paper's.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{karras2022elucidating,
+            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
+            title={Elucidating the Design Space of Diffusion-Based Generative Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2022},
+        }
+        ```
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(
+        self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
+    ) -> Event:
+        alpha, sigma = schedule.alpha(t).astype(x.dtype), schedule.sigma(t).astype(x.dtype)
+        std = jnp.sqrt((alpha * self.sigma_data) ** 2 + sigma**2)
+        skip = alpha * (self.sigma_data / std) ** 2
+        raw = network(-schedule.log_snr(t) / 8, x / std, condition)
+        return skip * x + sigma * self.sigma_data / std * raw
+
+    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
+        return schedule.is_singular("log_snr", 0.0), schedule.is_singular("log_snr", 1.0)

@@ -1,0 +1,102 @@
+r"""Points without a centre: $x_0 = P (\mu + s \xi)$ with $P$ the removal of the mean over nodes."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._checks import check_shape
+from .._typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
+from .base import AbstractGaussianPrior
+
+
+def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
+    """Moves the mean over the nodes that count to the origin; the others become zero.
+
+    **Arguments:**
+
+    - `x`: `(..., nodes, features)`.
+    - `mask`: `(..., nodes)`, true or one for the nodes that count; all without.
+
+    **Returns:** an array like `x`. Where no node counts it is zero.
+    """
+    if mask is None:
+        return x - jnp.mean(x, axis=-2, keepdims=True)
+    # By selection, not by multiplication: whatever stands at padding, NaN included, is gone.
+    counts = jnp.asarray(mask).astype(bool)[..., None]
+    kept = jnp.where(counts, x, 0)
+    number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
+    return jnp.where(counts, kept - jnp.sum(kept, axis=-2, keepdims=True) / number, 0)
+
+
+class CentredGaussian(AbstractGaussianPrior):
+    """An isotropic Gaussian of points whose mean over the nodes is removed.
+
+    Models of centred data with this prior stay centred, and their densities are those of centred points.
+    """
+
+    mean: Array
+    std: Array
+    mask: Array | None
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        mean: Numbers = 0.0,
+        std: Scalar = 1.0,
+        mask: ArrayLike | None = None,
+        dtype: DType | None = None,
+    ):
+        """**Arguments:**
+
+        - `shape`: `(..., nodes, features)` of one event.
+        - `mean`: a scalar or an array of that shape; its centre is removed.
+        - `std`: of every element before that, a scalar.
+        - `mask`: `(..., nodes)`, true or one for the nodes that count; the others are zero. It may be traced, so that
+            events of several sizes are drawn in one map over keys and masks.
+        - `dtype`: floating; JAX's default without.
+        """
+        self.shape = tuple(shape)
+        if len(self.shape) < 2:
+            raise ValueError(f"CentredGaussian needs events (..., nodes, features); got shape {self.shape}.")
+        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
+        if self.mask is not None:
+            check_shape("mask", self.mask.shape, self.shape[:-1])
+        mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
+        if mean.ndim:
+            check_shape("mean", mean.shape, self.shape)
+        check_shape("std", self.std.shape, ())
+        self.mean = self.project(jnp.broadcast_to(mean, self.shape))
+
+    @property
+    def is_standard(self) -> bool:
+        return False
+
+    @property
+    def rank(self) -> int | Array:
+        mask = jnp.ones(self.shape[:-1], bool) if self.mask is None else self.mask
+        nodes = jnp.sum(mask, axis=-1)
+        return (self.shape[-1] * jnp.sum(jnp.maximum(nodes - 1, 0))).astype(self.dtype)
+
+    @property
+    def log_determinant(self) -> Array:
+        return 2 * self.rank * jnp.log(self.std)
+
+    def root(self, z: Event) -> Event:
+        return self.std.astype(z.dtype) * self.project(z)
+
+    def covariance_product(self, x: Event) -> Event:
+        return self.std.astype(x.dtype) ** 2 * self.project(x)
+
+    def precision_product(self, x: Event) -> Event:
+        return self.project(x) / self.std.astype(x.dtype) ** 2
+
+    def project(self, x: Event) -> Event:
+        return remove_centre(x, self.mask)
+
+    def rescaled(self, factor: Scalar) -> "CentredGaussian":
+        factor = jnp.asarray(factor, self.dtype)
+        options = dict(mask=self.mask, dtype=self.dtype)
+        return CentredGaussian(self.shape, mean=factor * self.mean, std=factor * self.std, **options)

@@ -1,0 +1,39 @@
+"""The law of a data set: a row of it, drawn at random."""
+
+import equinox as eqx
+import jax
+
+from .._checks import as_floats, check_finite
+from .._typing import Array, DType, Event, KeyArray, Numbers, Shape
+from .base import AbstractPrior
+
+
+class Empirical(AbstractPrior):
+    """Rows of a data set, with replacement: the source of a bridge from one data set to another."""
+
+    data: Array
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+
+    def __init__(self, data: Numbers, *, dtype: DType | None = None):
+        """**Arguments:**
+
+        - `data`: `(n, *event)`.
+        - `dtype`: floating; that of the data without.
+
+        Raises `ValueError` for no rows or NaN.
+        """
+        (rows,) = as_floats(data)
+        self.data = rows if dtype is None else rows.astype(dtype)
+        if self.data.ndim < 1 or not self.data.shape[0]:
+            raise ValueError(f"data has shape {self.data.shape} but (n, *event) with n of at least 1 is expected.")
+        check_finite("data", self.data)
+        self.shape, self.dtype = self.data.shape[1:], self.data.dtype
+
+    def draw(self, key: KeyArray) -> Event:
+        return self.data[jax.random.randint(key, (), 0, self.data.shape[0])]
+
+    def log_density(self, x: Event) -> Array:
+        raise ValueError(
+            "An Empirical prior has no density, so there is no log_prob from it; use a Gaussian prior for that."
+        )

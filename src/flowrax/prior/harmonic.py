@@ -1,0 +1,85 @@
+r"""A chain of beads on springs: $p(x_0) \propto \exp(-\tfrac{a}{2} \sum_i \lVert x_{i + 1} - x_i \rVert^2)$, centred.
+
+The covariance of the beads is the pseudo-inverse of $a L$, $a = 3 / d^2$ and $L$ the Laplacian of a path, whose
+spectrum is that of the cosine transform: eigenvalues $4 \sin^2 (\pi k / 2n)$, eigenvectors
+$\cos (\pi k (i + \tfrac12) / n)$.
+In three dimensions the root mean square distance of neighbours is $d$.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, DType, Event, Scalar, Shape
+from .base import AbstractGaussianPrior
+from .spectrum import Spectrum
+
+
+class Harmonic(AbstractGaussianPrior):
+    """The linear harmonic chain (Jing et al. 2023), with its centre at the origin.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{jing2023eigenfold,
+            author={Jing, Bowen and Erives, Ezra and Pao-Huang, Peter and Corso, Gabriele and Berger, Bonnie and
+                Jaakkola, Tommi},
+            title={{EigenFold}: Generative Protein Structure Prediction with Diffusion Models},
+            journal={arXiv:2304.02198},
+            year={2023},
+        }
+        ```
+    """
+
+    mean: Array
+    spectrum: Spectrum
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+
+    def __init__(self, length: int, num_features: int = 3, *, distance: Scalar = 3.8, dtype: DType | None = None):
+        """**Arguments:**
+
+        - `length`: number of beads; events are `(length, num_features)`.
+        - `num_features`: dimensions of space.
+        - `distance`: $d$, in the units of the data; 3.8 is that of neighbouring alpha carbons in angstrom.
+        - `dtype`: floating; JAX's default without.
+
+        Raises `ValueError` for fewer than two beads.
+        """
+        if length < 2:
+            raise ValueError(f"Harmonic needs a length of at least 2; got {length}.")
+        self.shape = (length, num_features)
+        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.mean = jnp.zeros(self.shape, self.dtype)
+        k = jnp.arange(length, dtype=self.dtype)
+        laplacian = 4 * jnp.sin(jnp.pi * k / (2 * length)) ** 2
+        stiffness = 3 / jnp.asarray(distance, self.dtype) ** 2
+        vectors = jnp.cos(jnp.pi * k[None, :] * (k[:, None] + 0.5) / length) * jnp.sqrt(2 / length)
+        vectors = vectors.at[:, 0].set(length**-0.5)
+        self.spectrum = Spectrum(jnp.where(k > 0, 1 / (stiffness * jnp.where(k > 0, laplacian, 1)), 0), vectors)
+
+    @property
+    def is_standard(self) -> bool:
+        return False
+
+    @property
+    def rank(self) -> int | Array:
+        return (self.shape[0] - 1) * self.shape[1]
+
+    @property
+    def log_determinant(self) -> Array:
+        return self.shape[1] * self.spectrum.log_determinant()
+
+    def root(self, z: Event) -> Event:
+        return self.spectrum.root(z)
+
+    def covariance_product(self, x: Event) -> Event:
+        return self.spectrum.apply(x, lambda e: e)
+
+    def precision_product(self, x: Event) -> Event:
+        return self.spectrum.apply(x, lambda e: 1 / e)
+
+    def project(self, x: Event) -> Event:
+        return x - jnp.mean(x, axis=0, keepdims=True)
+
+    def rescaled(self, factor: Scalar) -> "Harmonic":
+        return eqx.tree_at(lambda prior: prior.spectrum, self, self.spectrum.rescaled(factor))

@@ -1,0 +1,65 @@
+"""A second term, integrated from its values at the ends of each step."""
+
+from typing import Any
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+
+from .._typing import PyTree
+from .seeding import begin
+
+
+class Trapezoidal(dfx.AbstractWrappedSolver):
+    r"""Steps of `solver` for the first of two terms, with the second one added by the trapezoidal rule.
+
+    For $\dot y = f(t, y) + g(t, y)$ where $f$ does not depend on what $g$ adds: then the second term costs one
+    evaluation a step, where the first has all the stages. The step control and the interpolation see the first alone.
+    """
+
+    solver: dfx.AbstractSolver
+
+    @property
+    def term_structure(self) -> Any:
+        return dfx.MultiTerm[tuple[self.solver.term_structure, dfx.AbstractTerm]]
+
+    @property
+    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.solver.interpolation_cls
+
+    @property
+    def term_compatible_contr_kwargs(self) -> Any:
+        return self.solver.term_compatible_contr_kwargs, {}
+
+    def order(self, terms: Any) -> int | None:
+        return self.solver.order(_first(terms))
+
+    def strong_order(self, terms: Any) -> Any:
+        return self.solver.strong_order(_first(terms))
+
+    def error_order(self, terms: Any) -> Any:
+        return self.solver.error_order(_first(terms))
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+        first, second = terms.terms
+        return begin(self.solver, first, t0, t1, y0, args), second.vf(t0, y0, args)
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        first, second = terms.terms
+        state, start = solver_state
+        y1, error, dense, state, result = self.solver.step(first, t0, t1, y0, args, state, made_jump)
+        if made_jump is not False:
+            start = jax.lax.cond(made_jump, lambda: second.vf(t0, y0, args), lambda: start)
+        end = second.vf(t1, y1, args)
+        mean: PyTree = jax.tree.map(lambda a, b: (a + b) / 2, start, end)
+        change = second.prod(mean, second.contr(t0, t1))
+        return jax.tree.map(jnp.add, y1, change), error, dense, (state, end), result
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        return self.solver.func(_first(terms), t0, y0, args)
+
+
+def _first(terms: Any) -> Any:
+    return None if terms is None else terms.terms[0]

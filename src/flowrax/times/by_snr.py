@@ -1,0 +1,94 @@
+r"""Laws of times that are simple in the noise level, not in the time."""
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, DType, KeyArray, Times
+from ..schedule import AbstractSchedule
+from .base import AbstractTimes, AbstractUnitTimes
+from .samplers import Stratified
+
+
+def _log_snr_ends(schedule: AbstractSchedule, t_min: float, t_max: float, dtype: DType) -> tuple[Array, Array]:
+    low, high = (schedule.log_snr(jnp.asarray(t, dtype)) for t in (t_min, t_max))
+    return low, high
+
+
+class LogNormal(AbstractTimes):
+    r"""Times of log-normal noise per unit of data, $\log (\sigma / \alpha) \sim \mathcal{N}(m, s^2)$: EDM's training.
+
+    Restricted to the noise levels of the interval, so that each draw has a time. On the path of [`Linear`][] it is
+    [`LogitNormal`][] with mean `-m` and standard deviation `s`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{karras2022elucidating,
+            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
+            title={Elucidating the Design Space of Diffusion-Based Generative Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2022},
+        }
+        ```
+    """
+
+    schedule: AbstractSchedule
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
+        """`(n,)`."""
+        # log SNR = -2 log(sigma / alpha).
+        low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, dtype))
+        z = jax.random.truncated_normal(key, high, low, (n,), dtype)
+        return jnp.clip(self.schedule.time_at(-2 * (self.mean + self.std * z)), t_min, t_max)
+
+    def correction(self, t: Times, t_min: float, t_max: float) -> Array:
+        return jnp.ones(())
+
+
+class LikelihoodTimes(AbstractTimes):
+    r"""Importance sampling for [`Likelihood`][] weights: density proportional to $g^2 / \sigma^2$ (Song et al. 2021b).
+
+    For every schedule $g^2 = \sigma^2 \dot\lambda$, so this density is $\dot\lambda$: the log-SNR is uniform, and
+    `time_at` is the inverse of the distribution function. The weight $g^2$ on the score error is $g^2 / \sigma^2$ on
+    the noise error, which is flat after the correction. `fit` divides by the density, so the mean of the loss
+    and of its gradient are those of uniform times.
+
+    The log-SNR must be finite on the interval: give the model a `t_min` and `t_max`, or use [`Within`][].
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{song2021maximum,
+            author={Song, Yang and Durkan, Conor and Murray, Iain and Ermon, Stefano},
+            title={Maximum Likelihood Training of Score-Based Diffusion Models},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    schedule: AbstractSchedule
+    level: AbstractUnitTimes = Stratified()
+    """The law of the log-SNR on its interval, uniform: for less variance its draws are stratified."""
+
+    def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
+        """`(n,)`. Raises `ValueError` where the log-SNR is infinite at an end."""
+        low, high = self._ends(t_min, t_max, dtype)
+        return jnp.clip(self.schedule.time_at(low + (high - low) * self.level.unit(key, n, dtype)), t_min, t_max)
+
+    def correction(self, t: Times, t_min: float, t_max: float) -> Array:
+        t = jnp.asarray(t)
+        low, high = self._ends(t_min, t_max, t.dtype)
+        rate = self.schedule.diffusion_squared(t) / self.schedule.sigma(t) ** 2
+        return (high - low) / ((t_max - t_min) * rate)
+
+    def _ends(self, t_min: float, t_max: float, dtype: DType) -> tuple[Array, Array]:
+        for name, t in (("t_min", t_min), ("t_max", t_max)):
+            if self.schedule.is_singular("log_snr", t):
+                raise ValueError(
+                    f"The log-SNR is infinite at {name}={t}, where LikelihoodTimes would draw all times; give the "
+                    f"model another {name}, or use times.Within(LikelihoodTimes(...), 1e-3, 1 - 1e-3)."
+                )
+        return _log_snr_ends(self.schedule, t_min, t_max, dtype)

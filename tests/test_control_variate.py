@@ -1,0 +1,128 @@
+"""Exact divergences at the ends of steps beside random ones within: unbiased, nearly free of noise, and honest."""
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowrax as frx
+from flowrax.divergence import Hadamard
+from flowrax.stepper import Trapezoidal
+from laws import mixture
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """A mixture in six dimensions, and points of it."""
+    model = mixture(5, 6, "float32").model(frx.Linear())
+    return model, model.oracle.sample(jax.random.key(11), (200,))
+
+
+def noise(model, x, divergence, num_keys=20, **stepping):
+    """What probes add to the log-densities of the exact divergence on the same grid, by key and row; all answers."""
+    exact = frx.log_prob(model, x, **stepping).value
+    answers = [
+        frx.log_prob(model, x, key=jax.random.key(k), divergence=divergence, **stepping) for k in range(num_keys)
+    ]
+    return np.stack([a.value - exact for a in answers]), answers
+
+
+@pytest.mark.parametrize("inner", [dfx.Heun(), dfx.Dopri5()])
+def test_second_term_is_integrated_to_second_order(inner, x64):
+    """y' = cos t from stages and 3 t^2 from the ends of steps, in both directions of time."""
+    terms = dfx.MultiTerm(
+        dfx.ODETerm(lambda t, y, args: jnp.stack([jnp.cos(t), jnp.cos(t)])),
+        dfx.ODETerm(lambda t, y, args: jnp.stack([jnp.zeros_like(t), 3 * t**2])),
+    )
+    for t0, t1 in ((0.0, 1.0), (1.0, 0.0)):
+        y0 = jnp.asarray([jnp.sin(t0), jnp.sin(t0) + t0**3])
+        ends = [dfx.diffeqsolve(terms, Trapezoidal(inner), t0, t1, (t1 - t0) / n, y0).ys[0] for n in (8, 16)]
+        errors = [np.asarray(end - jnp.asarray([jnp.sin(t1), jnp.sin(t1) + t1**3])) for end in ends]
+        own, both = (np.log2(errors[0][i] / errors[1][i]) for i in (0, 1))
+        assert inner.order(None) - 0.15 <= own <= inner.order(None) + 1.15
+        assert both == pytest.approx(2, abs=0.15)
+        # The trapezoidal rule on 3 t^2 is off by h^2 / 2, towards the end.
+        added = errors[1][1] - errors[1][0]
+        assert added == pytest.approx(np.sign(t1 - t0) * 0.5 / 16**2, rel=1e-6)
+
+
+def test_takes_nearly_all_noise_and_adds_no_bias(correlated):
+    """Against plain probes; the mean of 20 keys x 200 rows within 4 standard errors of the exact solve's."""
+    model, x = correlated
+    plain, _ = noise(model, x, frx.Hutchinson(2), grid=12)
+    left, answers = noise(model, x, frx.ControlVariate(frx.Hutchinson(2)), grid=12)
+    assert np.std(left) < np.std(plain) / 8
+    assert abs(left.mean()) <= 4 * left.mean(axis=0).std() / 200**0.5
+    # One evaluation a step beside those of the solver.
+    assert np.all(answers[0].stats.num_evaluations == frx.log_prob(model, x[:1], grid=12).stats.num_evaluations[0] + 12)
+
+
+def test_noise_falls_as_the_square_of_the_steps(correlated):
+    model, x = correlated
+    coarse, fine = (
+        np.std(noise(model, x, frx.ControlVariate(frx.Hutchinson(2)), num_keys=5, grid=n)[0]) for n in (32, 64)
+    )
+    assert np.log2(coarse / fine) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("inner", [frx.Hutchinson(8), frx.Hutchinson(4, Hadamard())], ids=["signs", "rows"])
+def test_standard_errors_are_those_of_what_is_left(correlated, inner):
+    """The median size of z-scores: that of Student's t is 0.71 with 7 degrees of freedom and 0.76 with 3."""
+    model, x = correlated
+    left, answers = noise(model, x, frx.ControlVariate(inner), num_keys=4, grid=10)
+    z = np.abs(left) / np.stack([a.standard_error for a in answers])
+    assert 0.6 <= np.median(z) <= 0.95
+
+
+@pytest.mark.accuracy
+def test_adaptive_steps_lanes_and_sampling(x64):
+    """Steps of its own for each row, whoever shares its lane; `sample` finds the same densities as `log_prob`."""
+    model = mixture(5, 6, "float64").model(frx.Linear())
+    x = model.oracle.sample(jax.random.key(11), (50,))
+    divergence = frx.ControlVariate(frx.Hutchinson(2))
+    whole = frx.log_prob(model, x, key=KEY, divergence=divergence, rtol=1e-4, atol=1e-4)
+    few = frx.log_prob(model, x, key=KEY, divergence=divergence, rtol=1e-4, atol=1e-4, lanes=7)
+    exact = frx.log_prob(model, x)
+    assert np.array_equal(whole.stats.num_steps, few.stats.num_steps)
+    assert np.allclose(whole.value, few.value, rtol=0, atol=1e-7)
+    assert np.sqrt(np.mean((whole.value - exact.value) ** 2)) < 0.05
+    drawn = frx.sample(model, KEY, 50, with_log_prob=True, divergence=divergence)
+    again = frx.log_prob(model, drawn.x)
+    assert np.sqrt(np.mean((drawn.log_prob - again.value) ** 2)) < 0.05
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("adjoint", [None, dfx.RecursiveCheckpointAdjoint()], ids=["replay", "checkpoint"])
+def test_gradient(adjoint, x64):
+    """Along a random direction in x, against central differences of the same discrete solve."""
+    model = mixture(3, 5, "float64").model(frx.Linear())
+    x, way = (jax.random.normal(jax.random.key(k), (1, 5), "float64") for k in (1, 2))
+    divergence = frx.ControlVariate(frx.Hutchinson(2))
+
+    def value(h):
+        return frx.log_prob(model, x + h * way, key=KEY, divergence=divergence, grid=4, adjoint=adjoint).value[0]
+
+    step = 1e-5
+    want = (value(jnp.asarray(step)) - value(jnp.asarray(-step))) / (2 * step)
+    assert float(jax.grad(value)(jnp.asarray(0.0))) == pytest.approx(float(want), rel=1e-5)
+
+
+@pytest.mark.accuracy
+def test_probes_are_added_until_the_target_is_met(correlated):
+    model, x = correlated
+    divergence = frx.ControlVariate(frx.Hutchinson(8))
+    plain = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=8)
+    target = float(np.median(plain.standard_error))
+    answer = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=8, target_standard_error=target, max_probes=64)
+    assert set(np.asarray(answer.num_probes)) >= {8, 16}
+    assert np.all((answer.standard_error <= target) | (answer.num_probes == 64))
+
+
+def test_what_has_no_noise_is_refused():
+    with pytest.raises(ValueError, match="Exact has no noise"):
+        frx.ControlVariate(frx.Exact())
+    with pytest.raises(ValueError, match="no noise"):
+        frx.ControlVariate(frx.ControlVariate(frx.Hutchinson()))
