@@ -3,6 +3,7 @@
 from . import (
     chain as chain,
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -29,7 +30,9 @@ from ._result import (
     Stats as Stats,
 )
 from ._version import __version__ as __version__
+from .bridge import Bridge as Bridge
 from .coupling import ExactOT as ExactOT, Independent as Independent
+from .density import DensityEstimator as DensityEstimator
 from .divergence import (
     ControlVariate as ControlVariate,
     Exact as Exact,
@@ -50,7 +53,7 @@ from .dynamics import (
 from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
-from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
+from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import Model as Model
