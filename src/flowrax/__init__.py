@@ -3,6 +3,7 @@
 from . import (
     chain as chain,
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -29,7 +30,9 @@ from ._result import (
     Stats as Stats,
 )
 from ._version import __version__ as __version__
+from .bridge import Bridge as Bridge
 from .coupling import ExactOT as ExactOT, Independent as Independent
+from .density import DensityEstimator as DensityEstimator
 from .divergence import (
     ControlVariate as ControlVariate,
     Exact as Exact,
@@ -81,3 +84,4 @@ from .stepper import (
 )
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save
+from .warp import WarpedModel as WarpedModel, warp as warp

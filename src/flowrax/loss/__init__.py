@@ -1,6 +1,7 @@
 """Losses and their weights."""
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
+from .antithetic import Antithetic as Antithetic
 from .equilibrium import Decay as Decay, EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (
@@ -9,6 +10,13 @@ from .mean_flow import (
     average_velocity as average_velocity,
 )
 from .reductions import AbstractReduction as AbstractReduction, Mean as Mean, PerNode as PerNode, Sum as Sum
+from .variational import (
+    AbstractReconstruction as AbstractReconstruction,
+    DiscreteReconstruction as DiscreteReconstruction,
+    GaussianReconstruction as GaussianReconstruction,
+    VariationalBound as VariationalBound,
+    variational_bound as variational_bound,
+)
 from .weights import (
     EDM as EDM,
     SNR as SNR,
