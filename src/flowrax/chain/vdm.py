@@ -161,7 +161,7 @@ class VDM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """An Euler-Maruyama step of [`HybridSDE`][]."""
+        """An Euler-Maruyama step of [`HybridSDE`][]; singular where alpha(t) is 0, as its coefficients are."""
         sde = HybridSDE(equilibrium_rate, temperature=temperature)
         mean = move(x, sde.drift_of(prediction.velocity, prediction.score, self.schedule, t), dt)
         return tidy(diffuse(mean, sde.noise_scale(self.schedule, t), dt, key, noise), mask, centre)
