@@ -187,7 +187,7 @@ def test_fit_draws_from_the_prior_and_leaves_it_alone(x64):
         def __call__(self, t, x, condition=None, *, key=None):
             return self.weight @ x + self.bias
 
-    class Half(frx.times.AbstractTimes):
+    class Half(frx.times.AbstractUnitTimes):
         def unit(self, key, n, dtype):
             return jnp.full((n,), 0.5, dtype)
 
