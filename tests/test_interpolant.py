@@ -134,6 +134,7 @@ def test_score_is_that_of_the_marginal(name, x64, key):
         assert np.allclose(model.predict(t, x).score, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("kind", ["flow", "SDE"])
 @pytest.mark.parametrize("name", PATHS)
 def test_bridge_carries_one_end_to_the_other(name, kind, x64):
