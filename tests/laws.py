@@ -10,6 +10,7 @@ import flowrax as frx
 
 SCHEDULES = {
     "linear": frx.Linear(),
+    "conditional OT": frx.schedule.ConditionalOT(0.05),
     "cosine": frx.Cosine(),
     "vp": frx.VariancePreserving(),
     "subvp": frx.SubVariancePreserving(),

@@ -2,8 +2,8 @@ r"""Langevin dynamics at a fixed time $t$ of the path, on a clock $\tau$ of its 
 
 Overdamped: $\mathrm{d}X = s(t, X)\, \mathrm{d}\tau + \sqrt2\, \mathrm{d}W$. Underdamped, with friction $\gamma$:
 $\mathrm{d}X = V \mathrm{d}\tau$, $\mathrm{d}V = (s(t, X) - \gamma V)\, \mathrm{d}\tau + \sqrt{2 \gamma}\, \mathrm{d}W$.
-Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ both run in the coordinates $C^{-1/2} X$: $C s$
-takes the place of $s$, and $C^{1/2} W$ that of $W$.
+Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ the first runs in the coordinates $C^{-1/2} X$:
+$C s$ takes the place of $s$, and $C^{1/2} W$ that of $W$.
 """
 
 from typing import ClassVar
@@ -116,6 +116,8 @@ class UnderdampedLangevin(AbstractDynamics):
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         _check_score(model, self.time)
+        if not gaussian_prior(model).is_standard:
+            raise ValueError("UnderdampedLangevin has momenta for the standard normal prior only; use Langevin.")
         return 0.0, self.duration
 
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
@@ -128,7 +130,7 @@ class UnderdampedLangevin(AbstractDynamics):
         friction, unit = jnp.asarray(self.friction, model.dtype), jnp.asarray(1.0, model.dtype)
         return dfx.MultiTerm(
             dfx.UnderdampedLangevinDriftTerm(friction, unit, self.negative_score),
-            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, shaped(model, make_noise(model.shape, 0))),
+            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0)),
         )
 
     def readout(self, state: PyTree[Array]) -> Event:

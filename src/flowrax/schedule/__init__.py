@@ -8,6 +8,7 @@ from .clock import (
     LogSNRClock as LogSNRClock,
     SigmaClock as SigmaClock,
 )
+from .conditional_ot import ConditionalOT as ConditionalOT
 from .cosine import Cosine as Cosine
 from .discrete import (
     DiscreteSchedule as DiscreteSchedule,

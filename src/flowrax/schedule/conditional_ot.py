@@ -1,0 +1,63 @@
+r"""$\alpha = t$, $\sigma = 1 - (1 - \sigma_{\min}) t$: flow matching that keeps a little noise (Lipman et al. 2023)."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+from .base import AbstractSchedule
+
+
+class ConditionalOT(AbstractSchedule):
+    r"""The optimal transport path of flow matching, $x_t | x_1 \sim \mathcal{N}(t x_1, (1 - (1 - \sigma_{\min}) t)^2)$.
+
+    With `sigma_min=0` it would be [`Linear`][]; with more the score is finite at the data, which keep that much noise.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{lipman2023flow,
+            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
+            title={Flow Matching for Generative Modeling},
+            booktitle={International Conference on Learning Representations},
+            year={2023},
+        }
+        ```
+    """
+
+    sigma_min: float = eqx.field(static=True)
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        name: (0.0,) for name in ("log_snr", "drift", "diffusion", "diffusion_squared")
+    }
+
+    def __init__(self, sigma_min: float = 1e-4):
+        """**Arguments:**
+
+        - `sigma_min`: the noise that is left at the data, positive; `ValueError` otherwise.
+        """
+        if not 0 < sigma_min < 1:
+            raise ValueError(f"sigma_min must lie between 0 and 1; got {sigma_min}. For 0 use Linear().")
+        self.sigma_min = float(sigma_min)
+
+    def alpha(self, t: Times) -> Array:
+        return jnp.asarray(t)
+
+    def sigma(self, t: Times) -> Array:
+        return 1 - (1 - self.sigma_min) * jnp.asarray(t)
+
+    def alpha_rate(self, t: Times) -> Array:
+        return jnp.ones_like(t)
+
+    def sigma_rate(self, t: Times) -> Array:
+        return jnp.full_like(t, self.sigma_min - 1)
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * (self.sigma_min - 1)
+
+    def log_snr(self, t: Times) -> Array:
+        return 2 * (jnp.log(t) - jnp.log1p((self.sigma_min - 1) * jnp.asarray(t)))
+
+    def time_at(self, log_snr: Times) -> Array:
+        return 1 / (jnp.exp(-jnp.asarray(log_snr) / 2) + 1 - self.sigma_min)
