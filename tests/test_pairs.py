@@ -187,7 +187,7 @@ def test_masked_costs_are_those_of_the_points_that_are_left(x64, getkey):
 def test_squared_and_plain_distances_are_different_transports(x64, getkey):
     x0, x1 = (jax.random.normal(getkey(), (32, 4, 3)) for _ in range(2))
     cost = np.asarray(jax.jit(kabsch_cost)(x1, x0))
-    costs = (eqx.filter_jit(EquivariantOT(squared=s).costs)(x0, x1) for s in (True, False))
+    costs = (eqx.filter_jit(EquivariantOT(cost=KabschDistance(squared=s)).costs)(x0, x1) for s in (True, False))
     squared, plain = (EquivariantOT().order(jax.device_get(c)) for c in costs)
     rows = np.arange(32)
     assert np.sum(cost[rows, squared]) < np.sum(cost[rows, plain])
