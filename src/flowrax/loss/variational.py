@@ -20,7 +20,8 @@ from .._checks import check_batch, check_finite
 from .._condition import Batched, cast_condition, condition_of, split_condition
 from .._typing import Array, BatchLike, Condition, Event, KeyArray, PyTree
 from ..abstract import AbstractContinuousModel
-from ..prior import AbstractPrior
+from ..model import Model
+from ..prior import AbstractGaussianPrior, AbstractPrior
 
 
 class AbstractReconstruction(eqx.Module):
@@ -69,7 +70,7 @@ class VariationalBound(eqx.Module):
     reconstruction: Array
     diffusion: Array
     standard_error: Array
-    """Of `value`, as if its draws were independent: their times are spread evenly, which helps. Infinite for one pair."""
+    """Of `value`, as if its draws were independent, though their times are spread evenly; infinite for one pair."""
     size: int = eqx.field(static=True)
 
     @property
@@ -127,8 +128,7 @@ def variational_bound(
     for name, t in (("t_min", low), ("t_max", high)):
         if model.schedule.is_singular("log_snr", t):
             raise ValueError(f"The log-SNR is infinite at {name}={t}; pass {name}= inside of it.")
-    # Raises where the model has no score: its noise is not Gaussian given the data.
-    model.score_interval  # noqa: B018
+    _check_noise(model)
     rows = jnp.asarray(x, model.dtype)
     check_batch("x", rows, model.shape)
     check_finite("x", rows)
@@ -136,6 +136,16 @@ def variational_bound(
     task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), law)
     shared, own = split_condition(cast_condition(condition, model.dtype, rows.shape[0]))
     return _evaluate(task, model, rows, key, shared, own)
+
+
+def _check_noise(model: AbstractContinuousModel) -> None:
+    # Raises where noise and data depend on each other.
+    _ = model.score_interval
+    if isinstance(model, Model) and not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
+        raise ValueError(
+            f"The variational bound needs standard normal noise, but the prior is {type(model.prior).__name__}; "
+            "use log_prob."
+        )
 
 
 class _Bound(eqx.Module):
