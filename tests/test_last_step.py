@@ -22,9 +22,9 @@ def point():
 def test_last_steps_to_a_point(point, x64):
     data, x = jnp.array([1.5, -0.5]), jnp.array([1.3, -0.7])
     # The flow is straight, so Euler's step and the expectation arrive. With w = (1 - t) / t the mean is 2 D - x / t.
-    for last in (frx.Tweedie(), frx.EulerStep(), frx.Mean(frx.ReverseSDE(dyn.Constant(0.0)))):
+    for last in (frx.Tweedie(), frx.EulerStep(), frx.MeanStep(frx.ReverseSDE(dyn.Constant(0.0)))):
         np.testing.assert_allclose(last(point, T, x, None), data, rtol=1e-10)
-    np.testing.assert_allclose(frx.Mean(frx.ReverseSDE())(point, T, x, None), 2 * data - x / 0.96, rtol=1e-10)
+    np.testing.assert_allclose(frx.MeanStep(frx.ReverseSDE())(point, T, x, None), 2 * data - x / 0.96, rtol=1e-10)
 
 
 def test_size_of_a_last_step(point, x64):
@@ -39,7 +39,7 @@ def test_last_step_of_sample(x64):
     sde = frx.ReverseSDE(dyn.LinearDecay(), t_max=0.96)
     options = dict(x0=np.array([[0.4], [-1.0]]), dynamics=sde, solver=dfx.Euler(), grid=5)
     end = frx.sample(model, jax.random.key(0), 2, **options).x
-    got = frx.sample(model, jax.random.key(0), 2, last_step=frx.Mean(sde), **options).x
+    got = frx.sample(model, jax.random.key(0), 2, last_step=frx.MeanStep(sde), **options).x
     # The law at t is N(m t, v) with v = 0.3 t^2 + (1 - t)^2, so score and velocity are affine.
     t, v = 0.96, 0.3 * 0.96**2 + 0.04**2
     score = (0.5 * t - end) / v

@@ -22,67 +22,20 @@ from .abstract import (
 )
 from .coupling import AbstractCoupling, Independent
 from .dynamics import ProbabilityFlow
-from .interpolant import AbstractInterpolant, Affine
+from .interpolant import AbstractInterpolant, Affine, Latent
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
-from .prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior, project, rescaled
+from .prediction import (
+    VELOCITY_ONLY,
+    Converted,
+    LatentPrediction,
+    check_latent,
+    conditional_score,
+    gaussian_or_raise,
+    latent_ends,
+)
+from .prior import AbstractPrior, Gaussian, blurred, check_prior, project, rescaled
 from .schedule import AbstractSchedule, Scales
-from .target import AbstractTarget, Data, Score, Velocity
-
-
-class Converted(AbstractPrediction):
-    """A network's output, converted on access by the table of `target`."""
-
-    output: Event
-    x: Event
-    scales: Scales
-    target: AbstractTarget
-    prior: AbstractPrior
-    independent: bool = eqx.field(static=True)
-
-    @property
-    def _tabled(self) -> Event:
-        # The table is of standard normal noise, where a score is -noise / sigma.
-        if isinstance(self.target, Score):
-            prior = _gaussian_or_raise(self.prior, independent=self.independent)
-            return prior.covariance_product(self.output) - prior.mean.astype(self.x.dtype) / self.scales.sigma
-        return self.output
-
-    @property
-    def data(self) -> Event:
-        return self.target.data(self._tabled, self.x, self.scales)
-
-    @property
-    def noise(self) -> Event:
-        return self.target.noise(self._tabled, self.x, self.scales)
-
-    @property
-    def velocity(self) -> Event:
-        return self.target.velocity(self._tabled, self.x, self.scales)
-
-    @property
-    def score(self) -> Event:
-        prior = _gaussian_or_raise(self.prior, independent=self.independent)
-        if isinstance(self.target, Score):
-            return self.output
-        return _conditional_score(prior, self.noise, self.scales)
-
-
-def _conditional_score(prior: AbstractGaussianPrior, noise: Event, scales: Scales) -> Event:
-    return prior.precision_product(prior.mean.astype(noise.dtype) - noise) / scales.sigma
-
-
-def _gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGaussianPrior:
-    if not independent:
-        raise ValueError(
-            "This model has no score: its coupling makes noise and data dependent; train with coupling=Independent() "
-            "for the score, ReverseSDE, Langevin or guidance."
-        )
-    if not isinstance(prior, AbstractGaussianPrior):
-        raise ValueError(
-            f"This model has no score: its prior, {type(prior).__name__}, is not Gaussian; use the "
-            "probability flow, or a Gaussian prior for the score, ReverseSDE, Langevin or guidance."
-        )
-    return prior
+from .target import AbstractTarget, Data, Latent as LatentTarget, Score, Velocity
 
 
 class Model(AbstractContinuousModel):
@@ -117,7 +70,8 @@ class Model(AbstractContinuousModel):
 
         - `network`: `network(t, x, condition)` for one event `x`, a scalar `t` and one condition (or None).
         - `interpolant`: the path; a schedule stands for its affine path.
-        - `target`: what the network predicts, the velocity without; `Data()` with an `EDMPreconditioner`.
+        - `target`: what the network predicts, the velocity without (for a path with a latent that, `target.Latent()` or
+            the score, each to be joined with another by [`Bridge`][]); `Data()` with an `EDMPreconditioner`.
         - `shape`: of one event.
         - `preconditioner`: scales the network's input and output.
         - `coupling`: how noise and data were, or will be, paired in training; independently without.
@@ -140,15 +94,20 @@ class Model(AbstractContinuousModel):
         self.dtype = jnp.dtype(_network_dtype(network) if dtype is None else dtype)
         self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
         check_prior(self.prior, self.shape, self.dtype)
-        if isinstance(self.target, Score):
-            _gaussian_or_raise(self.prior, independent=True)
+        if self.interpolant.gamma is not None:
+            check_latent(self.target)
+        elif isinstance(self.target, Score):
+            gaussian_or_raise(self.prior, independent=True)
         low, high = self._singular_ends()
         self.t_min = _end("t_min", t_min, 0.0, low, NOISE_MARGIN)
         self.t_max = _end("t_max", t_max, 1.0, high, 1 - TIME_MARGIN)
         check_interval(self.t_min, self.t_max)
 
     def _singular_ends(self) -> tuple[bool, bool]:
-        by_target = self.target.singular_ends(self.schedule)
+        if self.interpolant.gamma is not None:
+            by_target = latent_ends(self.target, self.schedule, self.interpolant.gamma)
+        else:
+            by_target = self.target.singular_ends(self.schedule)
         by_network = self.preconditioner.singular_ends(self.schedule)
         return by_target[0] or by_network[0], by_target[1] or by_network[1]
 
@@ -166,13 +125,17 @@ class Model(AbstractContinuousModel):
 
     @property
     def score_interval(self) -> tuple[float, float]:
-        _gaussian_or_raise(self.prior, independent=self.coupling.independent)
+        if self.interpolant.gamma is None:
+            gaussian_or_raise(self.prior, independent=self.coupling.independent)
+        elif isinstance(self.target, Velocity):
+            raise ValueError(VELOCITY_ONLY)
         vanishes = self.schedule.is_singular("log_snr", 1.0)
         return self.t_min, min(self.t_max, 1 - TIME_MARGIN) if vanishes else self.t_max
 
-    def source_at(self, t: float) -> AbstractPrior:
-        """The law of `sigma(t) x0`; what is left of the data at `t` is neglected."""
-        return rescaled(self.prior, self.schedule.sigma(t))
+    def source_at(self, t: Scalar) -> AbstractPrior:
+        """The law of `sigma(t) x0`, and of the latent at `t`; what is left of the data at `t` is neglected."""
+        start, gamma = rescaled(self.prior, self.schedule.sigma(t)), self.interpolant.gamma
+        return start if gamma is None or (gamma.vanishes and t == 0) else blurred(start, gamma(t))
 
     def output(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         """The network's output in the model's target, for one event; `key` is for dropout in training."""
@@ -181,17 +144,30 @@ class Model(AbstractContinuousModel):
             network = functools.partial(network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
-        return project(self.prior, out)
+        return self._project(out)
 
-    def regressand(self, x0: Event, x1: Event, scales: Scales) -> Event:
-        """What the output is regressed on, given a draw of noise and data."""
+    def _project(self, x: Event) -> Event:
+        # A latent leaves the range of whatever prior.
+        return project(self.prior, x) if self.interpolant.gamma is None else x
+
+    def regressand(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
+        """What the output is regressed on, given a draw of noise and data; a path with a latent needs `t` too."""
+        if isinstance(self.interpolant, Latent):
+            assert t is not None, "a path with a latent needs the time"
+            if isinstance(self.target, Velocity):
+                return self.interpolant.velocity(t, x0, x1).astype(x1.dtype)
+            return (
+                x0[1] if isinstance(self.target, LatentTarget) else -x0[1] / self.interpolant.gamma(t).astype(x1.dtype)
+            )
         if isinstance(self.target, Score):
-            return _conditional_score(_gaussian_or_raise(self.prior, independent=True), x0, scales)
+            return conditional_score(gaussian_or_raise(self.prior, independent=True), x0, scales)
         return self.target.of(x1, x0, scales)
 
-    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> Converted:
-        x = project(self.prior, x)
+    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
+        x = self._project(x)
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
+        if self.interpolant.gamma is not None:
+            return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
         return Converted(output, x, scales, self.target, self.prior, self.coupling.independent)
 
 

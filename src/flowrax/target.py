@@ -186,6 +186,37 @@ class V(AbstractTarget):
         return False, schedule.is_singular("sigma_rate", 1.0)
 
 
+class Latent(AbstractTarget):
+    r"""The network predicts the latent of an `interpolant.Latent` (Albergo et al. 2023, $\eta$).
+
+    Its regression is bounded at all times, unlike that of the score $-\eta / \gamma$. It is no row of the table.
+    """
+
+    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+        raise ValueError(_NOT_AFFINE)
+
+    def data(self, output: Event, x: Event, s: Scales) -> Event:
+        raise ValueError(_NOT_AFFINE)
+
+    def noise(self, output: Event, x: Event, s: Scales) -> Event:
+        raise ValueError(_NOT_AFFINE)
+
+    def velocity(self, output: Event, x: Event, s: Scales) -> Event:
+        raise ValueError(_NOT_AFFINE)
+
+    def score(self, output: Event, x: Event, s: Scales) -> Event:
+        raise ValueError(_NOT_AFFINE)
+
+    def gain(self, s: Scales) -> Array:
+        raise ValueError(_NOT_AFFINE)
+
+    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
+        raise ValueError(_NOT_AFFINE)
+
+
+_NOT_AFFINE = "target.Latent() is for paths with a latent; use interpolant.Latent(schedule, gamma), or another target."
+
+
 def _determinant(s: Scales) -> Array:
     """Of the 2 x 2 system that gives (data, noise) from (x, velocity)."""
     return s.alpha * s.sigma_rate - s.alpha_rate * s.sigma

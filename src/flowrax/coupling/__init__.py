@@ -19,6 +19,7 @@ from .draw import (
     PerNoise as PerNoise,
 )
 from .exact_ot import ExactOT as ExactOT
+from .given import Given as Given
 from .greedy import Greedy as Greedy
 from .independent import Independent as Independent
 from .reflow import Reflow as Reflow

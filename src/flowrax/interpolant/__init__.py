@@ -2,3 +2,11 @@
 
 from .affine import Affine as Affine
 from .base import AbstractInterpolant as AbstractInterpolant
+from .gamma import (
+    AbstractGamma as AbstractGamma,
+    Brownian as Brownian,
+    Constant as Constant,
+    Quadratic as Quadratic,
+    SineSquared as SineSquared,
+)
+from .latent import EncoderDecoder as EncoderDecoder, Latent as Latent

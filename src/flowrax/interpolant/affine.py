@@ -1,6 +1,8 @@
 r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$, with the conditional velocity $\dot\alpha\, x_1 + \dot\sigma\, x_0$."""
 
-from .._typing import Event, Times
+from typing import ClassVar
+
+from .._typing import Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractInterpolant
 
@@ -9,6 +11,10 @@ class Affine(AbstractInterpolant):
     """The path that a schedule draws between noise and data."""
 
     schedule: AbstractSchedule
+    gamma: ClassVar[None] = None
+
+    def noise(self, key: KeyArray, x0: Event) -> Event:
+        return x0
 
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
         return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0

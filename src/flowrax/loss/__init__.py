@@ -1,6 +1,7 @@
 """Losses and their weights."""
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
+from .antithetic import Antithetic as Antithetic
 from .equilibrium import Decay as Decay, EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (

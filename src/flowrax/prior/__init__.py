@@ -6,4 +6,11 @@ from .correlated import CorrelatedGaussian as CorrelatedGaussian
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
 from .harmonic import Harmonic as Harmonic
-from .scaled import Scaled as Scaled, check_prior as check_prior, project as project, rescaled as rescaled
+from .scaled import (
+    Blurred as Blurred,
+    Scaled as Scaled,
+    blurred as blurred,
+    check_prior as check_prior,
+    project as project,
+    rescaled as rescaled,
+)

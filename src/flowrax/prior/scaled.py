@@ -3,11 +3,13 @@
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._checks import check_shape
 from .._typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
+from .gaussian import Gaussian
 
 
 class Scaled(AbstractPrior):
@@ -32,6 +34,45 @@ class Scaled(AbstractPrior):
 
     def log_density(self, x: Event) -> Array:
         return self.prior.log_density(x / self.factor) - math.prod(self.shape) * jnp.log(self.factor)
+
+
+class Blurred(AbstractPrior):
+    """`x0` with independent normal noise added."""
+
+    prior: AbstractPrior
+    std: Array
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+
+    def __init__(self, prior: AbstractPrior, std: Scalar):
+        """**Arguments:**
+
+        - `prior`: the law of `x0`.
+        - `std`: of the noise.
+        """
+        self.prior, self.std = prior, jnp.asarray(std, prior.dtype)
+        self.shape, self.dtype = prior.shape, prior.dtype
+
+    def draw(self, key: KeyArray) -> Event:
+        own, noise = jax.random.split(key)
+        return self.prior.draw(own) + self.std * jax.random.normal(noise, self.shape, self.dtype)
+
+    def log_density(self, x: Event) -> Array:
+        raise ValueError("A source with a latent has a density only where it is prior.Gaussian.")
+
+
+def blurred(prior: AbstractPrior, std: Scalar) -> AbstractPrior:
+    """**Arguments:**
+
+    - `prior`: the law of `x0`.
+    - `std`: of normal noise.
+
+    **Returns:** the law of `x0 + std * z`.
+    """
+    if isinstance(prior, Gaussian):
+        total = jnp.hypot(prior.std, jnp.asarray(std, prior.dtype))
+        return Gaussian(prior.shape, mean=prior.mean, std=total, dtype=prior.dtype)
+    return Blurred(prior, std)
 
 
 def rescaled(prior: AbstractPrior, factor: Scalar) -> AbstractPrior:

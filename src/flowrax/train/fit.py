@@ -15,10 +15,11 @@ import optax
 
 from .._checks import check_finite, check_shape
 from .._typing import Batch, BatchLike, Condition, KeyArray
-from ..coupling import AbstractCoupling, AbstractHostCoupling
-from ..loss import AbstractLoss, Matching
+from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
+from ..loss import AbstractLoss, Antithetic, Matching
 from ..model import Model
 from ..prior import project
+from ..target import Velocity
 from .checkpoint import load, save
 from .prefetch import Prefetch
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
@@ -60,6 +61,8 @@ def fit(
     patience: int | None = None,
     ema_decay: float = 0.999,
     augment: Augment | None = None,
+    x0: BatchLike | None = None,
+    validation_x0: BatchLike | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> FitResult:
@@ -70,7 +73,7 @@ def fit(
     - `model`: its network is trained.
     - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
-    - `loss`: [`Matching`][] with uniform weight without.
+    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent.
     - `coupling`: how noise meets data, and what the returned model records; the model's without.
     - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
     - `num_steps`, `batch_size`: batches are drawn with replacement.
@@ -80,6 +83,8 @@ def fit(
     - `patience`: stop after this many validations without a new lowest loss; never without.
     - `ema_decay`: of the exponential moving average of the weights, which is what is validated and returned.
     - `augment`: `augment(key, row)` makes one row one event, afresh at every step: dequantise, rotate, standardise.
+    - `x0`, `validation_x0`: `(n, *event)`, the other end of each row of data, where the two were measured together;
+        instead of draws from the model's prior and of a coupling.
     - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically. Of
         the optimizer only the structure of its state is checked, of `augment` nothing: change the path with them.
     - `progress`: whether to show a bar.
@@ -91,12 +96,20 @@ def fit(
     if coupling is not None:
         model = eqx.tree_at(lambda m: m.coupling, model, coupling)
     rows, held_out = _check_data(model, data, validation, augment, key)
+    if x0 is not None:
+        if augment is not None or coupling is not None:
+            raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
+        model = eqx.tree_at(lambda m: m.coupling, model, Given())
+        rows, held_out = _paired("x0", x0, rows), _paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
     trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
     parameters, static = eqx.partition(model, trained)
-    task = Task(static, Matching() if loss is None else loss, optimizer, augment, batch_size, ema_decay)
+    if loss is None:
+        is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
+        loss = Antithetic() if is_bridge else Matching()
+    task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
     run = _Run(task, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
     state, history, stopped = run.train(state, history, num_steps, progress)
@@ -267,6 +280,17 @@ def _check_data(
     check_finite("validation", held_out)
     check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
     return rows, held_out
+
+
+def _paired(name: str, x0: BatchLike | None, rows: Batch | None) -> Batch | None:
+    if rows is None or x0 is None:
+        if rows is not None or x0 is not None:
+            raise ValueError(f"{name} and the rows that it is paired with go together; give both or neither.")
+        return None
+    start = jnp.asarray(x0, rows.dtype)
+    check_finite(name, start)
+    check_shape(name, start.shape, rows.shape)
+    return jnp.stack([start, rows], axis=1)
 
 
 def _check_range(model: Model, rows: Batch) -> None:

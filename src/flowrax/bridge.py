@@ -1,0 +1,99 @@
+r"""A path with a latent as a law: its velocity from one model, its score from another.
+
+$$\mathrm{d}X = b\, \mathrm{d}t, \qquad \mathrm{d}X = (b + \varepsilon s)\, \mathrm{d}t + \sqrt{2 \varepsilon}\,
+\mathrm{d}W, \qquad s = -\mathbb{E}[z | x_t] / \gamma$$
+
+have the marginals of the path for any $\varepsilon(t) \ge 0$ (Albergo et al. 2023, theorem 2.8 and corollary 2.18).
+"""
+
+import equinox as eqx
+
+from ._typing import Condition, DType, Event, Scalar, Shape
+from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
+from .dynamics import ProbabilityFlow
+from .model import Model
+from .prediction import NO_DATA
+from .prior import AbstractPrior, Gaussian
+from .schedule import AbstractSchedule
+
+
+class BridgePrediction(AbstractPrediction):
+    """Velocity and score of two predictions."""
+
+    flow: AbstractPrediction
+    latent: AbstractPrediction
+
+    @property
+    def data(self) -> Event:
+        raise ValueError(NO_DATA)
+
+    @property
+    def noise(self) -> Event:
+        raise ValueError(NO_DATA)
+
+    @property
+    def velocity(self) -> Event:
+        return self.flow.velocity
+
+    @property
+    def score(self) -> Event:
+        return self.latent.score
+
+
+class Bridge(AbstractContinuousModel):
+    """Two trained models of one path with a latent, for stochastic samplers between two data sets.
+
+    Sample it by `ReverseSDE(dynamics.Constant(eps))`, or another coefficient that does not come from the schedule.
+    Its `prior` is the law of the latent; it starts where the model of the velocity does, at the rows of `x0` if given.
+    """
+
+    flow: Model
+    latent: Model
+    prior: AbstractPrior
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+
+    def __init__(self, flow: Model, latent: Model):
+        """**Arguments:**
+
+        - `flow`: a model with `interpolant.Latent` and target `Velocity()`.
+        - `latent`: one with the same interpolant and target `target.Latent()` or `Score()`.
+
+        Raises `ValueError` unless they are models of one path.
+        """
+        path, other = flow.interpolant, latent.interpolant
+        if path.gamma is None or not eqx.tree_equal(path, other):
+            raise ValueError("Bridge joins two models of the same interpolant.Latent; these have other interpolants.")
+        if flow.shape != latent.shape or flow.dtype != latent.dtype:
+            raise ValueError(f"Bridge joins models of the same events; got {flow.shape} and {latent.shape}.")
+        self.flow, self.latent = flow, latent
+        self.shape, self.dtype = flow.shape, flow.dtype
+        self.prior = Gaussian(self.shape, dtype=self.dtype)
+        self.t_min, self.t_max = flow.t_min, flow.t_max
+
+    @property
+    def schedule(self) -> AbstractSchedule:
+        return self.flow.schedule
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    def source_at(self, t: float) -> AbstractPrior:
+        """The law of the start at `t`; what is left of the data there is neglected."""
+        return self.flow.source_at(t)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return ProbabilityFlow()
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        gamma = self.flow.interpolant.gamma
+        margin = TIME_MARGIN if gamma is not None and gamma.vanishes else 0.0
+        return max(self.t_min, margin), min(self.t_max, 1 - margin)
+
+    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> BridgePrediction:
+        return BridgePrediction(self.flow.predict(t, x, condition), self.latent.predict(t, x, condition))

@@ -1,0 +1,79 @@
+r"""The scale $\gamma(t) \ge 0$ of the latent of a two-sided path (Albergo et al. 2023, section 2 and table 2)."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Times
+
+
+class AbstractGamma(eqx.Module):
+    """The scale of the latent."""
+
+    vanishes: eqx.AbstractClassVar[bool]
+    """Whether it is zero at both ends, so that the path joins the two data sets themselves."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Times) -> Array:
+        r"""$\gamma(t)$, elementwise."""
+
+    @abc.abstractmethod
+    def rate(self, t: Times) -> Array:
+        r"""$\dot\gamma(t)$, which may be infinite at the ends."""
+
+
+class Brownian(AbstractGamma):
+    r"""$\gamma = s \sqrt{t (1 - t)}$, that of a Brownian bridge of diffusion $s$; its rate is infinite at both ends."""
+
+    scale: float = 1.0
+    vanishes: ClassVar[bool] = True
+
+    def __call__(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return self.scale * jnp.sqrt(t * (1 - t))
+
+    def rate(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return self.scale * (1 - 2 * t) / (2 * jnp.sqrt(t * (1 - t)))
+
+
+class Quadratic(AbstractGamma):
+    r"""$\gamma = s\, t (1 - t)$."""
+
+    scale: float = 1.0
+    vanishes: ClassVar[bool] = True
+
+    def __call__(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return self.scale * t * (1 - t)
+
+    def rate(self, t: Times) -> Array:
+        return self.scale * (1 - 2 * jnp.asarray(t))
+
+
+class SineSquared(AbstractGamma):
+    r"""$\gamma = s \sin^2 \pi t$."""
+
+    scale: float = 1.0
+    vanishes: ClassVar[bool] = True
+
+    def __call__(self, t: Times) -> Array:
+        return self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2
+
+    def rate(self, t: Times) -> Array:
+        return self.scale * jnp.pi * jnp.sin(2 * jnp.pi * jnp.asarray(t))
+
+
+class Constant(AbstractGamma):
+    r"""$\gamma = s$: both ends are blurred, as torchcfm's conditional flow matching does (Tong et al. 2024)."""
+
+    scale: float = 1.0
+    vanishes: ClassVar[bool] = False
+
+    def __call__(self, t: Times) -> Array:
+        return jnp.full_like(t, self.scale)
+
+    def rate(self, t: Times) -> Array:
+        return jnp.zeros_like(t)

@@ -1,0 +1,96 @@
+r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0 + \gamma(t)\, z$ with $z \sim \mathcal{N}(0, I)$ independent of both ends.
+
+The two ends may be two data sets, coupled in any way: $z$ alone gives the score $-\mathbb{E}[z | x_t] / \gamma$.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Event, KeyArray, Times
+from ..schedule import AbstractSchedule
+from .base import AbstractInterpolant
+from .gamma import AbstractGamma
+
+
+class Latent(AbstractInterpolant):
+    r"""A path with a latent (Albergo et al. 2023, definition 2.1); `x0` is the pair of $x_0$ and $z$, stacked.
+
+    With `Linear()` or `Cosine()` and a `gamma` that vanishes it is the linear or trigonometric interpolant; with
+    [`EncoderDecoder`][] and `SineSquared()` its encoder-decoder. `Linear()` with `Brownian(s)` is the path of
+    Schroedinger bridge matching (Tong et al. 2024; its coupling is the entropic one of regularisation $2 s^2$), and
+    with `Constant(s)` that of conditional flow matching. The mirror interpolant is `Linear()` with each point paired
+    with itself: `fit(..., x0=data)`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{albergo2023stochastic,
+            author={Albergo, Michael S. and Boffi, Nicholas M. and Vanden-Eijnden, Eric},
+            title={Stochastic Interpolants: A Unifying Framework for Flows and Diffusions},
+            journal={arXiv:2303.08797},
+            year={2023},
+        }
+        ```
+        ```bibtex
+        @inproceedings{tong2024simulation,
+            author={Tong, Alexander and Malkin, Nikolay and Fatras, Kilian and Atanackovic, Lazar and Zhang, Yanlei and
+                Huguet, Guillaume and Wolf, Guy and Bengio, Yoshua},
+            title={Simulation-free {Schr\"odinger} Bridges via Score and Flow Matching},
+            booktitle={International Conference on Artificial Intelligence and Statistics},
+            year={2024},
+        }
+        ```
+    """
+
+    schedule: AbstractSchedule
+    gamma: AbstractGamma
+
+    def noise(self, key: KeyArray, x0: Event) -> Event:
+        return jnp.stack([x0, jax.random.normal(key, x0.shape, x0.dtype)])
+
+    def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
+        x0, z = x0
+        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0 + self.gamma(t) * z
+
+    def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
+        x0, z = x0
+        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0 + self.gamma.rate(t) * z
+
+
+class EncoderDecoder(AbstractSchedule):
+    r"""$\sigma = \cos^2 \pi t$ before $t = \tfrac12$ and $\alpha = \cos^2 \pi t$ after, zero elsewhere.
+
+    For [`Latent`][] only: at $t = \tfrac12$ nothing is left of either end.
+    """
+
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        name: (0.0, 1.0) for name in ("log_snr", "drift", "diffusion", "diffusion_squared")
+    }
+
+    def alpha(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return jnp.where(t > 0.5, jnp.cos(jnp.pi * t) ** 2, 0)
+
+    def sigma(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return jnp.where(t < 0.5, jnp.cos(jnp.pi * t) ** 2, 0)
+
+    def alpha_rate(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return jnp.where(t > 0.5, -jnp.pi * jnp.sin(2 * jnp.pi * t), 0)
+
+    def sigma_rate(self, t: Times) -> Array:
+        t = jnp.asarray(t)
+        return jnp.where(t < 0.5, -jnp.pi * jnp.sin(2 * jnp.pi * t), 0)
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)
+
+    def log_snr(self, t: Times) -> Array:
+        return jnp.where(jnp.asarray(t) < 0.5, -jnp.inf, jnp.inf)
+
+    def time_at(self, log_snr: Times) -> Array:
+        return jnp.full_like(log_snr, 0.5)

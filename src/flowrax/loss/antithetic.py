@@ -1,0 +1,58 @@
+r"""The velocity of a path with a latent, by pairs of opposite latents (Albergo et al. 2023, section 6.1).
+
+With $x^\pm = \alpha x_1 + \sigma x_0 \pm \gamma z$, $v = \dot\alpha x_1 + \dot\sigma x_0$ and $e^\pm = b(x^\pm) - v$
+
+$$\tfrac12 \big(|e^+|^2 + |e^-|^2\big) - \dot\gamma\, z \cdot (e^+ - e^-)$$
+
+is the mean squared error of the two, but for $\dot\gamma^2 |z|^2$, which has no gradient, and no bound where
+$\dot\gamma$ is infinite. What is left is bounded: $e^+ - e^-$ vanishes as $\gamma$ does.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, Event, KeyArray, Scalar
+from ..interpolant import Latent
+from ..model import Model
+from ..target import Velocity
+from ..times import AbstractTimes, Stratified
+from .matching import AbstractLoss
+
+
+class Antithetic(AbstractLoss):
+    """The loss of a `Model(network, interpolant.Latent(...))` of the velocity; it can be negative.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{albergo2023stochastic,
+            author={Albergo, Michael S. and Boffi, Nicholas M. and Vanden-Eijnden, Eric},
+            title={Stochastic Interpolants: A Unifying Framework for Flows and Diffusions},
+            journal={arXiv:2303.08797},
+            year={2023},
+        }
+        ```
+    """
+
+    times: AbstractTimes = Stratified()
+
+    def __call__(
+        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        path = model.interpolant
+        if not isinstance(path, Latent) or not isinstance(model.target, Velocity):
+            raise ValueError("Antithetic is for Velocity() models of interpolant.Latent; use Matching for others.")
+        # The ends themselves, where the rate may be infinite, are left out.
+        eps = jnp.finfo(x1.dtype).eps
+        t = jnp.clip(jnp.asarray(t), eps**2, 1 - eps)
+        (start, z), scales = x0, model.schedule.scales(t, x1.dtype)
+        conditional = scales.alpha_rate * x1 + scales.sigma_rate * start
+        signs = jnp.asarray([1.0, -1.0], x1.dtype)
+
+        def error(sign: Array) -> Event:
+            x = path.interpolate(t, jnp.stack([start, sign * z]), x1).astype(x1.dtype)
+            return model.output(t, x, condition, key=key) - conditional
+
+        errors = jax.vmap(error)(signs)
+        cross = path.gamma.rate(t).astype(x1.dtype) * z * (errors[0] - errors[1])
+        return jnp.mean(jnp.mean(errors**2, axis=0) - cross)

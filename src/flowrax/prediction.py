@@ -1,0 +1,122 @@
+"""What a trained network says, converted on access: by the table for an affine path, by itself with a latent."""
+
+import equinox as eqx
+
+from ._typing import Array, Event
+from .abstract import AbstractPrediction
+from .interpolant import AbstractGamma
+from .prior import AbstractGaussianPrior, AbstractPrior
+from .schedule import AbstractSchedule, Scales
+from .target import AbstractTarget, Latent, Score, Velocity
+
+
+class Converted(AbstractPrediction):
+    """A network's output, converted on access by the table of `target`."""
+
+    output: Event
+    x: Event
+    scales: Scales
+    target: AbstractTarget
+    prior: AbstractPrior
+    independent: bool = eqx.field(static=True)
+
+    @property
+    def _tabled(self) -> Event:
+        # The table is of standard normal noise, where a score is -noise / sigma.
+        if isinstance(self.target, Score):
+            prior = gaussian_or_raise(self.prior, independent=self.independent)
+            return prior.covariance_product(self.output) - prior.mean.astype(self.x.dtype) / self.scales.sigma
+        return self.output
+
+    @property
+    def data(self) -> Event:
+        return self.target.data(self._tabled, self.x, self.scales)
+
+    @property
+    def noise(self) -> Event:
+        return self.target.noise(self._tabled, self.x, self.scales)
+
+    @property
+    def velocity(self) -> Event:
+        return self.target.velocity(self._tabled, self.x, self.scales)
+
+    @property
+    def score(self) -> Event:
+        prior = gaussian_or_raise(self.prior, independent=self.independent)
+        if isinstance(self.target, Score):
+            return self.output
+        return conditional_score(prior, self.noise, self.scales)
+
+
+def conditional_score(prior: AbstractGaussianPrior, noise: Event, scales: Scales) -> Event:
+    r"""$-C^{-1} (n - m) / \sigma$."""
+    return prior.precision_product(prior.mean.astype(noise.dtype) - noise) / scales.sigma
+
+
+def gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGaussianPrior:
+    """The prior of a model with a score; raises `ValueError` where there is none."""
+    if not independent:
+        raise ValueError(
+            "This model has no score: its coupling makes noise and data dependent; train with coupling=Independent() "
+            "for the score, ReverseSDE, Langevin or guidance."
+        )
+    if not isinstance(prior, AbstractGaussianPrior):
+        raise ValueError(
+            f"This model has no score: its prior, {type(prior).__name__}, is not Gaussian; use the "
+            "probability flow, or a Gaussian prior for the score, ReverseSDE, Langevin or guidance."
+        )
+    return prior
+
+
+class LatentPrediction(AbstractPrediction):
+    """The one thing that a network of a path with a latent knows: the velocity, the latent or the score."""
+
+    output: Event
+    target: AbstractTarget
+    gamma: Array
+
+    @property
+    def data(self) -> Event:
+        raise ValueError(NO_DATA)
+
+    @property
+    def noise(self) -> Event:
+        raise ValueError(NO_DATA)
+
+    @property
+    def velocity(self) -> Event:
+        if not isinstance(self.target, Velocity):
+            raise ValueError(f"A network of {type(self.target).__name__} has no velocity; join it with one by Bridge.")
+        return self.output
+
+    @property
+    def score(self) -> Event:
+        if isinstance(self.target, Velocity):
+            raise ValueError(VELOCITY_ONLY)
+        return self.output if isinstance(self.target, Score) else -self.output / self.gamma
+
+
+NO_DATA = (
+    "A path with a latent has no prediction of its ends; exponential solvers, which step by that, and Tweedie are for "
+    "affine paths."
+)
+VELOCITY_ONLY = (
+    "This model has no score: its network is the velocity of a path with a latent; join it by Bridge with one whose "
+    "target is target.Latent()."
+)
+
+
+def check_latent(target: AbstractTarget) -> None:
+    """Raises `ValueError` for a target that a path with a latent has not."""
+    if not isinstance(target, Velocity | Latent | Score):
+        raise ValueError(
+            "A path with a latent has Velocity(), target.Latent() or Score() for a target; "
+            f"got {type(target).__name__}()."
+        )
+
+
+def latent_ends(target: AbstractTarget, schedule: AbstractSchedule, gamma: AbstractGamma) -> tuple[bool, bool]:
+    """Whether a target is singular at `t = 0` and at `t = 1` of a path with a latent."""
+    if isinstance(target, Velocity):
+        return target.singular_ends(schedule)
+    return (gamma.vanishes,) * 2 if isinstance(target, Score) else (False, False)
