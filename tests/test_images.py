@@ -189,7 +189,9 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
     def step(parameters, state, key):
         rows = jax.random.randint(key, (64,), 0, len(images))
         gradient = jax.grad(mean_loss)(parameters, jnp.asarray(images)[rows], jnp.asarray(labels)[rows], key, True)
-        updates, state = optimizer.update(gradient, state)
+        # optax itself mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(parameters, updates), state
 
     state = optimizer.init(parameters)
