@@ -170,26 +170,35 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
         "dit": lambda: dit(getkey(), shape=(1, 8, 8), width=64, depth=3, num_classes=10),
         "unet": lambda: unet(getkey(), shape=(1, 8, 8), width=16, num_classes=10),
     }[name]()
-    model = frx.Model(network, frx.Linear(), shape=(1, 8, 8))
-    result = frx.fit(
-        model,
-        images,
-        getkey(),
-        loss=frx.Matching(condition_dropout=frx.loss.ConditionDropout(0.1, null=10)),
-        condition=labels,
-        validation=held_out,
-        validation_condition=held_out_labels,
-        optimizer=optax.adam(2e-3),
-        num_steps=STEPS,
-        validate_every=STEPS,
-        batch_size=64,
-        ema_decay=0.98,
-        progress=False,
-    )
-    loss = result.history["validation_loss"][-1]
+    matching = frx.Matching(condition_dropout=frx.loss.ConditionDropout(0.1, null=10))
+    parameters, static = eqx.partition(network, eqx.is_inexact_array)
+    optimizer = optax.adam(3e-3)
+
+    def mean_loss(parameters, rows, labels, key, training):
+        model = frx.Model(eqx.combine(parameters, static), frx.Linear(), shape=(1, 8, 8))
+        keys = jax.random.split(key, len(rows) + 2)
+        t = matching.times(keys[0], len(rows), 0.0, 1.0, jnp.float32)
+        x0 = jax.random.normal(keys[1], rows.shape)
+
+        def one(t, x0, x1, label, key):
+            return matching(model, t, x0, x1, label, key=key if training else None)
+
+        return jnp.mean(jax.vmap(one)(t, x0, rows, labels, keys[2:]))
+
+    @jax.jit
+    def step(parameters, state, key):
+        rows = jax.random.randint(key, (64,), 0, len(images))
+        gradient = jax.grad(mean_loss)(parameters, jnp.asarray(images)[rows], jnp.asarray(labels)[rows], key, True)
+        # optax itself mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(parameters, updates), state
+
+    state = optimizer.init(parameters)
+    # Step by step, since convolutions inside a compiled loop are slow on CPUs.
+    for _ in range(200):
+        parameters, state = step(parameters, state, getkey())
+    loss = jax.jit(mean_loss, static_argnums=4)(parameters, held_out, held_out_labels, getkey(), False)
     linear = best_linear_loss(images, held_out, (np.arange(50) + 0.5) / 50, 0)
     print(name, loss, linear)
-    assert loss < linear
-
-
-STEPS = 150
+    assert loss < 0.95 * linear
