@@ -33,6 +33,9 @@ class _Shaped(dfx.AbstractBrownianPath):
     path: dfx.AbstractBrownianPath
     prior: AbstractGaussianPrior
 
+    def __init__(self, path: dfx.AbstractBrownianPath, prior: AbstractGaussianPrior) -> None:
+        self.path, self.prior = path, prior
+
     @property
     def levy_area(self) -> type:
         return self.path.levy_area
