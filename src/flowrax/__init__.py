@@ -3,6 +3,7 @@
 from . import (
     chain as chain,
     coupling as coupling,
+    density as density,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -31,6 +32,7 @@ from ._result import (
 from ._version import __version__ as __version__
 from .bridge import Bridge as Bridge
 from .coupling import ExactOT as ExactOT, Independent as Independent
+from .density import DensityEstimator as DensityEstimator
 from .divergence import (
     ControlVariate as ControlVariate,
     Exact as Exact,
@@ -51,7 +53,7 @@ from .dynamics import (
 from .guidance import PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
-from .last_step import EulerStep as EulerStep, Mean as Mean, Tweedie as Tweedie
+from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import Model as Model
@@ -82,3 +84,4 @@ from .stepper import (
 )
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save
+from .warp import WarpedModel as WarpedModel, warp as warp

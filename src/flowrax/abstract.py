@@ -154,7 +154,7 @@ class AbstractContinuousModel(AbstractModel):
         """The prediction at time `t` (a scalar) for one event `x` and one condition."""
 
     @abc.abstractmethod
-    def source_at(self, t: float) -> AbstractPrior:
+    def source_at(self, t: Scalar) -> AbstractPrior:
         """The law from which a dynamics that starts at `t` draws."""
 
     @property

@@ -29,7 +29,7 @@ class Tweedie(AbstractLastStep):
         return model.predict(t, x, condition).data
 
 
-class Mean(AbstractLastStep):
+class MeanStep(AbstractLastStep):
     """An Euler step of a stochastic dynamics without its noise."""
 
     dynamics: AbstractScoreSDE

@@ -132,7 +132,7 @@ class Model(AbstractContinuousModel):
         vanishes = self.schedule.is_singular("log_snr", 1.0)
         return self.t_min, min(self.t_max, 1 - TIME_MARGIN) if vanishes else self.t_max
 
-    def source_at(self, t: float) -> AbstractPrior:
+    def source_at(self, t: Scalar) -> AbstractPrior:
         """The law of `sigma(t) x0`, and of the latent at `t`; what is left of the data at `t` is neglected."""
         start, gamma = rescaled(self.prior, self.schedule.sigma(t)), self.interpolant.gamma
         return start if gamma is None or (gamma.vanishes and t == 0) else blurred(start, gamma(t))

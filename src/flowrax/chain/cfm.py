@@ -8,10 +8,9 @@ from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..abstract import AbstractPrediction
 from ..dynamics import AbstractDiffusion, Cotangent, StochasticFlow
 from ..model import Converted
-from ..prior import Gaussian
 from ..schedule import AbstractSchedule, Linear
 from ..target import AbstractTarget, Velocity
-from .kernel import diffuse, move, tidy
+from .kernel import converted, diffuse, move, tidy
 
 
 class CFM(eqx.Module):
@@ -46,8 +45,7 @@ class CFM(eqx.Module):
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output at `(t, x)`; no score under a dependent coupling."""
-        prior = Gaussian(x.shape, dtype=x.dtype)
-        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, prior, True)
+        return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 
     def step(
         self,

@@ -12,7 +12,7 @@ from ..abstract import AbstractPrediction
 from ..model import Converted
 from ..schedule import DiscreteSchedule, Scales
 from ..target import AbstractTarget, Data
-from .kernel import Kernel, add_noise, kernel, tidy
+from .kernel import Kernel, add_noise, converted, kernel, tidy
 
 
 class DDPM(eqx.Module):
@@ -73,7 +73,7 @@ class DDPM(eqx.Module):
 
     def predict(self, output: Event, index: Int[ArrayLike, ""], x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output for `x` at an index."""
-        return Converted(output, x, self.scales(index, x), self.target, True)
+        return converted(output, x, self.scales(index, x), self.target)
 
     def _kernel(self, index: Int[ArrayLike, ""], share: float | Array | None) -> tuple[Kernel, Array, Array]:
         row = self._row(index)

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 
 from .._checks import check_shape
 from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
+from ..model import Converted
+from ..prior import Gaussian, remove_centre
+from ..schedule import Scales
+from ..target import AbstractTarget
 
 
 class Kernel(eqx.Module):
@@ -35,6 +39,20 @@ class Kernel(eqx.Module):
         """The same by a noise prediction; `alpha`, not zero, and `sigma` are the scales at the start."""
         ratio = self.data / alpha
         return _times(self.keep + ratio, x) - _times(sigma * ratio, noise)
+
+
+def converted(output: Event, x: Event, scales: Scales, target: AbstractTarget) -> Converted:
+    """A network's output as a prediction, for independent standard normal noise.
+
+    **Arguments:**
+
+    - `output`, `x`: an event each.
+    - `scales`: at the time of `x`.
+    - `target`: what the output is.
+
+    **Returns:** a `Converted`.
+    """
+    return Converted(output, x, scales, target, Gaussian(x.shape, dtype=x.dtype), True)
 
 
 def kernel(
@@ -92,15 +110,11 @@ def tidy(x: Event, mask: ArrayLike | None, centre: bool) -> Event:
 
     **Returns:** an event. Where no node counts it is zero.
     """
-    if mask is None:
-        return x - jnp.mean(x, axis=-2, keepdims=True) if centre else x
-    check_shape("mask", jnp.shape(mask), x.shape[:-1])
-    counts = jnp.asarray(mask)[..., None] > 0
-    x = jnp.where(counts, x, 0)
-    if not centre:
-        return x
-    number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
-    return jnp.where(counts, x - jnp.sum(x, axis=-2, keepdims=True) / number, 0)
+    if mask is not None:
+        check_shape("mask", jnp.shape(mask), x.shape[:-1])
+    if centre:
+        return remove_centre(x, mask)
+    return x if mask is None else jnp.where(jnp.asarray(mask).astype(bool)[..., None], x, 0)
 
 
 def move(x: Event, drift: Event, dt: Scalar) -> Event:

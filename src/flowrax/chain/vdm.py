@@ -12,10 +12,9 @@ from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..abstract import AbstractPrediction
 from ..dynamics import HybridSDE, TemperedFlow
 from ..model import Converted
-from ..prior import Gaussian
 from ..schedule import AbstractSchedule
 from ..target import AbstractTarget, Data
-from .kernel import Kernel, add_noise, diffuse, kernel, move, tidy
+from .kernel import Kernel, add_noise, converted, diffuse, kernel, move, tidy
 
 
 class VDM(eqx.Module):
@@ -30,6 +29,8 @@ class VDM(eqx.Module):
     | [`step_ddim`][] | `dynamics=ReverseSDE(SBDM(eta**2)), solver=DDIM()`; at 0 `solver=DDIM()` alone |
     | [`step_hybrid_sde`][] | `dynamics=HybridSDE(psi, temperature=T), solver=diffrax.Euler()` |
     | [`step_ode`][] | `dynamics=TemperedFlow(T), solver=diffrax.Euler()` |
+
+    Noise is standard normal and independent of the data; the verbs take any prior.
 
     Common arguments: `key` or `noise`, standard normal numbers of the shape of `x`, where a step draws; `mask`,
     `(..., nodes)` for events `(..., nodes, features)`, whose masked nodes are zero after the step; `centre`, whether
@@ -60,8 +61,7 @@ class VDM(eqx.Module):
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
         """Data, noise, velocity and score by a network's output at `(t, x)`."""
-        prior = Gaussian(x.shape, dtype=x.dtype)
-        return Converted(output, x, self.schedule.scales(t, x.dtype), self.target, prior, True)
+        return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 
     def _kernel(self, t: Scalar, dt: Scalar, share: float | Array | None) -> tuple[Kernel, Array, Array]:
         start = jnp.asarray(t)
@@ -141,12 +141,10 @@ class VDM(eqx.Module):
         centre: bool = False,
     ) -> Event:
         """An Euler step of the probability flow, or of [`TemperedFlow`][] at another temperature."""
-        warm = isinstance(temperature, int | float) and temperature == 1
-        drift = (
-            prediction.velocity
-            if warm
-            else TemperedFlow(temperature).drift_of(prediction.velocity, prediction.score, self.schedule, t)
-        )
+        drift = prediction.velocity
+        # The flow itself has no use for a score, which may be infinite where it is not.
+        if not (isinstance(temperature, int | float) and temperature == 1):
+            drift = TemperedFlow(temperature).drift_of(drift, prediction.score, self.schedule, t)
         return tidy(move(x, drift, dt), mask, centre)
 
     def step_hybrid_sde(
@@ -163,7 +161,7 @@ class VDM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """An Euler-Maruyama step of [`HybridSDE`][]."""
+        """An Euler-Maruyama step of [`HybridSDE`][]; singular where alpha(t) is 0, as its coefficients are."""
         sde = HybridSDE(equilibrium_rate, temperature=temperature)
         mean = move(x, sde.drift_of(prediction.velocity, prediction.score, self.schedule, t), dt)
         return tidy(diffuse(mean, sde.noise_scale(self.schedule, t), dt, key, noise), mask, centre)

@@ -10,8 +10,8 @@ import numpy as np
 from .._typing import Array, Batch, Condition, Int, KeyArray
 from .alignment import kabsch
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
-from .cost import KabschDistance, Of
-from .draw import AbstractDraw, PerData
+from .cost import Cost, KabschDistance, Of
+from .draw import AbstractDraw
 from .exact_ot import ExactOT
 
 
@@ -74,9 +74,8 @@ class EquivariantOT(AbstractHostCoupling):
     r"""Minibatch optimal transport of shapes: exact assignment by the distance that is left after alignment, then each
     row is rotated onto its partner.
 
-    All costs come from one matrix product and elementwise rotations of 3 by 3 matrices, so that they take
-    a small part of the time of the assignment. The cost is the squared distance, or its root with `squared=False`:
-    the pairs differ. Of laws and networks the same is asked as by [`Kabsch`][].
+    All costs come from one matrix product and elementwise rotations of the columns of 3 by 3 matrices: no loop over
+    pairs. Of laws and networks the same is asked as by [`Kabsch`][].
 
     ??? cite "Reference"
 
@@ -107,7 +106,7 @@ class EquivariantOT(AbstractHostCoupling):
         self,
         *,
         block_size: int = 256,
-        squared: bool = True,
+        cost: Cost | None = None,
         noise_to_data: bool = True,
         translate: bool = False,
         mask: Of | None = None,
@@ -116,10 +115,11 @@ class EquivariantOT(AbstractHostCoupling):
         """**Arguments:**
 
         - `block_size`, `draw`: as of [`ExactOT`][].
-        - `squared`, `mask`: as of [`KabschDistance`][].
-        - `noise_to_data`, `translate`: as of [`Kabsch`][].
+        - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`; the squared distance of
+            the points that count without.
+        - `noise_to_data`, `translate`, `mask`: as of [`Kabsch`][].
         """
-        cost, draw = KabschDistance(squared, mask), PerData() if draw is None else draw
+        cost = KabschDistance(mask=mask) if cost is None else cost
         self.transport = ExactOT(block_size=block_size, cost=cost, draw=draw)
         self.alignment = Kabsch(noise_to_data=noise_to_data, translate=translate, mask=mask)
 

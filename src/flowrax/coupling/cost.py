@@ -32,12 +32,13 @@ class SquaredDistance(eqx.Module):
         # About a common centre, far from which the squares would lose digits.
         centre = jnp.mean(x1, axis=0, keepdims=True)
         x1, x0 = x1 - centre, x0 - centre
-        weight = jnp.ones_like(x1)
-        if self.mask is not None:
-            mask = self.mask(condition)
-            check_shape("mask", mask.shape, x1.shape[: mask.ndim])
-            weight = weight * mask.astype(x1.dtype).reshape(mask.shape + (1,) * (x1.ndim - mask.ndim))
-        x1, x0, weight = (z.reshape(n, -1) for z in (x1, x0, weight))
+        if self.mask is None:
+            x1, x0 = x1.reshape(n, -1), x0.reshape(x0.shape[0], -1)
+            return jnp.sum(x1**2, axis=1)[:, None] + jnp.sum(x0**2, axis=1)[None] - 2 * x1 @ x0.T
+        mask = self.mask(condition)
+        check_shape("mask", mask.shape, x1.shape[: mask.ndim])
+        weight = mask.astype(x1.dtype).reshape(mask.shape + (1,) * (x1.ndim - mask.ndim))
+        weight, x1, x0 = (z.reshape(z.shape[0], -1) for z in (jnp.broadcast_to(weight, x1.shape), x1, x0))
         return jnp.sum(weight * x1**2, axis=1)[:, None] + weight @ (x0**2).T - 2 * (weight * x1) @ x0.T
 
 

@@ -74,7 +74,8 @@ class Joint(AbstractDraw):
 
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
         n = order.shape[0]
-        rows = jax.random.randint(key, (n,), 0, n, jnp.int32) if self.replace else jax.random.permutation(key, _rows(order))
+        any_row, all_rows = jax.random.randint(key, (n,), 0, n, jnp.int32), jax.random.permutation(key, _rows(order))
+        rows = any_row if self.replace else all_rows
         return order[rows], rows
 
     def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:

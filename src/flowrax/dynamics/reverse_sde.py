@@ -64,3 +64,7 @@ class ReverseSDE(AbstractScoreSDE):
     @property
     def linear_scale(self) -> float | Array | None:
         return self.coefficient.scale if isinstance(self.coefficient, SBDM) else None
+
+    @property
+    def score_until(self) -> float:
+        return 1.0

@@ -43,9 +43,15 @@ class AbstractScoreSDE(AbstractDynamics):
     def linear_scale(self) -> float | Array | None:
         """The $c$ of `a = b = c g^2 / 2`, which exponential solvers integrate; None where they are not of this form."""
 
+    @property
+    @abc.abstractmethod
+    def score_until(self) -> float:
+        """From when on `a` and `b` are zero, so that the state may go where the score is infinite; 1 for never."""
+
     def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
         """$v + a s$ at `t`, given both; with a prior of covariance $C$, `score` is $C s$."""
-        return velocity + self.coefficients(schedule, t)[0].astype(velocity.dtype) * score
+        scale = self.coefficients(schedule, t)[0].astype(velocity.dtype)
+        return velocity + scale * jnp.where(scale == 0, 0, score)
 
     def noise_scale(self, schedule: AbstractSchedule, t: Scalar) -> Array:
         r"""$\sqrt{2 b}$ at `t`, a scalar."""
@@ -66,7 +72,7 @@ class AbstractScoreSDE(AbstractDynamics):
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         low, high = model.score_interval
-        low, high = max(low, model.t_min), min(high, model.t_max)
+        low, high = max(low, model.t_min), model.t_max if self.score_until <= high else min(high, model.t_max)
         if self.is_singular_at_start(model.schedule):
             low = max(low, TIME_MARGIN)
         if self.t_min is not None:

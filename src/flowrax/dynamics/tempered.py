@@ -171,6 +171,10 @@ class HybridSDE(AbstractScoreSDE):
         warm = isinstance(self.temperature, int | float) and self.temperature == 1
         return 1 + self.equilibrium_rate if warm else None
 
+    @property
+    def score_until(self) -> float:
+        return 1.0
+
 
 class StochasticFlow(AbstractScoreSDE):
     r"""The flow with score and noise, each at a temperature of its own (Geffner et al. 2025, eq. 3).
@@ -232,3 +236,7 @@ class StochasticFlow(AbstractScoreSDE):
     @property
     def linear_scale(self) -> float | Array | None:
         return None
+
+    @property
+    def score_until(self) -> float:
+        return self.t_ode

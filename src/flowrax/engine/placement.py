@@ -53,7 +53,8 @@ def on_each_device(
     count = math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis))
 
     def local(shared: PyTree, rows: PyTree) -> PyTree:
-        index = jax.lax.axis_index(axis) * (n // count) + jnp.arange(n // count)
+        own = jnp.arange(n // count)
+        index = jax.lax.axis_index(axis).astype(own.dtype) * (n // count) + own
         shared, rows = eqx.combine((shared, rows), static)
         return function(shared, rows, index)
 

@@ -101,7 +101,7 @@ class GuidedModel(AbstractContinuousModel):
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
-    def source_at(self, t: float) -> AbstractPrior:
+    def source_at(self, t: Scalar) -> AbstractPrior:
         """The unguided law at `t`."""
         return self.model.source_at(t)
 

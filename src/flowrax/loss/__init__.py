@@ -10,6 +10,13 @@ from .mean_flow import (
     average_velocity as average_velocity,
 )
 from .reductions import AbstractReduction as AbstractReduction, Mean as Mean, PerNode as PerNode, Sum as Sum
+from .variational import (
+    AbstractReconstruction as AbstractReconstruction,
+    DiscreteReconstruction as DiscreteReconstruction,
+    GaussianReconstruction as GaussianReconstruction,
+    VariationalBound as VariationalBound,
+    variational_bound as variational_bound,
+)
 from .weights import (
     EDM as EDM,
     SNR as SNR,

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from .._checks import check_interval
 from .._typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..abstract import AbstractAverageVelocity
-from ..model import Model, Unscaled
+from ..model import Model
+from ..preconditioner import Unscaled
+from ..prior import project
 from ..target import Velocity
 from ..times import AbstractTimes, Pairs
 from .matching import AbstractLoss, ConditionDropout
@@ -148,11 +150,11 @@ class MeanFlowMatching(AbstractLoss):
             condition = self.condition_dropout.dropped(condition, dropped)
 
         def average(t: Scalar, x: Event) -> Event:
-            return network.average(t, r, x, condition, key=key)
+            return project(model.prior, network.average(t, r, x, condition, key=key))
 
         velocity = jax.lax.stop_gradient(velocity)
         output, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))
-        return output, jax.lax.stop_gradient(velocity + (r - t).astype(x.dtype) * rate)
+        return output, jax.lax.stop_gradient(velocity + jnp.asarray(r - t, x.dtype) * rate)
 
 
 def average_velocity(model: Model) -> AbstractAverageVelocity:

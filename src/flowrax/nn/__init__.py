@@ -1,6 +1,7 @@
 """Networks `network(t, x, condition)` for one event."""
 
 from .average import AverageVelocity as AverageVelocity
+from .dit import DiT as DiT
 from .energy import (
     EnergyGradient as EnergyGradient,
     Timeless as Timeless,
@@ -10,3 +11,4 @@ from .energy import (
 from .features import FourierFeatures as FourierFeatures
 from .mlp import MLP as MLP, ResidualMLP as ResidualMLP
 from .projected import Projected as Projected, Projector as Projector
+from .unet import UNet as UNet

@@ -161,7 +161,7 @@ class OracleModel(AbstractContinuousModel):
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min) if self.given_source is None else self.given_source
 
-    def source_at(self, t: float) -> AbstractPrior:
+    def source_at(self, t: Scalar) -> AbstractPrior:
         """The exact marginal at `t`."""
         alpha, sigma = self.schedule.alpha(t).astype(self.dtype), self.schedule.sigma(t).astype(self.dtype)
         marginal = self.oracle.scaled(alpha, sigma)

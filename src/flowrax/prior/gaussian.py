@@ -37,7 +37,9 @@ class Gaussian(AbstractGaussianPrior):
         """
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-        self.is_standard = isinstance(mean, int | float) and mean == 0 and isinstance(std, int | float) and std == 1
+        numbers = isinstance(mean, int | float) and isinstance(std, int | float)
+        # NumPy's floats are floats, but what they compare to is no bool.
+        self.is_standard = numbers and bool(mean == 0 and std == 1)
         mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
         for name, value in (("mean", mean), ("std", self.std)):
             if value.ndim:

@@ -1,5 +1,6 @@
 r"""A log-SNR that is learned: a monotone network between two ends (Kingma et al. 2021, appendix H)."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -64,12 +65,12 @@ class LearnedSNR(AbstractLogSNR):
             raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
         self.minimum, self.maximum = float(minimum), float(maximum)
         if learn_ends:
-            self.minimum, self.maximum = jnp.asarray(self.minimum), jnp.asarray(self.maximum)
+            self.minimum, self.maximum = jnp.asarray(self.minimum, float), jnp.asarray(self.maximum, float)
         # Bends of every place and width in [0, 1], all of them slight at first.
         place_key, slope_key = jax.random.split(key)
-        self.log_slope = jnp.log(4.0) + jax.random.uniform(slope_key, (width,)) * jnp.log(8.0)
+        self.log_slope = jax.random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
         self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
-        self.log_weight = jnp.full((width,), jnp.log(0.1 / width))
+        self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
 
     def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
         """Ends, weights, slopes and offsets, in the dtype of the times."""
@@ -78,7 +79,11 @@ class LearnedSNR(AbstractLogSNR):
 
     def _curve(self, t: Array) -> Array:
         _, _, weight, slope, offset = self._parameters(t)
-        return t + jax.nn.sigmoid(t[..., None] * slope + offset) @ weight
+
+        def at(t: Array) -> Array:
+            return t + jnp.dot(weight, jax.nn.sigmoid(t * slope + offset))
+
+        return jnp.vectorize(at)(t)
 
     def log_snr(self, t: Times) -> Array:
         t = jnp.asarray(t)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Times
 from .base import AbstractSchedule
-from .polynomial import lost_power
+from .polynomial import lost_power, power
 from .variance_preserving import AbstractVariancePreserving
 
 
@@ -169,10 +169,10 @@ class CosineSNR(AbstractSchedule):
         return rates | forward | {"log_snr": (0.0,) if self.s else (0.0, 1.0)}
 
     def _angle(self, t: Times) -> Array:
-        return _QUARTER * ((1 - jnp.asarray(t)) ** self.nu + self.s) / (1 + self.s)
+        return _QUARTER * (power(1 - jnp.asarray(t), self.nu) + self.s) / (1 + self.s)
 
     def _angle_rate(self, t: Times) -> Array:
-        return -_QUARTER * self.nu * (1 - jnp.asarray(t)) ** (self.nu - 1) / (1 + self.s)
+        return -_QUARTER * self.nu * power(1 - jnp.asarray(t), self.nu - 1) / (1 + self.s)
 
     def alpha(self, t: Times) -> Array:
         # The sine of the complement, which keeps its relative accuracy down to t = 0.

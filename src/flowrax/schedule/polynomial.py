@@ -10,13 +10,18 @@ from .._typing import Array, Times
 from .base import AbstractSchedule
 
 
+def power(u: Array, exponent: float) -> Array:
+    """`u**exponent`; where the exponent is whole its derivatives are those of a product, finite at zero."""
+    return u ** (int(exponent) if exponent == int(exponent) else exponent)
+
+
 def lost_power(u: Array, exponent: float) -> Array:
     """`1 - (1 - u)**exponent`, accurate at small `u` and differentiable on all of [0, 1]."""
     small = u < 0.5
     return jnp.where(
         small,
         -jnp.expm1(exponent * jnp.log1p(-jnp.where(small, u, 0))),
-        1 - (1 - u) ** exponent,
+        1 - power(1 - u, exponent),
     )
 
 
@@ -54,13 +59,13 @@ class Polynomial(AbstractSchedule):
         self.exponent = float(exponent)
 
     def alpha(self, t: Times) -> Array:
-        return jnp.asarray(t) ** self.exponent
+        return power(jnp.asarray(t), self.exponent)
 
     def sigma(self, t: Times) -> Array:
         return lost_power(1 - jnp.asarray(t), self.exponent)
 
     def alpha_rate(self, t: Times) -> Array:
-        return self.exponent * jnp.asarray(t) ** (self.exponent - 1)
+        return self.exponent * power(jnp.asarray(t), self.exponent - 1)
 
     def sigma_rate(self, t: Times) -> Array:
         return -self.alpha_rate(t)

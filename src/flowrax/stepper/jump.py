@@ -10,7 +10,7 @@ from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..loss import average_velocity
 from ..model import Model
-from ..prior import AbstractPrior
+from ..prior import AbstractPrior, project
 
 
 class JumpTerm(dfx.AbstractTerm):
@@ -80,4 +80,5 @@ class Jump(AbstractDynamics):
 
 def _average(t: Scalar, r: Scalar, x: Event, args: tuple[Model, Condition]) -> Event:
     model, condition = args
-    return average_velocity(model).average(t, r, x, condition)
+    average = average_velocity(model).average(t, r, project(model.prior, x), condition)
+    return project(model.prior, average)

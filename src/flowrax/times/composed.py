@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from .._checks import check_interval
 from .._typing import Array, DType, KeyArray, Times
+from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
 from .samplers import Uniform
 
@@ -20,6 +21,16 @@ class Mixture(AbstractUnitTimes):
         coin, first, second = jax.random.split(key, 3)
         heads = jax.random.bernoulli(coin, self.fraction, (n,))
         return jnp.where(heads, self.first.unit(first, n, dtype), self.second.unit(second, n, dtype))
+
+
+class Shifted(AbstractUnitTimes):
+    """A law moved towards the noise by [`shift_time`][], for events of many elements (Esser et al. 2024, eq. 23)."""
+
+    times: AbstractUnitTimes
+    shift: float
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        return shift_time(self.times.unit(key, n, dtype), self.shift)
 
 
 class Within(AbstractTimes):

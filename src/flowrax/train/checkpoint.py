@@ -13,6 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..nn import FourierFeatures
+
 _MAGIC = b"flowrax checkpoint\n"
 _VERSION = 1
 
@@ -31,7 +33,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | Non
     arrays = _key_data(eqx.filter(tree, eqx.is_array))
     body = io.BytesIO()
     eqx.tree_serialise_leaves(body, arrays)
-    header = {"version": _VERSION, "leaves": _describe(arrays), "metadata": metadata or {}}
+    header = {"version": _VERSION, "leaves": _describe(arrays), "frozen": _frozen(tree), "metadata": metadata or {}}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
@@ -54,7 +56,8 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
 
     **Returns:** the tree and the metadata.
 
-    **Raises:** `ValueError` if the file is not a checkpoint, of another version, or of another structure.
+    **Raises:** `ValueError` if the file is not a checkpoint, of another version, of another structure, or of a network
+    with other frozen frequencies (made with another key).
     """
     with open(path, "rb") as file:
         if file.readline() != _MAGIC:
@@ -66,6 +69,10 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
         expected = _describe(_key_data(arrays))
         if header["leaves"] != expected:
             raise ValueError(f"{path} holds another structure: {_first_difference(header['leaves'], expected)}.")
+        if header.get("frozen", _frozen(like)) != _frozen(like):
+            raise ValueError(
+                f"{path} was written with other frozen time frequencies; make `like` with the key of the saved network."
+            )
         read = eqx.tree_deserialise_leaves(file, _key_data(arrays))
     restored = jax.tree.map(_restore_key, read, arrays)
     return eqx.combine(restored, static), header["metadata"]
@@ -86,6 +93,12 @@ def _restore_key(read: Any, like: Any) -> Any:
 def _describe(arrays: Any) -> list[list[Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
     return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
+
+
+def _frozen(tree: Any) -> list[list[float]]:
+    """The frequencies of all time features: constants of a network that are not among its arrays."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, FourierFeatures))
+    return [list(node.frequencies) for node in nodes if isinstance(node, FourierFeatures)]
 
 
 def _first_difference(found: list[Any], expected: list[Any]) -> str:

@@ -74,7 +74,8 @@ def fit(
     - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
     - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent.
-    - `coupling`: how noise meets data, and what the returned model records; the model's without.
+    - `coupling`: how noise meets data, and what the returned model records; the model's without. Conditions follow
+        their data. Held-out rows are paired in batches of `batch_size`, as in training.
     - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
     - `num_steps`, `batch_size`: batches are drawn with replacement.
     - `condition`: leaves with a leading axis `n`.

@@ -1,0 +1,85 @@
+r"""Time, class and vector conditions in one vector, $c = W_2\, \text{silu}(W_1 \phi(t)) + E_y + V z$."""
+
+import math
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape
+from .features import FourierFeatures, flat_condition
+
+Layer = TypeVar("Layer", bound=eqx.Module)
+
+
+class Context(eqx.Module):
+    """What image networks know beside the image.
+
+    Of a condition, whatever its structure, the one integer leaf is the class and the floating leaves are one vector.
+    """
+
+    features: FourierFeatures
+    widen: eqx.nn.Linear
+    mix: eqx.nn.Linear
+    classes: eqx.nn.Embedding | None
+    vector: eqx.nn.Linear | None
+    num_classes: int = eqx.field(static=True)
+    vector_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        key: KeyArray,
+        num_classes: int = 0,
+        vector_size: int = 0,
+        num_frequencies: int = 16,
+        frequency_scale: float = 1.0,
+    ) -> None:
+        """**Arguments:**
+
+        - `width`: of the result.
+        - `key`: draws frequencies and weights.
+        - `num_classes`: labels run from 0; the label `num_classes` is that of no class. 0 for no labels.
+        - `vector_size`: number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
+        """
+        keys = jax.random.split(key, 5)
+        self.features = FourierFeatures(num_frequencies, frequency_scale, key=keys[0])
+        self.widen = eqx.nn.Linear(2 * num_frequencies, width, key=keys[1])
+        self.mix = eqx.nn.Linear(width, width, key=keys[2])
+        self.classes = eqx.nn.Embedding(num_classes + 1, width, key=keys[3]) if num_classes else None
+        self.vector = eqx.nn.Linear(vector_size, width, use_bias=False, key=keys[4]) if vector_size else None
+        self.num_classes, self.vector_size = num_classes, vector_size
+
+    def __call__(self, t: Scalar, condition: Condition, dtype: DType) -> Array:
+        """`(width,)`; raises `ValueError` for a condition of another kind."""
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
+        labels = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
+        vector = flat_condition([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)], dtype)
+        num_labels = sum(label.size for label in labels)
+        wanted = int(self.classes is not None), self.vector_size
+        if (num_labels, vector.shape[0]) != wanted:
+            raise ValueError(
+                f"The condition has {num_labels} integer labels and {vector.shape[0]} floating elements but the "
+                f"network takes {wanted[0]} and {wanted[1]}."
+            )
+        total = self.mix(jax.nn.silu(self.widen(self.features(t, dtype))))
+        if self.classes is not None:
+            total = total + self.classes(labels[0].reshape(()))
+        return total if self.vector is None else total + self.vector(vector)
+
+
+def check_image(shape: Shape, divisor: int, reason: str) -> Shape:
+    """Raises `ValueError` unless `shape` is `(channels, height, width)` with sides that `divisor` divides."""
+    if len(shape) != 3 or any(side % divisor for side in shape[1:]) or math.prod(shape) == 0:
+        raise ValueError(
+            f"shape={tuple(shape)} must be (channels, height, width) with sides divisible by {divisor}, {reason}."
+        )
+    return tuple(shape)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with all its weights zero: what follows it starts as if it were not there."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf, layer)

@@ -1,0 +1,170 @@
+r"""The diffusion transformer: patches of an image as tokens, modulated by time and condition.
+
+Every block is $h \leftarrow h + a \odot F\big((1 + s) \odot \text{norm}(h) + b\big)$, first for attention and then for
+a perceptron, with $a, b, s$ linear in $\text{silu}(c)$ and zero at first: the block starts as the identity and the
+network as zero (Peebles & Xie 2023, section 3.2, adaLN-Zero).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_shape
+from .._typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
+from ..abstract import AbstractFeatureNetwork
+from .context import Context, check_image, zeroed
+
+
+class _Block(eqx.Module):
+    norm: eqx.nn.LayerNorm
+    modulation: eqx.nn.Linear
+    attention: eqx.nn.MultiheadAttention
+    widen: eqx.nn.Linear
+    contract: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, width: int, num_heads: int, ratio: int, dropout: float, *, key: KeyArray) -> None:
+        keys = jax.random.split(key, 4)
+        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
+        self.modulation = zeroed(eqx.nn.Linear(width, 6 * width, key=keys[0]))
+        self.attention = eqx.nn.MultiheadAttention(
+            num_heads,
+            width,
+            use_query_bias=True,
+            use_key_bias=True,
+            use_value_bias=True,
+            use_output_bias=True,
+            key=keys[1],
+        )
+        self.widen = eqx.nn.Linear(width, ratio * width, key=keys[2])
+        self.contract = eqx.nn.Linear(ratio * width, width, key=keys[3])
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(self, h: Array, context: Array, key: KeyArray | None) -> Array:
+        parts = self.modulation(context).reshape(6, 1, -1)
+        inner = self._modulated(h, parts[0], parts[1])
+        h = h + parts[2] * self.attention(inner, inner, inner)
+        inner = jax.vmap(self.widen)(self._modulated(h, parts[3], parts[4]))
+        inner = self.dropout(jax.nn.gelu(inner), key=key, inference=key is None)
+        return h + parts[5] * jax.vmap(self.contract)(inner)
+
+    def _modulated(self, h: Array, shift: Array, scale: Array) -> Array:
+        return (1 + scale) * jax.vmap(self.norm)(h) + shift
+
+
+class DiT(AbstractFeatureNetwork):
+    """A transformer for images `(channels, height, width)`, which shows the tokens after every block.
+
+    Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
+    label of no class: `ConditionDropout(0.1, null=num_classes)`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{peebles2023scalable,
+            author={Peebles, William and Xie, Saining},
+            title={Scalable Diffusion Models with Transformers},
+            booktitle={International Conference on Computer Vision},
+            year={2023},
+        }
+        ```
+    """
+
+    context: Context
+    read_in: eqx.nn.Linear
+    blocks: tuple[_Block, ...]
+    norm: eqx.nn.LayerNorm
+    modulation: eqx.nn.Linear
+    read_out: eqx.nn.Linear
+    shape: Shape = eqx.field(static=True)
+    patch_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        key: KeyArray,
+        patch_size: int = 2,
+        width: int = 128,
+        depth: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: int = 4,
+        num_classes: int = 0,
+        vector_size: int = 0,
+        num_frequencies: int = 16,
+        frequency_scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        """**Arguments:**
+
+        - `shape`: of one event, `(channels, height, width)`.
+        - `key`: draws frequencies and weights.
+        - `patch_size`: the side of the square that becomes one token; divides height and width, or `ValueError`.
+        - `width`: of a token; divisible by 4 and by `num_heads`, or `ValueError`.
+        - `depth`: number of blocks.
+        - `num_heads`: of attention.
+        - `mlp_ratio`: how much wider the perceptrons are inside.
+        - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
+        - `vector_size`: number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
+        - `dropout`: probability of dropping a hidden unit of the perceptrons in training.
+        """
+        self.shape = check_image(shape, patch_size, "the side of a patch")
+        if width % 4 or width % num_heads:
+            raise ValueError(f"width={width} must be divisible by 4 and by num_heads={num_heads}.")
+        self.patch_size = patch_size
+        keys = jax.random.split(key, depth + 4)
+        self.context = Context(
+            width,
+            key=keys[0],
+            num_classes=num_classes,
+            vector_size=vector_size,
+            num_frequencies=num_frequencies,
+            frequency_scale=frequency_scale,
+        )
+        size = self.shape[0] * patch_size**2
+        self.read_in = eqx.nn.Linear(size, width, key=keys[1])
+        self.blocks = tuple(_Block(width, num_heads, mlp_ratio, dropout, key=k) for k in keys[4:])
+        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
+        self.modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
+        self.read_out = zeroed(eqx.nn.Linear(width, size, key=keys[3]))
+
+    def hidden(
+        self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Event, tuple[Array, ...]]:
+        check_shape("The network's event", x.shape, self.shape)
+        context = jax.nn.silu(self.context(t, condition, x.dtype))
+        tokens = self.patches(x)
+        h = jax.vmap(self.read_in)(tokens) + self.positions(x.dtype)
+        seen = []
+        for index, block in enumerate(self.blocks):
+            h = block(h, context, None if key is None else jax.random.fold_in(key, index))
+            seen.append(h)
+        shift, scale = self.modulation(context).reshape(2, 1, -1)
+        out = jax.vmap(self.read_out)((1 + scale) * jax.vmap(self.norm)(h) + shift)
+        return self.image(out), tuple(seen)
+
+    def patches(self, x: Event) -> Array:
+        """`(tokens, channels * patch_size**2)`, row by row."""
+        channels, height, width = self.shape
+        p = self.patch_size
+        split = x.reshape(channels, height // p, p, width // p, p)
+        return split.transpose(1, 3, 0, 2, 4).reshape(-1, channels * p * p)
+
+    def image(self, patches: Array) -> Event:
+        """The inverse of [`patches`][]."""
+        channels, height, width = self.shape
+        p = self.patch_size
+        split = patches.reshape(height // p, width // p, channels, p, p)
+        return split.transpose(2, 0, 3, 1, 4).reshape(self.shape)
+
+    def positions(self, dtype: DType) -> Array:
+        """`(tokens, width)`: sines and cosines of the row in the first half, of the column in the second."""
+        rows, columns = (side // self.patch_size for side in self.shape[1:])
+        quarter = self.read_in.weight.shape[0] // 4
+        frequencies = 10_000.0 ** -(np.arange(quarter) / quarter)
+        row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+        angles = [place.reshape(-1, 1) * frequencies for place in (row, column)]
+        waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+        return jnp.asarray(np.concatenate(waves, axis=1), dtype)

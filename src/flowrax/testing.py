@@ -1,0 +1,94 @@
+"""What tests of sharded code need: a body run on several forced CPU devices.
+
+XLA fixes the number of devices when a process starts, so the body runs in a process of its own. The fixture is loaded
+by `pytest_plugins = ["flowrax.testing"]` in a `conftest.py`; `import flowrax` imports neither this module nor pytest.
+"""
+
+import importlib.util
+import inspect
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+Body = Callable[..., Mapping[str, Any]]
+"""A function at the top level of a module that returns arrays by name."""
+
+
+def run_on_devices(body: Body, count: int, *arguments: str, timeout: float = 600.0) -> dict[str, np.ndarray]:
+    """Calls `body(*arguments)` in a fresh process that has `count` CPU devices.
+
+    The process has this one's import path, and its precision and promotion rules.
+
+    **Arguments:**
+
+    - `body`: a function at the top level of a module, which is imported there; returns a dictionary of arrays.
+    - `count`: what `len(jax.devices())` is there.
+    - `arguments`: strings that are handed to it.
+    - `timeout`: in seconds.
+
+    **Returns:** the arrays that it returned.
+
+    **Raises:** `ValueError` for a function inside another or a count below 1, `RuntimeError` with the end of its error
+        output where it failed, `subprocess.TimeoutExpired` where it took too long.
+    """
+    if count < 1:
+        raise ValueError(f"count={count} holds no device; use at least 1.")
+    if "<" in body.__qualname__:
+        raise ValueError(f"{body.__qualname__} is inside another function; define it at the top level of its module.")
+    with tempfile.TemporaryDirectory() as folder:
+        answer = pathlib.Path(folder) / "answer.npz"
+        where = (inspect.getfile(body), body.__module__, body.__qualname__, str(answer))
+        command = [sys.executable, "-c", "from flowrax.testing import _child; _child()", *where, *arguments]
+        ran = subprocess.run(
+            command, env=_environment(count), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if ran.returncode != 0:
+            raise RuntimeError(f"{body.__qualname__} failed on {count} devices:\n{ran.stderr[-4000:]}")
+        with np.load(answer, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+@pytest.fixture
+def on_devices() -> Callable[..., dict[str, np.ndarray]]:
+    """[`run_on_devices`][] as a pytest fixture.
+
+    **Returns:** the function.
+    """
+    return run_on_devices
+
+
+def _environment(count: int) -> dict[str, str]:
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
+    config: Any = jax.config
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={count}"]),
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        # What was set in this process by `jax.config` or a context, too.
+        "JAX_ENABLE_X64": str(jnp.result_type(float) == jnp.float64),
+        "JAX_NUMPY_DTYPE_PROMOTION": config.jax_numpy_dtype_promotion,
+        "JAX_NUMPY_RANK_PROMOTION": config.jax_numpy_rank_promotion,
+    }
+
+
+def _child() -> None:
+    """In the fresh process: imports the module of the body by its file, calls the body, writes the answer."""
+    file, module_name, name, answer, *arguments = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    arrays = getattr(module, name)(*arguments)
+    named: Any = {key: np.asarray(value) for key, value in arrays.items()}
+    np.savez(answer, **named)

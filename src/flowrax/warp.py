@@ -1,0 +1,176 @@
+r"""A trained model under another schedule, by an exact change of variables.
+
+Where two schedules have the same log-SNR, $\lambda_B(t) = \lambda_A(u)$, their scales are proportional,
+$(\alpha_B, \sigma_B)(t) = c\, (\alpha_A, \sigma_A)(u)$, and so are their paths: $x^B_t = c\, x^A_u$ for every draw of
+noise and data. Hence data and noise given $x^B_t$ are those given $x^A_u = x^B_t / c$, the score is divided by $c$, and
+the velocity follows from data and noise by the rates of the new schedule (Karras et al. 2022; Pokle et al. 2024).
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._typing import Array, Condition, DType, Event, Scalar, Shape
+from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
+from .interpolant import Affine
+from .model import Model
+from .prior import AbstractPrior, rescaled
+from .schedule import AbstractSchedule, Scales
+
+
+def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedModel":
+    """The same network on the path of another schedule; nothing is trained anew.
+
+    The flow passes through the same laws at the same log-SNR, so what it ends in is the same up to a scale. It serves
+    to sample and to evaluate a model where a solver has less to do, or with a dynamics that another schedule defines.
+
+    !!! example
+
+        ```python
+        fast = frx.warp(trained, frx.Linear())
+        samples = frx.sample(fast, key, 100, grid=20)
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{pokle2024training,
+            author={Pokle, Ashwini and Muckley, Matthew J. and Chen, Ricky T. Q. and Karrer, Brian},
+            title={Training-free Linear Image Inverses via Flows},
+            journal={Transactions on Machine Learning Research},
+            year={2024},
+        }
+        ```
+
+    **Arguments:**
+
+    - `model`: any model of an affine path: trained, exact or guided.
+    - `schedule`: the path on which it is wanted. Its log-SNR must overlap with the one of the model.
+
+    **Returns:** [`WarpedModel`][], on the interval of time where the two log-SNRs overlap.
+
+    **Raises:** `ValueError` where they do not, or for a model of another path.
+    """
+    return WarpedModel(model, schedule)
+
+
+class WarpedPrediction(AbstractPrediction):
+    """A prediction at the same log-SNR of another schedule, converted on access."""
+
+    prediction: AbstractPrediction
+    scales: Scales
+    factor: Array
+
+    @property
+    def data(self) -> Event:
+        return self.prediction.data
+
+    @property
+    def noise(self) -> Event:
+        return self.prediction.noise
+
+    @property
+    def velocity(self) -> Event:
+        return self.scales.alpha_rate * self.data + self.scales.sigma_rate * self.noise
+
+    @property
+    def score(self) -> Event:
+        return self.prediction.score / self.factor
+
+
+class WarpedModel(AbstractContinuousModel):
+    """What [`warp`][] returns."""
+
+    model: AbstractContinuousModel
+    schedule: AbstractSchedule
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+    score_ends: tuple[float, float] | None = eqx.field(static=True)
+
+    def __init__(self, model: AbstractContinuousModel, schedule: AbstractSchedule) -> None:
+        """Arguments as of [`warp`][]."""
+        if isinstance(model, Model) and not isinstance(model.interpolant, Affine):
+            raise ValueError(f"The path is {type(model.interpolant).__name__}; only an affine one can be warped.")
+        self.model, self.schedule = model, schedule
+        self.shape, self.dtype = model.shape, model.dtype
+        self.t_min, t_max = _overlap(model, schedule, model.t_min, model.t_max)
+        # The velocity of data and noise is infinite where the rate is.
+        self.t_max = min(t_max, 1 - TIME_MARGIN) if schedule.is_singular("sigma_rate", 1.0) else t_max
+        try:
+            low, high = _overlap(model, schedule, *model.score_interval)
+        except ValueError:
+            self.score_ends = None
+        else:
+            self.score_ends = max(low, self.t_min), min(high, self.t_max)
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    def source_at(self, t: Scalar) -> AbstractPrior:
+        """The law from which the model would start at the same log-SNR, scaled."""
+        time, factor = self._at(jnp.asarray(t, float))
+        return rescaled(self.model.source_at(time), factor)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return self.model.default_dynamics
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        if self.score_ends is None:
+            # It has none, and says why.
+            return self.model.score_interval
+        return self.score_ends
+
+    def predict(self, t: Scalar, x: Event, condition: Condition = None) -> WarpedPrediction:
+        t = jnp.asarray(t)
+        time, factor = self._at(t)
+        factor = factor.astype(x.dtype)
+        return WarpedPrediction(
+            self.model.predict(time, x / factor, condition), self.schedule.scales(t, x.dtype), factor
+        )
+
+    def _at(self, t: Array) -> tuple[Array, Array]:
+        """The time of the model, and the scale of this path at `t` by that of the model's."""
+        ours = self.model.schedule
+        time = jnp.clip(ours.time_at(self.schedule.log_snr(t)), self.model.t_min, self.model.t_max)
+        # By the norm of both scales, of which one may vanish.
+        new = jnp.hypot(self.schedule.alpha(t), self.schedule.sigma(t))
+        return time, new / jnp.hypot(ours.alpha(time), ours.sigma(time))
+
+
+def _overlap(
+    model: AbstractContinuousModel, schedule: AbstractSchedule, t_min: float, t_max: float
+) -> tuple[float, float]:
+    """The part of the new schedule's time on which its log-SNR is one that the model has in `[t_min, t_max]`."""
+    first, last = _log_snr(model.schedule, t_min), _log_snr(model.schedule, t_max)
+    start, end = _log_snr(schedule, 0.0), _log_snr(schedule, 1.0)
+    if not max(first, start) < min(last, end):
+        raise ValueError(
+            f"The model knows log-SNRs from {first:.3g} to {last:.3g}, of which the new schedule, "
+            f"from {start:.3g} to {end:.3g}, has none."
+        )
+    low = 0.0 if start >= first else _time_at(schedule, first)
+    high = 1.0 if end <= last else _time_at(schedule, last)
+    return low, high
+
+
+def _log_snr(schedule: AbstractSchedule, t: float) -> float:
+    if schedule.is_singular("log_snr", t):
+        return -math.inf if t == 0 else math.inf
+    with jax.ensure_compile_time_eval():
+        return float(schedule.log_snr(jnp.asarray(t, float)))
+
+
+def _time_at(schedule: AbstractSchedule, log_snr: float) -> float:
+    with jax.ensure_compile_time_eval():
+        return float(schedule.time_at(jnp.asarray(log_snr, float)))

@@ -1,0 +1,319 @@
+"""The density estimator in the units of the data: closed forms, learned densities, gradients, files, messages."""
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import flowrax as frx
+
+MEAN, COVARIANCE = np.array([0.4, -0.7]), np.array([[0.9, 0.3], [0.3, 0.6]])
+SLOPE = np.array([[0.5, -0.2], [0.1, 0.8]])
+SHIFT, SCALE = np.array([300.0, -2.0]), np.array([25.0, 0.01])
+CONDITION_SHIFT, CONDITION_SCALE = np.array([5.0, -40.0]), np.array([2.0, 10.0])
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+class Exact(eqx.Module):
+    """The exact velocity of N(mean + slope c, covariance), all in standardised units."""
+
+    slope: jax.Array
+    centred: frx.oracle.OracleModel
+
+    def __call__(self, t, x, condition):
+        mean = jnp.asarray(MEAN) + (0 if condition is None else self.slope @ condition)
+        scales = self.centred.schedule.scales(t, x.dtype)
+        return scales.alpha_rate * mean + self.centred.predict(t, x - scales.alpha * mean).velocity
+
+
+def exact(conditional=False, schedule=None):
+    """The estimator of a density that is known in closed form."""
+    schedule = frx.Linear() if schedule is None else schedule
+    network = Exact(jnp.asarray(SLOPE), frx.oracle.Gaussian(np.zeros(2), COVARIANCE).model(schedule))
+    model = frx.Model(network, schedule, shape=(2,), dtype=jnp.float64, t_min=0.0, t_max=1.0)
+    options = {"shift": SHIFT, "scale": SCALE}
+    if conditional:
+        options |= {"condition": np.zeros(2), "condition_shift": CONDITION_SHIFT, "condition_scale": CONDITION_SCALE}
+    return frx.DensityEstimator(model, **options)
+
+
+def law(condition=None):
+    """In the units of the data, by hand."""
+    z = np.zeros(2) if condition is None else (np.asarray(condition) - CONDITION_SHIFT) / CONDITION_SCALE
+    mean = SHIFT + SCALE * (MEAN + SLOPE @ z)
+    return multivariate_normal(mean, np.diag(SCALE) @ COVARIANCE @ np.diag(SCALE))
+
+
+def points(num=5, condition=None):
+    return law(condition).rvs(num, random_state=np.random.default_rng(0))
+
+
+def test_log_prob_is_per_unit_of_the_data(x64):
+    """The Jacobian of the standardisation is in it: here log(25 * 0.01) nats."""
+    x = points()
+    got = exact().log_prob(x, **TIGHT)
+    np.testing.assert_allclose(got.value, law().logpdf(x), atol=1e-7)
+    z = (x - SHIFT) / SCALE
+    alone = frx.log_prob(exact().model, z, **TIGHT).value
+    np.testing.assert_allclose(got.value - alone, -np.log(25.0 * 0.01), atol=1e-12)
+
+
+def test_conditions_are_standardised_and_batched(x64):
+    density, conditions = exact(conditional=True), np.array([[5.0, -40.0], [9.0, -10.0], [0.0, -55.0]])
+    x = np.stack([points(2, c)[0] for c in conditions])
+    want = [law(c).logpdf(row) for row, c in zip(x, conditions, strict=True)]
+    got = density.log_prob(x, condition=frx.Batched(conditions), **TIGHT).value
+    np.testing.assert_allclose(got, want, atol=1e-7)
+    one = density.log_prob(x[1:2], condition=conditions[1], **TIGHT).value
+    np.testing.assert_allclose(one, want[1:2], atol=1e-7)
+
+
+def test_samples_carry_their_density_and_trajectory(x64):
+    c = np.array([9.0, -10.0])
+    options = {"condition": c, "with_log_prob": True, "saveat": dfx.SaveAt(t0=True, t1=True), **TIGHT}
+    draws = exact(conditional=True).sample(jax.random.key(0), 4, **options)
+    np.testing.assert_allclose(draws.log_prob, law(c).logpdf(draws.x), atol=1e-7)
+    np.testing.assert_allclose(draws.trajectory[:, -1], draws.x, atol=1e-9)
+    source = np.asarray(
+        frx.log_prob(
+            exact(conditional=True).model,
+            (np.asarray(draws.x) - SHIFT) / SCALE,
+            condition=(c - CONDITION_SHIFT) / CONDITION_SCALE,
+            **TIGHT,
+        ).latent
+    )
+    np.testing.assert_allclose((np.asarray(draws.trajectory[:, 0]) - SHIFT) / SCALE, source, atol=1e-7)
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("route", ["flow", "sde"])
+def test_moments_of_samples(route, x64):
+    """Within 5 standard errors, by the flow and by as many steps of the reverse SDE as were asked for."""
+    sde = {"dynamics": frx.ReverseSDE(frx.dynamics.Constant(0.5), t_min=1e-3, t_max=0.999), "grid": 300}
+    c = np.array([9.0, -10.0])
+    draws = exact(conditional=True).sample(jax.random.key(1), 4000, condition=c, **(sde if route == "sde" else {}))
+    z = (np.asarray(draws.x) - law(c).mean) / SCALE
+    assert np.all(np.abs(z.mean(0)) <= 5 * z.std(0) / len(z) ** 0.5)
+    products = z[:, :, None] * z[:, None, :]
+    assert np.all(np.abs(products.mean(0) - COVARIANCE) <= 5 * products.std(0) / len(z) ** 0.5)
+    if route == "sde":
+        assert np.all(np.asarray(draws.stats.num_steps) == 300)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_the_steps_asked_for_are_taken(steps, x64):
+    """Euler on a linear field is a product of factors, one a step."""
+    density = frx.DensityEstimator(
+        frx.Model(lambda t, x, condition: -x, frx.Linear(), shape=(2,), dtype=jnp.float64), shift=SHIFT, scale=SCALE
+    )
+    x0 = np.array([[1.0, 2.0]])
+    draws = density.sample(jax.random.key(0), 1, x0=x0, solver=dfx.Euler(), grid=steps)
+    np.testing.assert_allclose(draws.x, SHIFT + SCALE * (1 - 1 / steps) ** steps * x0, rtol=1e-13)
+    assert np.all(np.asarray(draws.stats.num_steps) == steps)
+    sde = density.sample(jax.random.key(0), 2, dynamics=frx.ReverseSDE(t_min=0.1, t_max=0.9), grid=steps)
+    assert np.all(np.asarray(sde.stats.num_steps) == steps)
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize(
+    "divergence", [frx.Hutchinson(8), frx.HutchPP(6), frx.XTrace(4)], ids=lambda d: type(d).__name__
+)
+def test_every_divergence_with_a_condition_and_its_gradient(divergence, x64):
+    """Conditions and gradients go with every estimator; exact ones here, as there are products enough for 2 dimensions
+    (the mean over Hutchinson's probes is held to 5 of its own standard errors)."""
+    density, c = exact(conditional=True), np.array([9.0, -10.0])
+    x = jnp.asarray(points(4, c))
+
+    def value(x):
+        return density.log_prob(x, condition=c, divergence=divergence, key=jax.random.key(3), **TIGHT)
+
+    got = value(x)
+    room = 5 * np.asarray(got.standard_error) + 1e-7
+    assert np.all(np.abs(np.asarray(got.value) - law(c).logpdf(x)) <= room)
+    gradient = jax.grad(lambda x: jnp.sum(value(x).value))(x)
+    want = -(np.asarray(x) - law(c).mean) @ np.linalg.inv(law(c).cov)
+    # The field is affine, so what the probes see of its Jacobian does not depend on x.
+    np.testing.assert_allclose(np.asarray(gradient) * SCALE, want * SCALE, atol=1e-6)
+
+
+@pytest.mark.accuracy
+def test_gradients_of_samples(x64):
+    """A draw moves with the condition as the mean does: the flow of a Gaussian shifts with its mean."""
+    density = exact(conditional=True)
+
+    def total(condition, shift):
+        moved = eqx.tree_at(lambda d: d.standard.shift, density, shift)
+        return jnp.sum(moved.sample(jax.random.key(0), 3, condition=condition, **TIGHT).x, axis=0)
+
+    by_condition, by_shift = jax.jacrev(total, (0, 1))(jnp.array([9.0, -10.0]), jnp.asarray(SHIFT))
+    want = 3 * np.diag(SCALE) @ SLOPE @ np.diag(1 / CONDITION_SCALE)
+    np.testing.assert_allclose(by_condition, want, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(by_shift, 3 * np.eye(2), atol=1e-12)
+
+
+def test_sampling_and_latent_are_inverse_for_exploding_variance(x64):
+    """The latent of a sample is the state it came from, of standard deviation sigma(0), not one."""
+    density = exact(schedule=frx.VarianceExploding(0.01, 10.0))
+    assert float(density.model.source.std) == pytest.approx(10.0)
+    draws = density.sample(jax.random.key(0), 5, with_log_prob=True, **TIGHT)
+    x0 = np.asarray(
+        jax.vmap(lambda i: density.model.source.draw(jax.random.split(jax.random.fold_in(jax.random.key(0), i), 4)[0]))(
+            jnp.arange(5)
+        )
+    )
+    back = density.log_prob(draws.x, **TIGHT)
+    np.testing.assert_allclose(back.latent, x0, atol=1e-5)
+    np.testing.assert_allclose(back.value, draws.log_prob, atol=1e-5)
+
+
+def small(size, condition_size=0, key=0):
+    network = frx.nn.MLP(
+        (size,), key=jax.random.key(key), condition_size=condition_size, hidden=(32, 32), num_frequencies=4
+    )
+    return frx.Model(network, frx.Linear(), shape=(size,))
+
+
+@pytest.mark.accuracy
+def test_a_fitted_conditional_density(getkey):
+    """y given m is Gaussian about a line: the mean gap of log-densities is that of a good fit, in the data's units."""
+    m = 1000 + 200 * jax.random.normal(getkey(), (3000, 1))
+    label = jax.random.bernoulli(getkey(), 0.5, (3000,)).astype(jnp.int32)
+    center = 0.01 * m + 3.0 * label[:, None].astype(m.dtype)
+    y = jnp.concatenate([center, -center], axis=1) + jnp.array([[0.5, 2.0]]) * jax.random.normal(getkey(), (3000, 2))
+    condition = {"label": label, "m": m}
+    estimator = frx.DensityEstimator(small(2, 2), condition={"label": 0, "m": jnp.zeros(1)})
+    rows, held_out = slice(0, 2700), slice(2700, None)
+    fitted = estimator.fit(
+        y[rows],
+        getkey(),
+        condition=jax.tree.map(lambda leaf: leaf[rows], condition),
+        validation=y[held_out],
+        validation_condition=jax.tree.map(lambda leaf: leaf[held_out], condition),
+        num_steps=2000,
+        progress=False,
+    )
+    density = fitted.estimator
+    np.testing.assert_allclose(density.standard.shift, np.mean(y[rows], 0), rtol=1e-5)
+    np.testing.assert_allclose(density.condition_standard.scale["m"], np.std(m[rows], 0), rtol=1e-4)
+    own = jax.tree.map(lambda leaf: leaf[held_out], condition)
+    got = density.log_prob(y[held_out], condition=frx.Batched(own)).value
+    error = np.asarray(y[held_out] - jnp.concatenate([center, -center], 1)[held_out]) / np.array([0.5, 2.0])
+    truth = -0.5 * np.sum(error**2, 1) - np.log(2 * np.pi * 0.5 * 2.0)
+    # A Gaussian about a line, fitted by maximum likelihood, has 10 parameters: 10 / (2 * 2700) = 0.002 nats.
+    assert -0.03 < np.mean(truth - np.asarray(got)) < 0.08
+    assert len(fitted.result.history["step"]) == 4
+
+
+def test_what_was_given_is_not_learned(getkey):
+    data = jax.random.normal(getkey(), (50, 3)) + 7
+    estimator = frx.DensityEstimator(small(3), scale=2.0)
+    fitted = estimator.fit(data, getkey(), num_steps=1, progress=False).estimator
+    np.testing.assert_allclose(fitted.standard.shift, np.mean(data, 0), rtol=1e-6)
+    np.testing.assert_array_equal(fitted.standard.scale, np.full(3, 2.0))
+
+
+def test_augmentation_is_in_the_units_of_the_data(getkey):
+    """Rounded data, blurred afresh each step: a blur in standardised units would be a hundred times as wide."""
+    data = jnp.round(100 * jax.random.normal(getkey(), (50, 1)))
+    seen = []
+
+    def augment(key, row):
+        jax.debug.callback(lambda value: seen.append(np.asarray(value)), row)
+        return row + jax.random.uniform(key, row.shape) - 0.5
+
+    frx.DensityEstimator(small(1)).fit(data, getkey(), num_steps=3, batch_size=4, augment=augment, progress=False)
+    jax.effects_barrier()
+    assert seen and set(np.concatenate(seen).ravel().tolist()) <= set(np.asarray(data).ravel().tolist())
+
+
+def test_files_round_trip_and_refuse_other_frequencies(getkey, tmp_path):
+    condition = {"m": np.zeros(1)}
+    made = frx.DensityEstimator(small(2, 1, key=5), condition=condition)
+    rows = {"m": jax.random.normal(getkey(), (20, 1))}
+    data = jax.random.normal(getkey(), (20, 2))
+    fitted = made.fit(data, getkey(), condition=rows, num_steps=2, progress=False).estimator
+    fitted.save(tmp_path / "density.frx")
+    again = frx.DensityEstimator(small(2, 1, key=5), condition=condition).load(tmp_path / "density.frx")
+    options = {"condition": {"m": np.ones(1)}}
+    np.testing.assert_array_equal(fitted.log_prob(data, **options).value, again.log_prob(data, **options).value)
+    with pytest.raises(ValueError, match="other frozen time frequencies"):
+        frx.DensityEstimator(small(2, 1, key=6), condition=condition).load(tmp_path / "density.frx")
+    with pytest.raises(ValueError, match="holds another structure"):
+        frx.DensityEstimator(small(2)).load(tmp_path / "density.frx")
+
+
+def test_it_passes_through_jit(x64):
+    density, x = exact(), points()
+    got = eqx.filter_jit(lambda density, x: density.log_prob(x, **TIGHT).value)(density, x)
+    np.testing.assert_allclose(got, law().logpdf(x), atol=1e-7)
+
+
+KEY, DATA = jax.random.key(0), np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+FLAT = np.concatenate([DATA[:, :1], np.full((10, 1), 0.1, np.float32)], axis=1)
+HOLES = np.where(DATA > 1.0, np.nan, DATA)
+
+
+def conditional():
+    return frx.DensityEstimator(small(2, 1), condition={"m": np.float32(0)})
+
+
+MESSAGES = {
+    "unfitted sample": (
+        lambda: frx.DensityEstimator(small(2)).sample(KEY, 3),
+        "This estimator has no density yet; call fit(data, key) and use the estimator it returns.",
+    ),
+    "unfitted log_prob": (
+        lambda: frx.DensityEstimator(small(2)).log_prob(DATA),
+        "This estimator has no density yet; call fit(data, key) and use the estimator it returns.",
+    ),
+    "no key": (
+        lambda: frx.DensityEstimator((2,)),
+        "DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).",
+    ),
+    "constant column": (
+        lambda: frx.DensityEstimator(small(2)).fit(FLAT, KEY),
+        "data is constant in column 1 of 10 rows, so it has no scale; drop that column, or give the scale when you "
+        "make the estimator.",
+    ),
+    "constant condition": (
+        lambda: conditional().fit(DATA, KEY, condition={"m": np.ones(10)}),
+        "condition is constant in column 0 of 10 rows, so it has no scale; drop that column, or give the scale when "
+        "you make the estimator.",
+    ),
+    "NaN": (
+        lambda: frx.DensityEstimator(small(2)).fit(HOLES, KEY),
+        f"data holds {np.isnan(HOLES).sum()} NaN or infinite values; remove or impute them first.",
+    ),
+    "wrong shape": (
+        lambda: frx.DensityEstimator(small(3)).fit(DATA, KEY),
+        "data has shape (10, 2) but (n, 3) is expected; the model's events have shape (3,).",
+    ),
+    "condition of another length": (
+        lambda: conditional().fit(DATA, KEY, condition={"m": np.ones(9)}),
+        "condition has a leaf of shape (9,) but (10) is expected.",
+    ),
+    "condition missing": (
+        lambda: conditional().fit(DATA, KEY),
+        "condition has the structure PyTreeDef(None) but this estimator takes PyTreeDef({'m': *}); what it takes is "
+        "said by DensityEstimator(..., condition=one condition as an example).",
+    ),
+    "negative scale": (
+        lambda: frx.DensityEstimator(small(2), scale=[1.0, -2.0]),
+        "scale must be positive; its smallest element is -2.0.",
+    ),
+    "scale of another shape": (
+        lambda: frx.DensityEstimator(small(2), scale=[1.0, 2.0, 3.0]),
+        "scale has shape (3,) but (2,) or a scalar is expected.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages(name):
+    call, message = MESSAGES[name]
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == message

@@ -1,0 +1,204 @@
+"""The networks for images: how they start, what they commute with, what reaches them, and that they learn digits."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flowrax as frx
+
+SHAPE = (2, 4, 8)
+
+
+def dit(key, **options):
+    options = {"width": 16, "depth": 2, "num_heads": 2, "num_frequencies": 3} | options
+    return frx.nn.DiT(options.pop("shape", SHAPE), key=key, **options)
+
+
+def unet(key, **options):
+    options = {"width": 8, "num_blocks": 1, "attention_levels": (), "num_heads": 2, "num_frequencies": 3} | options
+    return frx.nn.UNet(options.pop("shape", SHAPE), key=key, **options)
+
+
+NETWORKS = {"dit": dit, "unet": unet}
+
+
+def stirred(network, key):
+    """With every weight drawn, those that start at zero too."""
+    leaves, tree = jax.tree.flatten(eqx.filter(network, eqx.is_inexact_array))
+    keys = jax.random.split(key, len(leaves))
+    drawn = [0.3 * jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return eqx.combine(jax.tree.unflatten(tree, drawn), network)
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_a_new_network_is_zero_and_every_weight_learns(make, getkey):
+    network = make(getkey(), num_classes=3, vector_size=2)
+    x, t, condition = jax.random.normal(getkey(), SHAPE), jnp.asarray(0.3), (jnp.asarray(1), jnp.ones(2))
+    np.testing.assert_array_equal(network(t, x, condition), jnp.zeros(SHAPE))
+    parameters, static = eqx.partition(network, eqx.is_inexact_array)
+    wanted = jax.random.normal(getkey(), SHAPE)
+
+    @jax.jit
+    def gradient(p):
+        return jax.grad(lambda p: jnp.sum((eqx.combine(p, static)(t, x, condition) - wanted) ** 2))(p)
+
+    # What is zero at first lets the gradient through one layer a step.
+    for _ in range(3):
+        parameters = jax.tree.map(lambda p, g: p - 1e-2 * g, parameters, gradient(parameters))
+    flat, _ = jax.tree_util.tree_flatten_with_path(gradient(parameters))
+    silent = [jax.tree_util.keystr(path) for path, leaf in flat if not np.any(leaf)]
+    # The softmax of attention does not see what is common to all keys.
+    assert [name for name in silent if "key_proj.bias" not in name] == []
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_time_condition_and_dropout_change_the_output(make, getkey):
+    network = stirred(make(getkey(), num_classes=3, vector_size=2, dropout=0.5), getkey())
+    x, t, condition = jax.random.normal(getkey(), SHAPE), jnp.asarray(0.3), (jnp.asarray(1), jnp.ones(2))
+    call = eqx.filter_jit(network)
+    base = call(t, x, condition)
+    assert base.shape == SHAPE
+    assert base.dtype == x.dtype
+    np.testing.assert_array_equal(base, call(t, x, condition))
+    others = [
+        call(jnp.asarray(0.6), x, condition),
+        call(t, x, (jnp.asarray(3), jnp.ones(2))),
+        call(t, x, (jnp.asarray(1), jnp.zeros(2))),
+        call(t, x, condition, key=getkey()),
+    ]
+    assert all(float(jnp.max(jnp.abs(other - base))) > 1e-3 for other in others)
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_double_precision_agrees_with_single(make, key):
+    single = stirred(make(key), key)
+    x, t = jax.random.normal(key, SHAPE), jnp.asarray(0.3)
+    out = eqx.filter_jit(single)(t, x)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64) if eqx.is_inexact_array(a) else a, single)
+        exact = eqx.filter_jit(double)(jnp.asarray(0.3, jnp.float64), jnp.asarray(x, jnp.float64))
+        assert exact.dtype == jnp.float64
+    np.testing.assert_allclose(out, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_a_periodic_unet_commutes_with_shifts(x64, key):
+    network = stirred(unet(key, periodic=True), key)
+    x, t = jax.random.normal(key, SHAPE), jnp.asarray(0.3)
+    both = jnp.stack([x, jnp.roll(x, (2, 4), axis=(1, 2)), jnp.roll(x, (1, 3), axis=(1, 2))])
+    base, even, odd = jax.jit(jax.vmap(lambda x: network(t, x)))(both)
+    np.testing.assert_allclose(even, jnp.roll(base, (2, 4), axis=(1, 2)), atol=1e-10)
+    # What is halved does not commute with a shift by one.
+    assert np.abs(odd - jnp.roll(base, (1, 3), axis=(1, 2))).max() > 1e-3
+
+
+def test_patches_are_squares_and_fit_together_again(key):
+    network = dit(key)
+    x = jnp.arange(64.0).reshape(SHAPE)
+    patches = network.patches(x)
+    assert patches.shape == (8, 8)
+    np.testing.assert_array_equal(patches[5].reshape(2, 2, 2), x[:, 2:4, 2:4])
+    np.testing.assert_array_equal(network.image(patches), x)
+
+
+def test_without_positions_a_transformer_commutes_with_permutations_of_patches(x64, key, monkeypatch):
+    network = stirred(dit(key), key)
+    x, t, order = jax.random.normal(key, SHAPE), jnp.asarray(0.3), np.array([3, 1, 7, 0, 2, 6, 5, 4])
+
+    def permuted(x):
+        return network.image(network.patches(x)[order])
+
+    def difference():
+        ahead, behind = jax.jit(jax.vmap(lambda x: network(t, x)))(jnp.stack([x, permuted(x)]))
+        return np.abs(behind - permuted(ahead)).max()
+
+    assert difference() > 1e-3
+    positions = np.asarray(network.positions(x.dtype))
+    # All positions differ, and their products depend on differences of places alone.
+    gram = positions @ positions.T
+    np.testing.assert_allclose(np.diag(gram), 8.0, rtol=1e-12)
+    np.testing.assert_allclose([gram[0, 1], gram[0, 5]], [gram[2, 3], gram[2, 7]], rtol=1e-12)
+    assert np.linalg.matrix_rank(positions) > 1
+    monkeypatch.setattr(frx.nn.DiT, "positions", lambda self, dtype: jnp.zeros((8, 16), dtype))
+    assert difference() < 1e-10
+
+
+def test_bad_images_and_conditions_are_named(key):
+    with pytest.raises(ValueError, match=r"sides divisible by 3, the side of a patch"):
+        dit(key, patch_size=3)
+    with pytest.raises(ValueError, match="width=6 must be divisible by 4"):
+        dit(key, width=6)
+    with pytest.raises(ValueError, match="sides divisible by 8, since they are halved"):
+        unet(key, multipliers=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="0 integer labels and 0 floating elements but the network takes 1 and 0"):
+        dit(key, num_classes=3)(jnp.asarray(0.1), jnp.zeros(SHAPE))
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = (data.images[:, None] / 8 - 1).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(images))
+    labels = data.target[order].astype(np.int32)
+    images = images[order]
+    return images[:1500], labels[:1500], images[1500:], labels[1500:]
+
+
+def best_linear_loss(train, held_out, times, key):
+    """The held-out loss of the best affine velocity at each time, from the moments of the training images."""
+    flat, other = train.reshape(len(train), -1).astype(np.float64), held_out.reshape(len(held_out), -1)
+    mean, cov = flat.mean(0), np.cov(flat.T)
+    noise = np.random.default_rng(key).normal(size=other.shape)
+    losses = []
+    for t in times:
+        x = t * other + (1 - t) * noise
+        total = t**2 * cov + (1 - t) ** 2 * np.eye(len(mean))
+        gain = (t * cov - (1 - t) * np.eye(len(mean))) @ np.linalg.inv(total)
+        predicted = mean + (x - t * mean) @ gain.T
+        losses.append(np.mean((predicted - (other - noise)) ** 2))
+    return np.mean(losses)
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("name", NETWORKS)
+def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
+    images, labels, held_out, held_out_labels = digits()
+    network = {
+        "dit": lambda: dit(getkey(), shape=(1, 8, 8), width=64, depth=3, num_classes=10),
+        "unet": lambda: unet(getkey(), shape=(1, 8, 8), width=16, num_classes=10),
+    }[name]()
+    matching = frx.Matching(condition_dropout=frx.loss.ConditionDropout(0.1, null=10))
+    parameters, static = eqx.partition(network, eqx.is_inexact_array)
+    optimizer = optax.adam(3e-3)
+
+    def mean_loss(parameters, rows, labels, key, training):
+        model = frx.Model(eqx.combine(parameters, static), frx.Linear(), shape=(1, 8, 8))
+        keys = jax.random.split(key, len(rows) + 2)
+        t = matching.times(keys[0], len(rows), 0.0, 1.0, jnp.float32)
+        x0 = jax.random.normal(keys[1], rows.shape)
+
+        def one(t, x0, x1, label, key):
+            return matching(model, t, x0, x1, label, key=key if training else None)
+
+        return jnp.mean(jax.vmap(one)(t, x0, rows, labels, keys[2:]))
+
+    @jax.jit
+    def step(parameters, state, key):
+        rows = jax.random.randint(key, (64,), 0, len(images))
+        gradient = jax.grad(mean_loss)(parameters, jnp.asarray(images)[rows], jnp.asarray(labels)[rows], key, True)
+        # optax itself mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(parameters, updates), state
+
+    state = optimizer.init(parameters)
+    # Step by step, since convolutions inside a compiled loop are slow on CPUs.
+    for _ in range(200):
+        parameters, state = step(parameters, state, getkey())
+    loss = jax.jit(mean_loss, static_argnums=4)(parameters, held_out, held_out_labels, getkey(), False)
+    linear = best_linear_loss(images, held_out, (np.arange(50) + 0.5) / 50, 0)
+    print(name, loss, linear)
+    assert loss < 0.95 * linear
