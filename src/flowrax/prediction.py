@@ -119,4 +119,5 @@ def latent_ends(target: AbstractTarget, schedule: AbstractSchedule, gamma: Abstr
     """Whether a target is singular at `t = 0` and at `t = 1` of a path with a latent."""
     if isinstance(target, Velocity):
         return target.singular_ends(schedule)
-    return (gamma.vanishes,) * 2 if isinstance(target, Score) else (False, False)
+    vanishes = gamma.vanishes and isinstance(target, Score)
+    return vanishes, vanishes

@@ -18,7 +18,7 @@ from .._checks import check_steps_of_noise, check_time
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
-from .noise import scaled_score, shaped
+from .noise import gaussian_prior, scaled_score, shaped
 
 
 def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:

@@ -101,7 +101,8 @@ def fit(
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
         model = eqx.tree_at(lambda m: m.coupling, model, Given())
-        rows, held_out = _paired("x0", x0, rows), _paired("validation_x0", validation_x0, held_out)
+        rows = _paired("x0", x0, rows)
+        held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
@@ -283,11 +284,9 @@ def _check_data(
     return rows, held_out
 
 
-def _paired(name: str, x0: BatchLike | None, rows: Batch | None) -> Batch | None:
-    if rows is None or x0 is None:
-        if rows is not None or x0 is not None:
-            raise ValueError(f"{name} and the rows that it is paired with go together; give both or neither.")
-        return None
+def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
+    if x0 is None:
+        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
     start = jnp.asarray(x0, rows.dtype)
     check_finite(name, start)
     check_shape(name, start.shape, rows.shape)
