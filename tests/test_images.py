@@ -200,5 +200,4 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
         parameters, state = step(parameters, state, getkey())
     loss = jax.jit(mean_loss, static_argnums=4)(parameters, held_out, held_out_labels, getkey(), False)
     linear = best_linear_loss(images, held_out, (np.arange(50) + 0.5) / 50, 0)
-    print(name, loss, linear)
     assert loss < 0.95 * linear
