@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_interval, check_shape
+from ._checks import check_interval, check_shape, is_traced
 from ._typing import Condition, DType, Event, KeyArray, Network, Scalar, Shape
 from .abstract import (
     NOISE_MARGIN,
@@ -135,7 +135,8 @@ class Model(AbstractContinuousModel):
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The law of `sigma(t) x0`, and of the latent at `t`; what is left of the data at `t` is neglected."""
         start, gamma = rescaled(self.prior, self.schedule.sigma(t)), self.interpolant.gamma
-        return start if gamma is None or (gamma.vanishes and t == 0) else blurred(start, gamma(t))
+        at_start = not is_traced(t) and t == 0
+        return start if gamma is None or (gamma.vanishes and at_start) else blurred(start, gamma(t))
 
     def output(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         """The network's output in the model's target, for one event; `key` is for dropout in training."""
