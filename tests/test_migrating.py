@@ -53,7 +53,7 @@ def rows():
     found = []
     for system, body in sections().items():
         for line in body.splitlines():
-            cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+            cells = [cell.strip() for cell in re.split(r" \|(?= )", line.strip()[1:-1])]
             if line.startswith("|") and not line.startswith("|--") and not line.startswith("| theirs"):
                 found.append((system, cells))
     return found

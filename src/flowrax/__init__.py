@@ -50,7 +50,7 @@ from .dynamics import (
     TemperedFlow as TemperedFlow,
     UnderdampedLangevin as UnderdampedLangevin,
 )
-from .guidance import PiGDM as PiGDM
+from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
 from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
