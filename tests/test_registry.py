@@ -175,3 +175,16 @@ def test_every_dynamics_keeps_the_law(name, x64):
     t = getattr(dynamics, "time", HIGH)
     wrong = {schedule: noisy(schedule, dynamics, t=t) for schedule in NAMES}
     assert max(wrong.values()) <= 5, wrong
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("divergence", [frx.Exact(), frx.Hutchinson(16), frx.HutchPP(6), frx.XTrace(4)], ids=str)
+def test_every_divergence_gives_the_density(divergence, x64):
+    """Under every schedule, on all of [0, 1]; within 5 of its standard errors and what the tolerance leaves."""
+    x = oracle().sample(KEY, (6,))
+    for index, name in enumerate(NAMES):
+        exact = oracle().model(registry.Chosen(jnp.asarray(index, jnp.int32)))
+        got = frx.log_prob(exact, x, divergence=divergence, key=KEY, rtol=1e-6, atol=1e-6)
+        want = oracle().marginal_log_prob(SCHEDULES[name], jnp.asarray(1.0), x)
+        room = 1e-3 + 5 * np.asarray(got.standard_error)
+        assert np.all(np.abs(np.asarray(got.value - want)) <= room), name
