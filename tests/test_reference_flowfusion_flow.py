@@ -90,7 +90,7 @@ def test_loss_of_stored_draws(kind, x64):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_stored_noise(kind, x64):
-    """Their solver ran at rtol 1e-7 and lost 2e-6; scipy with tight tolerances gives our answer."""
+    """Theirs differ by 2e-6; scipy with tight tolerances gives our answer of the unconditional one."""
     got = estimator(kind).sample(jax.random.key(0), 6, x0=REFERENCE["z"], condition=conditions(kind), **TIGHT)
     np.testing.assert_allclose(got.x, REFERENCE[f"sample_{kind}"], rtol=0, atol=3e-6)
 
