@@ -68,8 +68,10 @@ def reversible():
         options = {"solver": make(), "adjoint": frx.ReversibleAdjoint(), "grid": 50}
         for kind in (gradient.forward, gradient.gradient):
             compiled = kind(model, **options).lower(x0).compile()
-            mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
-            count = compiled.cost_analysis()["flops"] / one
+            memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+            assert memory is not None
+            assert cost is not None
+            mebibytes, count = memory.temp_size_in_bytes / 2**20, cost["flops"] / one
             print(f"{name}, {kind.__name__}: {count:.2f} evaluations, {mebibytes:.2f} MiB")
 
 

@@ -1,5 +1,7 @@
 """Two-sided paths with a latent between Gaussians, where velocity, latent, score and every marginal are known."""
 
+from typing import Any
+
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
@@ -223,8 +225,9 @@ def test_fit_joins_measured_pairs(x64):
     options = dict(num_steps=1500, batch_size=100, progress=False, ema_decay=0.9, loss=frx.Matching(times=Half()))
     fitted = frx.fit(model, x1, jax.random.key(1), x0=x0, optimizer=optax.adam(0.02), **options).model
     slope = (a - np.eye(2)) @ np.linalg.inv((a + np.eye(2)) / 2)
-    assert np.allclose(fitted.network.slope, slope, rtol=0, atol=1e-3)
-    assert np.allclose(fitted.network.offset, m - slope @ m / 2, rtol=0, atol=1e-3)
+    network: Any = fitted.network
+    assert np.allclose(network.slope, slope, rtol=0, atol=1e-3)
+    assert np.allclose(network.offset, m - slope @ m / 2, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="coupling makes noise and data dependent"):
         _ = fitted.score_interval
 
@@ -246,7 +249,8 @@ def test_fit_of_a_bridge_between_data_sets(x64):
     assert np.array_equal(fitted.prior.data, x0)
     slope, _ = ends.linear(path, "latent", jnp.asarray(0.5))
     # The covariance of 4,000 draws has a relative error of a few per cent.
-    assert np.allclose(fitted.network.slope, slope, rtol=0.08, atol=0.08)
+    network: Any = fitted.network
+    assert np.allclose(network.slope, slope, rtol=0.08, atol=0.08)
 
 
 ERRORS = {

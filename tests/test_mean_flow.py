@@ -1,5 +1,7 @@
 """Mean flow on Gaussian data, where the flow and so the average velocity are known in closed form."""
 
+from typing import Any
+
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,8 @@ def test_the_average_velocity_is_the_mean_of_the_velocity_along_the_flow(schedul
     nodes, weights = np.polynomial.legendre.leggauss(40)
     times = jnp.asarray(t + (r - t) * (nodes + 1) / 2)
     velocities = jax.vmap(lambda s: model.predict(s, oracle.flow(schedule, t, s, x)).velocity)(times)
-    average = model.network.average(jnp.asarray(t), jnp.asarray(r), x)
+    network: Any = model.network
+    average = network.average(jnp.asarray(t), jnp.asarray(r), x)
     np.testing.assert_allclose(weights @ velocities / 2, average, rtol=1e-9)
 
 
@@ -52,7 +55,8 @@ def test_the_exact_average_velocity_meets_its_target(schedule, x64, key):
         x = float(schedule.sigma(t)) * jax.random.normal(key, (2,)) + 0.3
         ends = oracle.model(schedule).predict(jnp.asarray(t), x)
         pair = jnp.asarray([t, r])
-        scale = float(jnp.sum(model.network.average(*pair, x) ** 2))
+        network: Any = model.network
+        scale = float(jnp.sum(network.average(*pair, x) ** 2))
         assert float(loss(model, pair, ends.noise, ends.data)) < 1e-16 * scale
         # And nothing else does: a network that is off by a part in a hundred.
         other = frx.Model(Scaled(model.network, jnp.asarray(1.01)), schedule, shape=(2,), dtype=jnp.float64)

@@ -1,5 +1,7 @@
 """Models whose noise is not standard normal: conversions, densities and samplers against closed forms."""
 
+from typing import Any
+
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
@@ -201,7 +203,8 @@ def test_fit_draws_from_the_prior_and_leaves_it_alone(x64):
     assert np.array_equal(fitted.prior.std, prior.std) and np.array_equal(fitted.prior.mean, prior.mean)
     s, c = np.cov(np.asarray(data).T), np.diag([0.25, 4.0])
     want = (0.5 * s - 0.5 * c) @ np.linalg.inv(0.25 * s + 0.25 * c)
-    assert np.allclose(fitted.network.weight, want, rtol=0, atol=0.08)
+    network: Any = fitted.network
+    assert np.allclose(network.weight, want, rtol=0, atol=0.08)
 
 
 ERRORS = {

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +159,8 @@ def test_mean_flow_has_the_score_of_its_velocity():
     score = rows(lambda *a: model.predict(*a).score, 1 - T, x, Y)
     assert_exact(score, REFERENCE["mf/score_correct(r=t)"])
     assert np.abs(score - REFERENCE["mf/score_as_coded"]).max() > 0.1
-    average = rows(lambda t, r, x, y: model.network.average(t, r, x, y), 1 - T, 1 - R, x, Y)
+    network: Any = model.network
+    average = rows(lambda t, r, x, y: network.average(t, r, x, y), 1 - T, 1 - R, x, Y)
     assert_exact(-average, REFERENCE["mf/pred_r"])
     assert_exact(-rows(model.output, 1 - T, x, Y), REFERENCE["mf/pred_rt"])
 

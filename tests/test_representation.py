@@ -1,5 +1,7 @@
 """Representation alignment: what it sees, that its parts move, and that mistakes are named."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,8 @@ def test_it_is_the_matching_loss_plus_minus_the_cosine_of_every_token(key):
     )
     value, _ = value_and_gradient(features)
     x = 0.3 * x1 + 0.7 * x0
-    output, (hidden,) = eqx.filter_jit(model.network.hidden)(t, x, label)
+    network: Any = model.network
+    output, (hidden,) = eqx.filter_jit(network.hidden)(t, x, label)
     a, b = np.asarray(hidden), np.asarray(features)
     cosine = np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     expected = np.mean((np.asarray(output) - np.asarray(x1 - x0)) ** 2) - 0.25 * cosine.mean()
