@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import is_traced
 from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape
 from .features import FourierFeatures, flat_condition
 
@@ -76,7 +77,7 @@ class Context(eqx.Module):
     def _class(self, label: Array) -> Array:
         assert self.classes is not None
         known = (label >= 0) & (label <= self.num_classes)
-        if not isinstance(known, jax.core.Tracer) and not known:
+        if not is_traced(known) and not known:
             raise ValueError(
                 f"The label {label} is none of the {self.num_classes} classes, which count from 0; "
                 f"{self.num_classes} is that of no class."
