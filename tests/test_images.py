@@ -201,3 +201,19 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
     loss = jax.jit(mean_loss, static_argnums=4)(parameters, held_out, held_out_labels, getkey(), False)
     linear = best_linear_loss(images, held_out, (np.arange(50) + 0.5) / 50, 0)
     assert loss < 0.95 * linear
+
+
+@pytest.mark.parametrize("make", [dit, unet], ids=["dit", "unet"])
+def test_what_a_network_cannot_read_of_a_condition_is_refused(make, key):
+    """A label beyond the classes is not quietly the label of no class: NaN where nobody can look."""
+    network, t, x = make(key, num_classes=3), jnp.asarray(0.1), jnp.zeros(SHAPE)
+    assert jnp.all(jnp.isfinite(network(t, x, jnp.asarray(3))))
+    for label in (4, -1):
+        with pytest.raises(ValueError, match=f"The label {label} is none of the 3 classes, which count from 0"):
+            network(t, x, jnp.asarray(label))
+    with pytest.raises(ValueError, match="The condition has booleans; convert them to floats"):
+        network(t, x, (jnp.asarray(1), jnp.ones(4, bool)))
+    embed = eqx.filter_jit(lambda label: network.context(t, label, x.dtype))
+    with jax.debug_nans(False):
+        assert jnp.all(jnp.isnan(embed(jnp.asarray(4)))) and jnp.all(jnp.isnan(embed(jnp.asarray(-1))))
+    assert jnp.all(jnp.isfinite(embed(jnp.asarray(3))))

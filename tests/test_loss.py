@@ -106,3 +106,21 @@ def test_times_have_their_law(times, key):
         unit = stats.norm.cdf((np.log(unit) - np.log1p(-unit) - 0.3) / 0.8)
     # Kolmogorov-Smirnov at the level of one in ten thousand; a stratified draw is far more even than that.
     assert stats.kstest(unit, "uniform").pvalue > 1e-4
+
+
+def test_labels_are_not_dropped_without_a_null():
+    """Zero is a class; zeros of floating conditions are what they were."""
+    with pytest.raises(ValueError, match="would replace integer labels by 0, which is a class; pass null="):
+        frx.loss.ConditionDropout(0.1)({"label": jnp.asarray(3), "vector": jnp.ones(2)}, jax.random.key(0))
+    dropped = frx.loss.ConditionDropout(1.0)((jnp.ones(2),), jax.random.key(0))
+    np.testing.assert_array_equal(dropped[0], np.zeros(2))
+    assert int(frx.loss.ConditionDropout(1.0, null=jnp.asarray(9))(jnp.asarray(3), jax.random.key(0))) == 9
+    for probability in (-0.1, 5.0):
+        with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
+            frx.loss.ConditionDropout(probability)
+
+
+def test_a_score_target_needs_independent_pairs():
+    """Where the model is built, not where it is sampled."""
+    with pytest.raises(ValueError, match="its coupling makes noise and data dependent"):
+        frx.Model(lambda t, x, c: x, frx.VariancePreserving(), frx.target.Score(), shape=(1,), coupling=frx.ExactOT())

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flowrax.coupling import Greedy, Joint, PerData, PerNoise, Plan, Sinkhorn, SquaredDistance, UnbalancedSinkhorn
+from flowrax.coupling import (
+    Conditional,
+    Greedy,
+    Joint,
+    PerData,
+    PerNoise,
+    Plan,
+    Sinkhorn,
+    SquaredDistance,
+    UnbalancedSinkhorn,
+)
 
 
 def ends(getkey, n=12):
@@ -197,3 +207,32 @@ def test_ott_finds_the_same_plan(x64, getkey):
 def test_what_is_not_positive_is_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_rows_without_mass_count_nothing(getkey):
+    """However the plan is found: its marginal is the weight of what is drawn for each row."""
+    x0, x1 = ends(getkey)
+    mass = np.asarray([0.0, 2.0, 1.0] * 4)
+    plan = jnp.asarray(mass[:, None] / 12 * np.ones((12, 12)), jnp.float32)
+    weights = Plan(lambda costs: plan)(getkey(), x0, x1).weights
+    np.testing.assert_allclose(weights, mass, rtol=1e-5)
+    across = Plan(lambda costs: plan.T, draw=PerNoise())(getkey(), x0, x1).weights
+    np.testing.assert_allclose(across, mass, rtol=1e-5)
+    assert Plan(lambda costs: plan, draw=Joint())(getkey(), x0, x1).weights is None
+    unbalanced = UnbalancedSinkhorn(0.05, 0.1)
+    same = Plan(lambda costs: jnp.exp(unbalanced.log_plan(x0, x1)))(getkey(), x0, x1).weights
+    np.testing.assert_allclose(same, unbalanced(getkey(), x0, x1).weights, rtol=1e-4)
+
+
+def test_the_unit_of_a_plan_is_that_of_the_rows(x64, getkey):
+    """A heavy condition leaves the plan of each class as it is: that of the infinite weight."""
+    x0, x1 = ends(getkey)
+    labels = jnp.arange(12) % 2
+    plans = [
+        jnp.exp(Sinkhorn(0.1, cost=Conditional(weight=weight), num_iterations=500).log_plan(x0, x1, labels))
+        for weight in (1e4, float("inf"))
+    ]
+    np.testing.assert_allclose(plans[0], plans[1], atol=1e-12)
+    assert np.all(np.asarray(plans[1])[np.asarray(labels)[:, None] != labels[None]] == 0)
+    # Not the independent plan of each class, which is what a regularisation in units of the weight gives.
+    assert jnp.max(plans[0]) > 2 / 72

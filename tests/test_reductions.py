@@ -130,3 +130,14 @@ def test_dispersion(x64, key):
     np.testing.assert_allclose(frx.loss.dispersion(z, 0.5), np.log(np.mean(np.exp(-squares / (6 * 0.5)))), rtol=1e-12)
     # Alike features far from the origin: nothing cancels.
     np.testing.assert_allclose(frx.loss.dispersion(jnp.ones((4, 3)) * 1e8), 0.0, atol=1e-12)
+
+
+def test_a_model_that_is_blind_to_time_has_no_score(key):
+    model = frx.Model(frx.nn.Timeless(lambda t, x, c: -x), frx.Linear(), shape=(2,))
+    assert frx.sample(model, key, 2, grid=2).x.shape == (2, 2)
+    refusal = "This model has no score: its network does not see the time"
+    with pytest.raises(ValueError, match=refusal):
+        model.predict(jnp.asarray(0.5), jnp.zeros(2)).score  # noqa: B018
+    for dynamics in (frx.ReverseSDE(), frx.Langevin(0.5, 1.0)):
+        with pytest.raises(ValueError, match=refusal):
+            frx.sample(model, key, 2, dynamics=dynamics, grid=2)

@@ -105,3 +105,24 @@ def test_a_transformer_takes_the_way_that_is_left_as_a_condition(key):
     )
     value = eqx.filter_jit(dropped)(model, pair, x0, x1, jnp.asarray(1), key=key)
     np.testing.assert_allclose(value, jnp.sum((x1 - x0) ** 2), rtol=1e-5)
+
+
+def test_what_leaves_the_range_of_the_prior_costs_nothing(key):
+    """Its matching loss is that of `Matching`, also for a singular prior; and outputs of another shape are named."""
+    shape = (4, 4)
+
+    class Shown(frx.abstract.AbstractFeatureNetwork):
+        rows: int = 4
+
+        def hidden(self, t, x, condition=None, *, key=None):
+            return jnp.full((self.rows, 4), 3.0), (jnp.ones((4, 3)),)
+
+    x0, x1 = (z - z.mean(0, keepdims=True) for z in jax.random.normal(key, (2, *shape)))
+    model = frx.Model(Shown(), frx.Linear(), shape=shape, prior=frx.prior.CentredGaussian(shape))
+    given = frx.loss.WithFeatures(None, jnp.ones((4, 3)))
+    matching, _ = frx.loss.RepresentationAlignment().parts(model, jnp.asarray(0.3), x0, x1, given)
+    # A constant is projected out, so that what is left is the target.
+    np.testing.assert_allclose(matching, np.mean(np.asarray(x1 - x0) ** 2), rtol=1e-5)
+    other = frx.Model(Shown(3), frx.Linear(), shape=shape)
+    with pytest.raises(ValueError, match=r"The network's output has shape \(3, 4\) but \(4, 4\) is expected"):
+        frx.loss.RepresentationAlignment()(other, jnp.asarray(0.3), x0, x1, given)

@@ -169,3 +169,47 @@ def test_exact_ot_is_the_cheapest_pairing(getkey):
     paired = frx.ExactOT()(getkey(), x0, x1).x0
     assert {tuple(row) for row in np.asarray(paired)} == {tuple(row) for row in np.asarray(x0)}
     np.testing.assert_allclose(jnp.sum((paired - x1) ** 2), best, rtol=1e-5)
+
+
+class Shift:
+    """A flow whose default `repr` is its address."""
+
+    def __call__(self, x0, key, condition):
+        return x0 + 1
+
+
+class WeightOfArray(frx.loss.AbstractWeight):
+    values: jax.Array
+
+    def __call__(self, target, schedule, t, s):
+        return jnp.sum(self.values)
+
+
+def test_checkpoints_know_runs_by_values_and_not_by_addresses(getkey, tmp_path):
+    data, model, key = gaussian_data(getkey(), 40), small_model(getkey()), getkey()
+    options = {"num_steps": 2, "batch_size": 8, "progress": False, "checkpoint": tmp_path / "run.ckpt"}
+
+    def run(*, values=(0.0, 1.0), angle=1.0):
+        weighted = frx.Matching(weight=WeightOfArray(jnp.asarray(values)))
+        given = frx.Model(model.network, frx.schedule.LearnedSNR(jax.random.key(0), -angle, 4.0, width=2), shape=(2,))
+        return frx.fit(given, data, key, loss=weighted, coupling=frx.coupling.Reflow(Shift()), **options)
+
+    first, other = Shift(), Shift()
+    assert repr(first) != repr(other)
+    run()
+    assert run().num_steps == 2
+    for changed in ({"values": (1.0, 1.0)}, {"angle": 2.0}):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            run(**changed)
+
+
+def test_what_fit_replaces_or_pairs_is_checked_against_the_model(getkey):
+    network = small_model(getkey()).network
+    score = frx.Model(network, frx.VariancePreserving(), frx.target.Score(), shape=(2,))
+    data = gaussian_data(getkey(), 16)
+    for options in ({"coupling": frx.ExactOT()}, {"x0": data}):
+        with pytest.raises(ValueError, match="its coupling makes noise and data dependent"):
+            frx.fit(score, data, getkey(), progress=False, **options)
+    for times in (frx.times.LogNormal(frx.Linear()), frx.times.LikelihoodTimes(frx.Linear())):
+        with pytest.raises(ValueError, match=r"loss\.times has the schedule Linear\(\) but the model has Variance"):
+            frx.fit(score, data, getkey(), loss=frx.Matching(times=times), progress=False)

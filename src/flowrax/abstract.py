@@ -6,7 +6,7 @@ from collections.abc import Callable
 import diffrax as dfx
 import equinox as eqx
 
-from ._typing import Array, Condition, DType, Event, KeyArray, PyTree, Scalar, Shape
+from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape
 from .prior import AbstractPrior
 from .schedule import AbstractSchedule
 
@@ -26,6 +26,17 @@ class AbstractNetwork(eqx.Module):
     @abc.abstractmethod
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         """The output, of the shape of `x`; without a key it is deterministic."""
+
+
+def call_network(network: Network, t: Scalar, x: Event, condition: Condition, *, key: KeyArray | None = None) -> Array:
+    """The output of any network; `key` goes to those that may be random."""
+    if isinstance(network, AbstractNetwork):
+        return network(t, x, condition, key=key)
+    return network(t, x, condition)
+
+
+class AbstractTimelessNetwork(AbstractNetwork):
+    """A network that does not see the time; no score follows from one."""
 
 
 class AbstractFeatureNetwork(AbstractNetwork):

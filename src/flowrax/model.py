@@ -17,14 +17,16 @@ from .abstract import (
     TIME_MARGIN,
     AbstractContinuousModel,
     AbstractDynamics,
-    AbstractNetwork,
     AbstractPrediction,
+    AbstractTimelessNetwork,
+    call_network,
 )
 from .coupling import AbstractCoupling, Independent
 from .dynamics import ProbabilityFlow
 from .interpolant import AbstractInterpolant, Affine, Latent
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (
+    TIMELESS,
     VELOCITY_ONLY,
     Converted,
     LatentPrediction,
@@ -96,12 +98,16 @@ class Model(AbstractContinuousModel):
         check_prior(self.prior, self.shape, self.dtype)
         if self.interpolant.gamma is not None:
             check_latent(self.target)
-        elif isinstance(self.target, Score):
-            gaussian_or_raise(self.prior, independent=True)
+        self.check_score()
         low, high = self._singular_ends()
         self.t_min = _end("t_min", t_min, 0.0, low, NOISE_MARGIN)
         self.t_max = _end("t_max", t_max, 1.0, high, 1 - TIME_MARGIN)
         check_interval(self.t_min, self.t_max)
+
+    def check_score(self) -> None:
+        """Raises `ValueError` where the target is a score that the model does not have."""
+        if self.interpolant.gamma is None and isinstance(self.target, Score):
+            gaussian_or_raise(self.prior, independent=self.coupling.independent)
 
     def _singular_ends(self) -> tuple[bool, bool]:
         if self.interpolant.gamma is not None:
@@ -124,7 +130,13 @@ class Model(AbstractContinuousModel):
         return ProbabilityFlow()
 
     @property
+    def _timeless(self) -> bool:
+        return isinstance(self.network, AbstractTimelessNetwork)
+
+    @property
     def score_interval(self) -> tuple[float, float]:
+        if self._timeless:
+            raise ValueError(TIMELESS)
         if self.interpolant.gamma is None:
             gaussian_or_raise(self.prior, independent=self.coupling.independent)
         elif isinstance(self.target, Velocity):
@@ -138,11 +150,20 @@ class Model(AbstractContinuousModel):
         at_start = not is_traced(t) and t == 0
         return start if gamma is None or (gamma.vanishes and at_start) else blurred(start, gamma(t))
 
-    def output(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
-        """The network's output in the model's target, for one event; `key` is for dropout in training."""
-        network = self.network
-        if isinstance(network, AbstractNetwork):
-            network = functools.partial(network, key=key)
+    def output(
+        self,
+        t: Scalar,
+        x: Event,
+        condition: Condition = None,
+        *,
+        key: KeyArray | None = None,
+        network: Network | None = None,
+    ) -> Event:
+        """The network's output in the model's target, for one event; `key` is for dropout in training.
+
+        `network` is called instead of the model's own, by a loss that looks inside.
+        """
+        network = functools.partial(call_network, self.network if network is None else network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
         return self._project(out)
@@ -169,7 +190,7 @@ class Model(AbstractContinuousModel):
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
-        return Converted(output, x, scales, self.target, self.prior, self.coupling.independent)
+        return Converted(output, x, scales, self.target, self.prior, self.coupling.independent, self._timeless)
 
 
 def _network_dtype(network: Network) -> DType:

@@ -19,6 +19,7 @@ class Converted(AbstractPrediction):
     target: AbstractTarget
     prior: AbstractPrior
     independent: bool = eqx.field(static=True)
+    timeless: bool = eqx.field(static=True, default=False)
 
     @property
     def _tabled(self) -> Event:
@@ -42,6 +43,8 @@ class Converted(AbstractPrediction):
 
     @property
     def score(self) -> Event:
+        if self.timeless:
+            raise ValueError(TIMELESS)
         prior = gaussian_or_raise(self.prior, independent=self.independent)
         if isinstance(self.target, Score):
             return self.output
@@ -99,6 +102,10 @@ class LatentPrediction(AbstractPrediction):
 NO_DATA = (
     "A path with a latent has no prediction of its ends; exponential solvers, which step by that, and Tweedie are for "
     "affine paths."
+)
+TIMELESS = (
+    "This model has no score: its network does not see the time, so that its output is not the velocity of an "
+    "interpolant; use the probability flow."
 )
 VELOCITY_ONLY = (
     "This model has no score: its network is the velocity of a path with a latent; join it by Bridge with one whose "

@@ -112,6 +112,17 @@ class Conditional(eqx.Module):
         return cost + self.weight * SquaredDistance()(*[labels.astype(cost.dtype)] * 2)
 
 
+def in_units(cost: Cost, x1: Batch, x0: Batch, condition: Condition) -> Array:
+    """The costs over the largest of the rows alone: the distance of conditions has a unit of its own."""
+    of_rows = cost
+    while isinstance(of_rows, Conditional):
+        of_rows = of_rows.cost
+    alone = of_rows(x1, x0, condition)
+    # Forbidden pairs cost infinity, which is no unit.
+    largest = jnp.max(jnp.where(jnp.isfinite(alone), alone, -jnp.inf))
+    return cost(x1, x0, condition) / jnp.where(largest > 0, largest, 1)
+
+
 def _all(condition: Condition) -> Array:
     leaves = jax.tree.leaves(condition)
     if len(leaves) != 1:

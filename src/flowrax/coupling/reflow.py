@@ -21,7 +21,7 @@ class Reflow(AbstractCoupling):
     `flow(x0, key, condition)` takes a batch of noise to data, `(n, *event)`; any map of that form will do, a closed one
     too. A trained model's is
 
-        lambda x0, key, condition: frx.sample(teacher, key, x0=x0, condition=frx.Batched(condition)).x
+        lambda x0, key, condition: frx.sample(teacher, key, x0.shape[0], x0=x0, condition=frx.Batched(condition)).x
 
     with `condition=None` for a model without. Nothing of the flow is trained. It is solved at every step.
 

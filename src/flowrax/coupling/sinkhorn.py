@@ -21,14 +21,12 @@ import jax.numpy as jnp
 from .._checks import check_shape
 from .._typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
-from .cost import Cost, SquaredDistance
+from .cost import Cost, SquaredDistance, in_units
 from .draw import AbstractDraw, PerData
 
 
 def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> Array:
-    # Forbidden pairs cost infinity, which is no unit.
-    largest = jnp.max(jnp.where(jnp.isfinite(costs), costs, -jnp.inf))
-    scaled = -costs / (jnp.where(largest > 0, largest, 1) * reg)
+    scaled = -costs / reg
     log_marginal = -math.log(costs.shape[0])
 
     def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -39,6 +37,15 @@ def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> 
     zeros = jnp.zeros(costs.shape[:1], costs.dtype)
     u, v = jax.lax.fori_loop(0, num_iterations, update, (zeros, zeros))
     return scaled + u[:, None] + v[None]
+
+
+def _pairs(draw: AbstractDraw, key: KeyArray, log_plan: Array, x0: Batch, x1: Batch) -> Pairs:
+    """What is drawn from a plan, where rows without mass count nothing."""
+    log_plan = jax.lax.stop_gradient(log_plan)
+    noise, data = draw.of_plan(key, log_plan)
+    log_mass = draw.log_mass(log_plan)
+    weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
+    return Pairs(x0[noise], x1[data], noise, data, weights)
 
 
 def _check(**positive: float | int) -> None:
@@ -78,7 +85,7 @@ class Sinkhorn(AbstractCoupling):
     ) -> None:
         r"""**Arguments:**
 
-        - `reg`: $\varepsilon$, in units of the largest cost of the batch.
+        - `reg`: $\varepsilon$, in units of the largest cost of the batch, that of conditions left out.
         - `num_iterations`: the marginal of the data is exact after each, that of the noise as far as they converged.
         - `cost`: as of [`ExactOT`][].
         - `draw`: how pairs are drawn from the plan; [`PerData`][] without.
@@ -90,12 +97,10 @@ class Sinkhorn(AbstractCoupling):
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns)."""
-        return _log_plan(self.cost(x1, x0, condition), self.reg, 1.0, self.num_iterations)
+        return _log_plan(in_units(self.cost, x1, x0, condition), self.reg, 1.0, self.num_iterations)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
-        noise, data = self.draw.of_plan(key, log_plan)
-        return Pairs(x0[noise], x1[data], noise, data)
+        return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
 
 
 class UnbalancedSinkhorn(AbstractCoupling):
@@ -157,14 +162,10 @@ class UnbalancedSinkhorn(AbstractCoupling):
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns); its mass is not one."""
         damping = self.reg_marginal / (self.reg_marginal + self.reg)
-        return _log_plan(self.cost(x1, x0, condition), self.reg, damping, self.num_iterations)
+        return _log_plan(in_units(self.cost, x1, x0, condition), self.reg, damping, self.num_iterations)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
-        noise, data = self.draw.of_plan(key, log_plan)
-        log_mass = self.draw.log_mass(log_plan)
-        weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
-        return Pairs(x0[noise], x1[data], noise, data, weights)
+        return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
 
 
 class Plan(AbstractCoupling):
@@ -187,7 +188,7 @@ class Plan(AbstractCoupling):
         """**Arguments:**
 
         - `plan`: from `(n, n)` costs of data (rows) and noise (columns) to a plan of the same shape, of any mass. It
-            may mix dtypes and ranks.
+            may mix dtypes and ranks. Where its rows differ in mass, so do the weights of their pairs.
         - `cost`, `draw`: as of [`Sinkhorn`][].
         """
         self.plan, self.cost = plan, SquaredDistance() if cost is None else cost
@@ -196,7 +197,6 @@ class Plan(AbstractCoupling):
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         costs = self.cost(x1, x0, condition)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            plan = jax.lax.stop_gradient(self.plan(costs))
+            plan = self.plan(costs)
         check_shape("plan(costs)", plan.shape, costs.shape)
-        noise, data = self.draw.of_plan(key, jnp.log(plan))
-        return Pairs(x0[noise], x1[data], noise, data)
+        return _pairs(self.draw, key, jnp.log(plan), x0, x1)

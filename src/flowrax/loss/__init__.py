@@ -2,7 +2,7 @@
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
 from .antithetic import Antithetic as Antithetic
-from .equilibrium import Decay as Decay, EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
+from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (
     MeanFlowGuidance as MeanFlowGuidance,
@@ -21,6 +21,7 @@ from .weights import (
     EDM as EDM,
     SNR as SNR,
     AbstractWeight as AbstractWeight,
+    Decay as Decay,
     ErrorIn as ErrorIn,
     Likelihood as Likelihood,
     MinSNR as MinSNR,

@@ -104,8 +104,8 @@ def _output_and_hidden(
         seen.append(hidden)
         return output
 
-    # The preconditioner scales what goes in and out, and calls the network once.
-    return model.preconditioner(record, model.schedule, t, x, condition), seen[0]
+    # The preconditioner calls the network once.
+    return model.output(t, x, condition, network=record), seen[0]
 
 
 def _cosine(a: Array, b: Array) -> Array:

@@ -9,40 +9,16 @@ velocity does.
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_time
-from .._typing import Array, Batch, Condition, Event, KeyArray, Scalar, Times
+from .._typing import Array, Batch, Condition, Event, KeyArray, Scalar
 from ..model import Model
 from ..target import Velocity
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import AbstractReduction, Mean
-
-
-class Decay(eqx.Module):
-    r"""$c(t) = m \min(1, (1 - t) / (1 - t_c))$: constant up to the cutoff, then linear to zero.
-
-    With `cutoff=0` it is linear throughout. Any function of time serves as well.
-    """
-
-    cutoff: float
-    multiplier: float
-
-    def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
-        """**Arguments:**
-
-        - `cutoff`: the time $t_c$. Raises `ValueError` outside [0, 1).
-        - `multiplier`: $m$.
-        """
-        if check_time("cutoff", cutoff) == 1:
-            raise ValueError("cutoff=1 never decays; pass decay=lambda t: multiplier.")
-        self.cutoff, self.multiplier = float(cutoff), float(multiplier)
-
-    def __call__(self, t: Times) -> Array:
-        return self.multiplier * jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff))
+from .weights import Decay
 
 
 class EquilibriumMatching(AbstractLoss):

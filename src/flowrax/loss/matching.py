@@ -34,10 +34,18 @@ class AbstractLoss(eqx.Module):
 
 
 class ConditionDropout(eqx.Module):
-    """Replaces a condition by a null one, so that one network learns both laws that classifier-free guidance mixes."""
+    """Replaces a condition by a null one, so that one network learns both laws that classifier-free guidance mixes.
+
+    `null` has the structure of a condition; zeros without. Labels have no zero to spare: a condition with integers
+    needs a `null` with a label of its own, or `ValueError` is raised.
+    """
 
     probability: float
     null: Condition = None
+
+    def __check_init__(self) -> None:
+        if isinstance(self.probability, float | int) and not 0 <= self.probability <= 1:
+            raise ValueError(f"probability={self.probability} is not in [0, 1].")
 
     def __call__(self, condition: Condition, key: KeyArray) -> Condition:
         """The condition, or with `probability` the null one."""
@@ -49,7 +57,14 @@ class ConditionDropout(eqx.Module):
 
     def null_of(self, condition: Condition) -> Condition:
         """The null condition: zeros of the same structure unless one was given."""
-        return jax.tree.map(jnp.zeros_like, condition) if self.null is None else self.null
+        if self.null is not None:
+            return self.null
+        if any(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in jax.tree.leaves(condition)):
+            raise ValueError(
+                "ConditionDropout without null would replace integer labels by 0, which is a class; pass null= with "
+                "the label of no class, such as num_classes."
+            )
+        return jax.tree.map(jnp.zeros_like, condition)
 
 
 class Matching(AbstractLoss):

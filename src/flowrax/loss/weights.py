@@ -2,6 +2,10 @@ r"""Weights of a matching loss, each a factor on the squared error of the model'
 
 A weight $\omega$ that the literature puts on the error $e'$ of another prediction is carried over by the gains of the
 two targets, $\omega\, \lVert e' \rVert^2 = \omega\, (\gamma' / \gamma)^2 \lVert e \rVert^2$: one objective for all.
+
+The gains are those of white noise. With a prior of covariance $C$ the score error is $C^{-1}$ times what they say, so a
+weight that carries a score error over (`Likelihood`, `ErrorIn(Score())`), or any of them on a score target (`SNR`),
+weighs the directions of $C$ as if $C = I$.
 """
 
 import abc
@@ -70,6 +74,29 @@ class OfTime(AbstractWeight):
         return jnp.asarray(self.function(t)).astype(s.alpha.dtype)
 
 
+class Decay(eqx.Module):
+    r"""$c(t) = m \min(1, (1 - t) / (1 - t_c))$: constant up to the cutoff, then linear to zero.
+
+    With `cutoff=0` it is linear throughout. Any function of time serves as well.
+    """
+
+    cutoff: float
+    multiplier: float
+
+    def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
+        """**Arguments:**
+
+        - `cutoff`: the time $t_c$. Raises `ValueError` outside [0, 1).
+        - `multiplier`: $m$.
+        """
+        if check_time("cutoff", cutoff) == 1:
+            raise ValueError("cutoff=1 never decays; use a constant, which is weight=Uniform() or decay=lambda t: m.")
+        self.cutoff, self.multiplier = float(cutoff), float(multiplier)
+
+    def __call__(self, t: Times) -> Array:
+        return self.multiplier * jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff))
+
+
 class Truncated(AbstractWeight):
     r"""$\min(1, (1 - t) / (1 - t_c))$, on the error of the model's target: one up to the cutoff, zero at the data.
 
@@ -83,12 +110,10 @@ class Truncated(AbstractWeight):
 
         - `cutoff`: the time $t_c$ from which it falls. Raises `ValueError` outside [0, 1).
         """
-        if check_time("cutoff", cutoff) == 1:
-            raise ValueError("cutoff=1 leaves nothing to fall; use Uniform().")
-        self.cutoff = float(cutoff)
+        self.cutoff = Decay(cutoff).cutoff
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
-        return jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff)).astype(s.alpha.dtype)
+        return Decay(self.cutoff, 1.0)(t).astype(s.alpha.dtype)
 
 
 class SNR(AbstractWeight):

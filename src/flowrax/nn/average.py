@@ -1,7 +1,7 @@
 """Any network as one of average velocity."""
 
 from .._typing import Condition, Event, KeyArray, Network, Scalar
-from ..abstract import AbstractAverageVelocity, AbstractNetwork
+from ..abstract import AbstractAverageVelocity, call_network
 
 
 class AverageVelocity(AbstractAverageVelocity):
@@ -16,6 +16,4 @@ class AverageVelocity(AbstractAverageVelocity):
     def average(
         self, t: Scalar, r: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Event:
-        if isinstance(self.network, AbstractNetwork):
-            return self.network(t, x, (r - t, condition), key=key)
-        return self.network(t, x, (r - t, condition))
+        return call_network(self.network, t, x, (r - t, condition), key=key)

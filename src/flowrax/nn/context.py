@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import is_traced
 from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape
 from .features import FourierFeatures, flat_condition
 
@@ -17,6 +18,7 @@ class Context(eqx.Module):
     """What image networks know beside the image.
 
     Of a condition, whatever its structure, the one integer leaf is the class and the floating leaves are one vector.
+    A label that is no class gives NaN where it cannot be seen before compilation, and `ValueError` where it can.
     """
 
     features: FourierFeatures
@@ -57,6 +59,8 @@ class Context(eqx.Module):
         """`(width,)`; raises `ValueError` for a condition of another kind."""
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
         labels = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
+        if any(leaf.dtype == bool for leaf in leaves):
+            raise ValueError("The condition has booleans; convert them to floats, which are elements of the vector.")
         vector = flat_condition([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)], dtype)
         num_labels = sum(label.size for label in labels)
         wanted = int(self.classes is not None), self.vector_size
@@ -67,8 +71,18 @@ class Context(eqx.Module):
             )
         total = self.mix(jax.nn.silu(self.widen(self.features(t, dtype))))
         if self.classes is not None:
-            total = total + self.classes(labels[0].reshape(()))
+            total = total + self._class(labels[0].reshape(()))
         return total if self.vector is None else total + self.vector(vector)
+
+    def _class(self, label: Array) -> Array:
+        assert self.classes is not None
+        known = (label >= 0) & (label <= self.num_classes)
+        if not is_traced(known) and not known:
+            raise ValueError(
+                f"The label {label} is none of the {self.num_classes} classes, which count from 0; "
+                f"{self.num_classes} is that of no class."
+            )
+        return jnp.where(known, self.classes(label), jnp.nan)
 
 
 def check_image(shape: Shape, divisor: int, reason: str) -> Shape:

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Condition, Event, KeyArray, Network, Scalar
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, AbstractTimelessNetwork, call_network
 
 
-class Timeless(AbstractNetwork):
-    """A network that is always told the time zero."""
+class Timeless(AbstractTimelessNetwork):
+    """A network that is always told the time zero; a model of it has no score."""
 
     network: Network
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
-        return _call(self.network, jnp.zeros_like(t), x, condition, key)
+        return call_network(self.network, jnp.zeros_like(t), x, condition, key=key)
 
 
 def dot_energy(x: Event, output: Event) -> Array:
@@ -54,13 +54,7 @@ class EnergyGradient(AbstractNetwork):
 
     def energy(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """A scalar."""
-        return self.form(x, _call(self.network, t, x, condition, key))
+        return self.form(x, call_network(self.network, t, x, condition, key=key))
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         return -jax.grad(lambda x: self.energy(t, x, condition, key=key))(x)
-
-
-def _call(network: Network, t: Scalar, x: Event, condition: Condition, key: KeyArray | None) -> Array:
-    if isinstance(network, AbstractNetwork):
-        return network(t, x, condition, key=key)
-    return network(t, x, condition)

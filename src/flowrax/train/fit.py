@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..loss import AbstractLoss, Antithetic, Matching
 from ..model import Model
 from ..prior import project
+from ..schedule import AbstractSchedule
 from ..target import Velocity
 from .checkpoint import load, save
 from .prefetch import Prefetch
@@ -96,11 +98,13 @@ def fit(
     """
     if coupling is not None:
         model = eqx.tree_at(lambda m: m.coupling, model, coupling)
+        model.check_score()
     rows, held_out = _check_data(model, data, validation, augment, key)
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
         model = eqx.tree_at(lambda m: m.coupling, model, Given())
+        model.check_score()
         rows = _paired("x0", x0, rows)
         held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
@@ -111,8 +115,9 @@ def fit(
     if loss is None:
         is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
         loss = Antithetic() if is_bridge else Matching()
+    _check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
-    run = _Run(task, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
+    run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
     state, history, stopped = run.train(state, history, num_steps, progress)
     best = state.average if validation is None else state.best
@@ -136,6 +141,7 @@ class _Run:
     def __init__(
         self,
         task: Task,
+        model: Model,
         data: Batch,
         condition: Condition,
         validation: Batch | None,
@@ -145,7 +151,7 @@ class _Run:
         validate_every: int,
         patience: int | None,
     ) -> None:
-        self.task, self.data, self.condition = task, data, condition
+        self.task, self.model, self.data, self.condition = task, model, data, condition
         self.validation, self.validation_condition = validation, validation_condition
         self.train_key, self.validation_key = jax.random.split(key)
         self.path = None if checkpoint is None else pathlib.Path(checkpoint)
@@ -155,7 +161,7 @@ class _Run:
     def fingerprint(self) -> str:
         """Of what must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
-        model, task = self.task.static, self.task
+        model, task = self.model, self.task
         law = (
             model.interpolant,
             model.target,
@@ -164,10 +170,14 @@ class _Run:
             model.t_min,
             model.t_max,
             model.prior,
+            task.loss,
         )
-        digest.update(repr((law, task.loss, task.batch_size, task.average_decay, self.validate_every)).encode())
-        prior = eqx.filter(model.prior, eqx.is_array)
-        for array in jax.tree.leaves((prior, self.data, self.condition, self.validation, self.validation_condition)):
+        described = repr((law, task.batch_size, task.average_decay, self.validate_every))
+        # A callable object prints where it lies in memory, which is elsewhere in the next process.
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
+        # Arrays print as their shapes.
+        arrays = eqx.filter(law, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+        for array in jax.tree.leaves((arrays, self.data, self.condition, self.validation, self.validation_condition)):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -291,6 +301,19 @@ def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     check_finite(name, start)
     check_shape(name, start.shape, rows.shape)
     return jnp.stack([start, rows], axis=1)
+
+
+def _check_schedules(loss: AbstractLoss, model: Model) -> None:
+    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
+    for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
+        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.schedule):
+            raise ValueError(
+                f"loss.times has the schedule {leaf} but the model has {model.schedule}; draw times by the model's own."
+            )
+
+
+def _is_schedule(leaf: Any) -> bool:
+    return isinstance(leaf, AbstractSchedule)
 
 
 def _check_range(model: Model, rows: Batch) -> None:
