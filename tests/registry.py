@@ -1,0 +1,190 @@
+"""Every final class of the package by kind, found by introspection, and one instance of each.
+
+A class that can be built without arguments needs no entry here; any other has one in `BUILT`.
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import flowrax as frx
+from flowrax import dynamics as dyn
+from flowrax.schedule import AbstractSchedule
+from flowrax.target import AbstractTarget
+
+for _module in pkgutil.walk_packages(frx.__path__, "flowrax."):
+    importlib.import_module(_module.name)
+
+# One instance, or several by name, of what cannot be built without arguments.
+BUILT = {
+    "Tabulated": lambda: frx.schedule.Tabulated(frx.schedule.ddpm_linear(1000)),
+    "LearnedSNR": lambda: frx.schedule.LearnedSNR(jax.random.key(0)),
+    "ResolutionShift": lambda: frx.schedule.ResolutionShift(frx.Linear(), 3.0),
+    "Langevin": lambda: dyn.Langevin(0.5, 0.5),
+    "UnderdampedLangevin": lambda: dyn.UnderdampedLangevin(0.5, 1.0),
+    "PredictorCorrector": lambda: dyn.PredictorCorrector(frx.ProbabilityFlow()),
+    "StochasticFlow": lambda: dyn.StochasticFlow(dyn.Sigma()),
+    "Churn": lambda: frx.Churn(0.1),
+    "Restart": lambda: frx.Restart(0.4, 0.7, num_steps=20),
+    "Scaled": lambda: dyn.Scaled(dyn.Sigma(), 0.5),
+    "Capped": lambda: dyn.Capped(dyn.SBDM(), 2.0),
+    "SigmoidPower": lambda: dyn.SigmoidPower(dyn.Sigma(), 1.0),
+    "Custom": lambda: dyn.Custom(lambda t: 0.3 + 0.2 * t),
+    "Reversible": lambda: frx.Reversible(dfx.Tsit5()),
+}
+
+# Not a route to the marginals of their own, and where they are tested instead.
+ELSEWHERE = {
+    "TemperedFlow": "changes the marginals: test_tempered",
+    "Jump": "needs a network of average velocity: test_mean_flow",
+    "_Churned": "the solver of Churn",
+    "_Restarted": "the solver of Restart",
+    "Corrected": "the solver of PredictorCorrector",
+    "Trapezoidal": "of a second term: test_control_variate",
+}
+
+
+def finals(base):
+    """The final classes below `base` that the package itself defines."""
+    found = []
+    for cls in base.__subclasses__():
+        own = cls.__module__.startswith("flowrax.")
+        named = cls.__name__.lstrip("_").startswith("Abstract")
+        found += ([cls] if own and not named and not inspect.isabstract(cls) else []) + finals(cls)
+    return sorted(set(found), key=lambda cls: cls.__qualname__)
+
+
+def instances(base):
+    """By name, one instance of each final class that is not tested elsewhere."""
+    classes = [cls for cls in finals(base) if cls.__name__ not in ELSEWHERE]
+    return {cls.__name__: BUILT[cls.__name__]() if cls.__name__ in BUILT else cls() for cls in classes}
+
+
+SCHEDULES, TARGETS = instances(AbstractSchedule), instances(AbstractTarget)
+COEFFICIENTS = instances(dyn.AbstractDiffusion)
+DYNAMICS = instances(frx.abstract.AbstractDynamics)
+_OWN = instances(dfx.AbstractSolver)
+
+# Solver and its order on the flow.
+FLOW_SOLVERS = {
+    "Euler": (dfx.Euler(), 1),
+    "Heun": (dfx.Heun(), 2),
+    "ReversibleHeun": (dfx.ReversibleHeun(), 2),
+    "Dopri5": (dfx.Dopri5(), 5),
+    "Tsit5": (dfx.Tsit5(), 5),
+    **{name: (solver, solver.order(None)) for name, solver in _OWN.items()},
+}
+# Solvers of the reverse SDE.
+NOISE_SOLVERS = {
+    "Euler-Maruyama": dfx.Euler(),
+    "Heun": dfx.Heun(),
+    "SEA": dfx.SEA(),
+    "SRA1": dfx.SRA1(),
+    "ShARK": dfx.ShARK(),
+    **{name: _OWN[name] for name in ("DDIM", "SEEDS", "DPMSolverPP")},
+}
+
+
+def _switch(index, functions, like, *arguments):
+    """One of the functions by a number that is traced, so that all of them share one compilation."""
+    branches = [lambda *a, f=f: jnp.asarray(f(*a)).astype(like.dtype) for f in functions]
+    return jax.lax.switch(index, branches, *arguments)
+
+
+class Chosen(AbstractSchedule):
+    """One of `SCHEDULES` by a number that is traced."""
+
+    index: jax.Array
+    singularities = {}  # noqa: RUF012
+
+    def _at(self, name, t):
+        t = jnp.asarray(t)
+        return _switch(self.index, [getattr(schedule, name) for schedule in SCHEDULES.values()], t, t)
+
+    def scales(self, t, dtype=None):
+        """All in one switch: what compiles is a third of what five switches are."""
+        t = jnp.asarray(t)
+        record = jax.lax.switch(self.index, [lambda t, s=s: s.scales(t, t.dtype) for s in SCHEDULES.values()], t)
+        return record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), record)
+
+    def alpha(self, t):
+        return self._at("alpha", t)
+
+    def sigma(self, t):
+        return self._at("sigma", t)
+
+    def alpha_rate(self, t):
+        return self._at("alpha_rate", t)
+
+    def sigma_rate(self, t):
+        return self._at("sigma_rate", t)
+
+    def variance_rate(self, t):
+        return self._at("variance_rate", t)
+
+    def log_snr(self, t):
+        return self._at("log_snr", t)
+
+    def time_at(self, log_snr):
+        return self._at("time_at", log_snr)
+
+
+class ChosenTarget(AbstractTarget):
+    """One of `TARGETS` by a number that is traced."""
+
+    index: jax.Array
+
+    def _at(self, name, *arguments):
+        return _switch(self.index, [getattr(t, name) for t in TARGETS.values()], arguments[0], *arguments)
+
+    def of(self, data, noise, s):
+        return self._at("of", data, noise, s)
+
+    def data(self, output, x, s):
+        return self._at("data", output, x, s)
+
+    def noise(self, output, x, s):
+        return self._at("noise", output, x, s)
+
+    def velocity(self, output, x, s):
+        return self._at("velocity", output, x, s)
+
+    def score(self, output, x, s):
+        return self._at("score", output, x, s)
+
+    def gain(self, s):
+        return _switch(self.index, [t.gain for t in TARGETS.values()], s.alpha, s)
+
+    def singular_ends(self, schedule):
+        return False, False
+
+
+class ChosenCoefficient(dyn.AbstractDiffusion):
+    """One of `COEFFICIENTS` by a number that is traced."""
+
+    index: jax.Array
+
+    def __call__(self, schedule, t):
+        t = jnp.asarray(t)
+        return _switch(self.index, [lambda t, w=w: w(schedule, t) for w in COEFFICIENTS.values()], t, t)
+
+    def is_singular_at_start(self, schedule):
+        return False
+
+
+class ExactNetwork(eqx.Module):
+    """The exact output of an oracle in a target, as a network."""
+
+    oracle: frx.oracle.Gaussian
+    schedule: AbstractSchedule
+    target: AbstractTarget
+
+    def __call__(self, t, x, condition):
+        s = self.schedule.scales(t, x.dtype)
+        _, data, score = self.oracle.posterior_terms(s.alpha, s.sigma, x)
+        return self.target.of(data, -s.sigma * score, s)
