@@ -61,6 +61,39 @@ def test_log_prob_is_per_unit_of_the_data(x64):
     np.testing.assert_allclose(got.value - alone, -np.log(25.0 * 0.01), atol=1e-12)
 
 
+def test_scale_counts_once_for_each_dimension_of_a_singular_prior(x64):
+    """A network of no velocity has the law of its prior, here scaled by 2."""
+    prior = frx.prior.CentredGaussian((3, 2))
+    model = frx.Model(lambda t, x, c: jnp.zeros_like(x), frx.Linear(), shape=(3, 2), prior=prior)
+    x = 2 * prior.draw(jax.random.key(0))[None]
+    want = frx.prior.CentredGaussian((3, 2), std=2.0).log_density(x[0])
+    estimator = frx.DensityEstimator(model, shift=0, scale=2)
+    np.testing.assert_allclose(estimator.log_prob(x).value, [want], rtol=1e-9)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_digits_beyond_single_precision_are_not_lost(learned):
+    """Data of spread 1e-6 at 59000, where neighbours in single precision are 4e-3 apart."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 2))
+    data, labels = 59000.123 + 1e-6 * z, 1e6 + 1e-4 * z[:, 0]
+    given = {} if learned else dict(shift=59000.123, scale=1e-6, condition_shift=1e6, condition_scale=1e-4)
+    network = frx.nn.MLP((2,), key=jax.random.key(0), condition_size=1)
+    estimator = frx.DensityEstimator(frx.Model(network, frx.Linear(), shape=(2,)), condition=0.0, **given)
+    rows, own = estimator._rows("data", "condition", data, labels)
+    standard, other = estimator.standard.learned("data", rows), estimator.condition_standard.learned("c", own)
+    mean, std = (data.mean(0), data.std(0)) if learned else (59000.123, 1e-6)
+    np.testing.assert_allclose(standard.forward(rows), (data - mean) / std, atol=1e-3)
+    np.testing.assert_allclose(
+        other.forward(own), z[:, 0] if not learned else (z - z.mean(0))[:, 0] / z[:, 0].std(), atol=1e-3
+    )
+    fitted = eqx.tree_at(lambda e: (e.standard, e.condition_standard, e.fitted), estimator, (standard, other, True))
+    got = fitted.log_prob(data[:3], condition=frx.Batched(labels[:3]), grid=4).value
+    inner = frx.Batched(jnp.asarray(other.forward(own[:3])))
+    want = frx.log_prob(fitted.model, (data[:3] - mean) / std, condition=inner, grid=4).value
+    np.testing.assert_allclose(got, want - np.sum(np.log(np.broadcast_to(std, 2))), atol=2e-2)
+
+
 def test_conditions_are_standardised_and_batched(x64):
     density, conditions = exact(conditional=True), np.array([[5.0, -40.0], [9.0, -10.0], [0.0, -55.0]])
     x = np.stack([points(2, c)[0] for c in conditions])
@@ -260,6 +293,18 @@ def conditional():
     return frx.DensityEstimator(small(2, 1), condition={"m": np.float32(0)})
 
 
+def labelled():
+    model = frx.Model(lambda t, x, c: c * x, frx.Linear(), shape=(2,))
+    known = dict(shift=0, scale=1, condition_shift=0, condition_scale=1)
+    return frx.DensityEstimator(model, condition=0, **known)
+
+
+def centred():
+    return frx.Model(
+        lambda t, x, c: jnp.zeros_like(x), frx.Linear(), shape=(3, 2), prior=frx.prior.CentredGaussian((3, 2))
+    )
+
+
 MESSAGES = {
     "unfitted sample": (
         lambda: frx.DensityEstimator(small(2)).sample(KEY, 3),
@@ -299,6 +344,16 @@ MESSAGES = {
         lambda: conditional().fit(DATA, KEY),
         "condition has the structure PyTreeDef(None) but this estimator takes PyTreeDef({'m': *}); what it takes is "
         "said by DensityEstimator(..., condition=one condition as an example).",
+    ),
+    "numbers for labels": (
+        lambda: labelled().log_prob(DATA, condition=0.7),
+        "condition holds numbers where this estimator takes labels; make it with "
+        "DensityEstimator(..., condition=an example with a floating number), or pass integers.",
+    ),
+    "scales on a singular prior": (
+        lambda: frx.DensityEstimator(centred(), shift=0, scale=np.ones((3, 2))),
+        "A scale for each element leaves the range of the singular prior CentredGaussian; pass one number, scale=..., "
+        "when you make the estimator.",
     ),
     "negative scale": (
         lambda: frx.DensityEstimator(small(2), scale=[1.0, -2.0]),

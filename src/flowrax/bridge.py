@@ -81,7 +81,7 @@ class Bridge(AbstractContinuousModel):
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
-    def source_at(self, t: float) -> AbstractPrior:
+    def source_at(self, t: Scalar) -> AbstractPrior:
         """The law of the start at `t`; what is left of the data there is neglected."""
         return self.flow.source_at(t)
 
