@@ -198,6 +198,10 @@ MESSAGES = {
         lambda: network(target=frx.Velocity(), preconditioner=frx.EDMPreconditioner(0.5)),
         "EDMPreconditioner gives the data; pass target=Data() with it.",
     ),
+    "a negative deviation of the data": (
+        lambda: frx.EDMPreconditioner(sigma_data=-1.0),
+        "sigma_data must be positive; got -1.0.",
+    ),
     "an observation of another size": (
         lambda: ORACLE.posterior(np.eye(3, dtype=np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32)),
         "operator has shape (3, 3) but (3, 2) is expected.",

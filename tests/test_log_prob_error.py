@@ -142,6 +142,16 @@ def test_discretisation_error_at_its_order(x64):
     assert np.median(left) < 0.05 * np.median(np.abs(error))
 
 
+def test_discretisation_error_of_a_control_variate_is_the_difference(x64):
+    """Its deviation is trapezoidal whatever the method, so half steps promise no ratio of the method's order."""
+    model = mixture(5, 3, "float64").model(frx.Linear())
+    x = model.oracle.sample(jax.random.key(2), (3,))
+    options = dict(key=KEY, divergence=frx.ControlVariate(frx.Hutchinson(2)), solver=dfx.Tsit5())
+    answer = frx.log_prob(model, x, grid=8, discretisation_error=True, **options)
+    finer = frx.log_prob(model, x, grid=16, **options)
+    np.testing.assert_allclose(answer.discretisation_error, answer.value - finer.value, rtol=1e-9, atol=1e-12)
+
+
 def test_discretisation_error_leaves_the_probes_alone(correlated):
     """Both solves have the same probes, so their noise is no part of it; and it can be had with a target."""
     model, x, _ = correlated

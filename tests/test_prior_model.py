@@ -214,16 +214,37 @@ ERRORS = {
     "shape": (lambda: model_of(pr.Gaussian((3,))), "A draw of prior has shape"),
     "mean": (lambda: pr.CorrelatedGaussian(np.diag([1.0, 0.0]), mean=np.ones(2)), "outside the range"),
     "negative": (lambda: pr.CorrelatedGaussian(np.diag([1.0, -1.0])), "negative eigenvalue"),
+    "negative std": (lambda: pr.Gaussian((2,), std=[1.0, -1.0]), "must not be negative; its smallest element is -1"),
+    "negative scalar std": (lambda: pr.Gaussian((2,), std=-2.0), "must not be negative"),
+    "negative centred std": (lambda: pr.CentredGaussian((2, 2), std=-1.0), "must not be negative"),
+    "mean at padding": (lambda: pr.Gaussian((2,), mean=1, std=[1, 0]), "outside the range of the prior"),
     "chain": (lambda: pr.Harmonic(1), "at least 2"),
     "oracle off the range": (
         lambda: frx.oracle.Gaussian(np.ones(4), np.eye(4)).model(frx.Linear(), prior=pr.CentredGaussian((2, 2))),
         "leaves the range",
+    ),
+    "event off the range": (
+        lambda: frx.log_prob(centred_model(), CENTRED + 100),
+        "x leaves the range of the singular prior CentredGaussian by up to 100; centre it with prior.remove_centre",
+    ),
+    "start off the range": (
+        lambda: frx.sample(centred_model(), jax.random.key(0), 2, x0=CENTRED + 1),
+        "x0 leaves the range of the singular prior",
     ),
     "data off the range": (
         lambda: frx.fit(model_of(pr.CentredGaussian((2, 2)), shape=(2, 2)), np.ones((5, 2, 2)), jax.random.key(0)),
         "remove_centre",
     ),
 }
+
+
+CENTRED = np.array([[[1.0, -2.0], [-1.0, 2.0]], [[0.5, 0.0], [-0.5, 0.0]]])
+
+
+def centred_model():
+    return frx.oracle.Gaussian(np.zeros(4), np.kron([[1, -1], [-1, 1]], np.eye(2))).model(
+        frx.Linear(), prior=pr.CentredGaussian((2, 2))
+    )
 
 
 def model_of(prior, target=None, shape=(2,)):

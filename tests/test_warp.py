@@ -109,3 +109,16 @@ def test_reverse_sde_of_a_warped_model(key):
     x = draw(key)
     assert_moments(x, *moments(model.oracle.scaled(jnp.ones(()), schedule.sigma(1.0))))
     assert np.allclose(jax.jit(draw)(key), x, atol=1e-3)
+
+
+def test_start_of_a_singular_prior_has_the_density_of_its_range(key, x64):
+    """At the start of a warped model what is left of the data is nothing beside the noise."""
+    prior = frx.prior.CentredGaussian((3, 1))
+    centring = np.eye(3) - 1 / 3
+    model = frx.oracle.Gaussian(np.zeros(3), centring).model(frx.VariancePreserving(), prior=prior)
+    warped = frx.warp(model, frx.VarianceExploding(0.01, 50.0))
+    x = 50 * prior.draw(key)
+    # Data of covariance 1 on the range, under noise of standard deviation sigma.
+    total = float(jnp.hypot(1.0, warped.schedule.sigma(warped.t_min)))
+    want = frx.prior.CentredGaussian((3, 1), std=total).log_density(x)
+    assert float(warped.source.log_density(x)) == pytest.approx(float(want), rel=1e-6)

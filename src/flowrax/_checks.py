@@ -30,7 +30,7 @@ def check_shape(name: str, got: Shape, expected: Shape) -> None:
         raise ValueError(f"{name} has shape {tuple(got)} but {tuple(expected)} is expected.")
 
 
-def check_batch(name: str, x: Array, event_shape: Shape, size: int | None = None) -> None:
+def check_batch(name: str, x: Array | np.ndarray, event_shape: Shape, size: int | None = None) -> None:
     """Raises `ValueError` unless `x` is `(n, *event_shape)`, with `n = size` where that is given."""
     if x.ndim != len(event_shape) + 1 or tuple(x.shape[1:]) != tuple(event_shape):
         raise ValueError(
@@ -63,6 +63,12 @@ def check_finite(name: str, x: Any) -> None:
     bad = int(np.sum(~np.isfinite(np.asarray(x, dtype=np.float64))))
     if bad:
         raise ValueError(f"{name} holds {bad} NaN or infinite values; remove or impute them first.")
+
+
+def check_std(std: Array) -> None:
+    """Raises `ValueError` for a concrete standard deviation that is negative or NaN; zero is the law of a constant."""
+    if not is_traced(std) and not np.all(np.asarray(std) >= 0):
+        raise ValueError(f"std must not be negative; its smallest element is {np.min(np.asarray(std))}.")
 
 
 def check_steps_of_noise(name: str, solver: Any) -> None:

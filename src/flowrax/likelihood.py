@@ -19,6 +19,7 @@ from .divergence import AbstractDivergence, ControlVariate, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, place, solve
 from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
+from .prior import check_range
 from .stepper import Trapezoidal
 
 _EXACT = Exact()
@@ -127,11 +128,13 @@ def log_prob(
 
     **Returns:** a [`LogProb`][] in nats.
 
-    **Raises:** `ValueError` for a bad argument, [`SolveError`][] for a failed solve.
+    **Raises:** `ValueError` for a bad argument or events that leave the range of a singular prior, [`SolveError`][]
+    for a failed solve.
     """
     events = jnp.asarray(x, model.dtype)
     check_batch("x", events, model.shape)
     check_finite("x", events)
+    check_range("x", model.prior, events)
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
     flow = ProbabilityFlow()

@@ -23,7 +23,7 @@ from ._result import RESULTS, Samples, Stats, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .engine import Grid, Stepping, evaluations_per_step, make_noise, make_stepping
-from .prior import AbstractPrior
+from .prior import AbstractPrior, check_range
 
 _NONFINITE: Any = RESULTS.nonfinite
 
@@ -84,6 +84,7 @@ def parallel_sample(
         start = jnp.asarray(x0, model.dtype)
         check_batch("x0", start, model.shape, num_samples)
         check_finite("x0", start)
+        check_range("x0", model.prior, start)
     stepping = make_stepping(
         dynamics.interval(model),
         solver,

@@ -8,6 +8,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from ._checks import is_traced
 from ._typing import Condition, Event, Network, Scalar
 from .schedule import AbstractSchedule
 
@@ -58,6 +59,10 @@ class EDMPreconditioner(AbstractPreconditioner):
     """
 
     sigma_data: float = 0.5
+
+    def __check_init__(self) -> None:
+        if not is_traced(self.sigma_data) and not self.sigma_data > 0:
+            raise ValueError(f"sigma_data must be positive; got {self.sigma_data}.")
 
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition

@@ -29,7 +29,7 @@ from .engine import (
 )
 from .last_step import AbstractLastStep
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
-from .prior import AbstractPrior
+from .prior import AbstractPrior, check_range
 
 
 def sample(
@@ -172,6 +172,7 @@ def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int
     start = jnp.asarray(x0, model.dtype)
     check_batch("x0", start, model.shape, num_samples)
     check_finite("x0", start)
+    check_range("x0", model.prior, start)
     return start
 
 

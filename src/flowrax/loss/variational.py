@@ -20,7 +20,6 @@ from .._checks import check_batch, check_finite
 from .._condition import Batched, cast_condition, condition_of, split_condition
 from .._typing import Array, BatchLike, Condition, Event, KeyArray, PyTree
 from ..abstract import AbstractContinuousModel
-from ..model import Model
 from ..prior import AbstractGaussianPrior, AbstractPrior
 
 
@@ -141,7 +140,7 @@ def variational_bound(
 def _check_noise(model: AbstractContinuousModel) -> None:
     # Raises where noise and data depend on each other.
     _ = model.score_interval
-    if isinstance(model, Model) and not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
+    if not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
         raise ValueError(
             f"The variational bound needs standard normal noise, but the prior is {type(model.prior).__name__}; "
             "use log_prob."

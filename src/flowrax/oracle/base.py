@@ -1,6 +1,7 @@
 """What an oracle is: a law whose every conditional expectation is known in closed form, and the exact model of it."""
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -51,6 +52,10 @@ class AbstractOracle(AbstractPrior):
         for n in shape:
             size *= n
         return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
+
+    @property
+    def rank(self) -> int:
+        return math.prod(self.shape)
 
     def log_density(self, x: Event) -> Array:
         one = jnp.ones((), self.dtype)

@@ -75,6 +75,10 @@ class Mapped(AbstractPrior):
         self.law, self.coordinates, self.offset = law, coordinates, offset
         self.shape, self.dtype = coordinates.shape, law.dtype
 
+    @property
+    def rank(self) -> int | Array:
+        return self.law.rank
+
     def draw(self, key: KeyArray) -> Event:
         return self.coordinates.outward(self.law.draw(key)) + self.offset
 

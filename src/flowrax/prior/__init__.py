@@ -11,6 +11,7 @@ from .scaled import (
     Scaled as Scaled,
     blurred as blurred,
     check_prior as check_prior,
+    check_range as check_range,
     project as project,
     rescaled as rescaled,
 )

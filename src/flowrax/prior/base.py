@@ -20,6 +20,11 @@ class AbstractPrior(eqx.Module):
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
 
+    @property
+    @abc.abstractmethod
+    def rank(self) -> int | Array:
+        """The dimension of the set on which it has its density: that of `C` for a Gaussian."""
+
     @abc.abstractmethod
     def draw(self, key: KeyArray) -> Event:
         """One event of shape `shape`."""
@@ -36,11 +41,6 @@ class AbstractGaussianPrior(AbstractPrior):
     """Of the shape of an event, in the range of `C`."""
     is_standard: eqx.AbstractVar[bool]
     """Whether it is known, before anything is computed, to be standard normal."""
-
-    @property
-    @abc.abstractmethod
-    def rank(self) -> int | Array:
-        """Of `C`."""
 
     @property
     @abc.abstractmethod

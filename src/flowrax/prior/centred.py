@@ -3,7 +3,7 @@ r"""Points without a centre: $x_0 = P (\mu + s \xi)$ with $P$ the removal of the
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_shape
+from .._checks import check_shape, check_std
 from .._typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -56,6 +56,8 @@ class CentredGaussian(AbstractGaussianPrior):
         - `mask`: `(..., nodes)`, true or one for the nodes that count; the others are zero. It may be traced, so that
             events of several sizes are drawn in one map over keys and masks.
         - `dtype`: floating; JAX's default without.
+
+        Raises `ValueError` for a negative standard deviation.
         """
         self.shape = tuple(shape)
         if len(self.shape) < 2:
@@ -68,6 +70,7 @@ class CentredGaussian(AbstractGaussianPrior):
         if mean.ndim:
             check_shape("mean", mean.shape, self.shape)
         check_shape("std", self.std.shape, ())
+        check_std(self.std)
         self.mean = self.project(jnp.broadcast_to(mean, self.shape))
 
     @property

@@ -30,6 +30,10 @@ class Empirical(AbstractPrior):
         check_finite("data", self.data)
         self.shape, self.dtype = self.data.shape[1:], self.data.dtype
 
+    @property
+    def rank(self) -> int:
+        return 0
+
     def draw(self, key: KeyArray) -> Event:
         return self.data[jax.random.randint(key, (), 0, self.data.shape[0])]
 

@@ -4,8 +4,9 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_shape
+from .._checks import check_shape, check_std, is_traced
 from .._typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -34,6 +35,8 @@ class Gaussian(AbstractGaussianPrior):
         - `std`: the standard deviation, a scalar or an array of that shape; elements where it is zero (padding) stay
             zero and have no density, and the mean must be zero there.
         - `dtype`: floating; JAX's default without.
+
+        Raises `ValueError` for a negative standard deviation and for a mean where an element of it is zero.
         """
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
@@ -45,6 +48,13 @@ class Gaussian(AbstractGaussianPrior):
             if value.ndim:
                 check_shape(name, value.shape, self.shape)
         self.mean = jnp.broadcast_to(mean, self.shape)
+        check_std(self.std)
+        if (
+            self.std.ndim
+            and not is_traced(mean, self.std)
+            and np.any((np.asarray(self.std) == 0) & (np.asarray(mean) != 0))
+        ):
+            raise ValueError("mean is outside the range of the prior, where std is zero; shift the data instead.")
 
     @property
     def rank(self) -> int | Array:

@@ -19,7 +19,7 @@ from .._typing import Batch, BatchLike, Condition, KeyArray
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..loss import AbstractLoss, Antithetic, Matching
 from ..model import Model
-from ..prior import project
+from ..prior import check_range
 from ..schedule import AbstractSchedule
 from ..target import Velocity
 from .checkpoint import load, save
@@ -285,7 +285,7 @@ def _check_data(
     event = row if augment is None else jax.eval_shape(augment, key, row)
     check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
     if augment is None:
-        _check_range(model, rows)
+        check_range("data", model.prior, rows)
     if validation is None:
         return rows, None
     held_out = jnp.asarray(validation, model.dtype)
@@ -314,13 +314,3 @@ def _check_schedules(loss: AbstractLoss, model: Model) -> None:
 
 def _is_schedule(leaf: Any) -> bool:
     return isinstance(leaf, AbstractSchedule)
-
-
-def _check_range(model: Model, rows: Batch) -> None:
-    """Raises `ValueError` for data that leave the range of a singular prior, which a model of it could never reach."""
-    size, outside = jnp.max(jnp.abs(rows)), jnp.max(jnp.abs(rows - jax.vmap(lambda x: project(model.prior, x))(rows)))
-    if outside > 1e3 * jnp.finfo(rows.dtype).eps * size:
-        raise ValueError(
-            f"data leave the range of the singular prior {type(model.prior).__name__} by up to {float(outside):.3g}; "
-            "centre them with prior.remove_centre, or use another prior."
-        )

@@ -1,0 +1,189 @@
+"""Shift and scale of data and conditions: learned or given, applied, checked."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import is_traced
+from .._typing import Array, Condition, DType, PyTree
+from ..prior import AbstractGaussianPrior, AbstractPrior
+
+
+class Standardiser(eqx.Module):
+    r"""$z = (x - m) / s$, elementwise on the floating leaves of a PyTree; integer leaves (labels) pass as they are.
+
+    What JAX does not hold yet (NumPy arrays, numbers) is standardised in double precision, and the result cast.
+    """
+
+    shift: PyTree[Array]
+    """$m$, of the structure and shapes of one `x`, rounded."""
+    rest: PyTree[Array]
+    """What was rounded off `shift`."""
+    scale: PyTree[Array]
+    """$s$, positive."""
+    learns_shift: bool = eqx.field(static=True)
+    learns_scale: bool = eqx.field(static=True)
+
+    def learned(self, name: str, rows: PyTree) -> "Standardiser":
+        """With the means and standard deviations of the `rows`, where they were not given."""
+        shift, rest, scale = self.shift, self.rest, self.scale
+        if self.learns_shift:
+            means = jax.tree.map(lambda m, leaf: _moment(np.mean, m, leaf), shift, rows)
+            shift = jax.tree.map(lambda m, mean: jnp.asarray(mean, m.dtype), shift, means)
+            rest = jax.tree.map(_rounded_off, means, shift)
+        if self.learns_scale:
+            jax.tree.map(lambda s, leaf: _check_varies(name, s, leaf), scale, rows)
+            scale = jax.tree.map(lambda s, leaf: jnp.asarray(_moment(np.std, s, leaf), s.dtype), scale, rows)
+        return dataclasses.replace(self, shift=shift, rest=rest, scale=scale)
+
+    def forward(self, x: PyTree) -> PyTree[Array]:
+        """`z` of one `x`, or of rows."""
+        return jax.tree.map(_standardised, x, self.shift, self.rest, self.scale)
+
+    def backward(self, z: Array, leading: int) -> Array:
+        """The event of `z`, an array with so many leading axes."""
+        axes = tuple(range(leading))
+        shift, rest, scale = (jnp.expand_dims(leaf, axes) for leaf in (self.shift, self.rest, self.scale))
+        return shift + (rest + scale * z)
+
+    def log_scale(self, prior: AbstractPrior) -> Array:
+        r"""$\sum_i \log s_i$ over all numbers of one event, $r \log s$ on the range of a prior of rank $r$."""
+        return prior.rank * jnp.mean(jnp.log(self.scale))
+
+
+def make_standardiser(name: str, example: PyTree, shift: PyTree, scale: PyTree, dtype: DType) -> Standardiser:
+    """Of what is like `example`; a shift or a scale of None is for the data to teach."""
+    scales = jax.tree.map(lambda leaf, s: _cast(leaf, s, dtype), example, _given(f"{name}scale", example, scale, 1))
+    for leaf in jax.tree.leaves(scales):
+        if not is_traced(leaf) and not np.all(np.asarray(leaf) > 0):
+            raise ValueError(f"{name}scale must be positive; its smallest element is {np.min(np.asarray(leaf))}.")
+    means = _given(f"{name}shift", example, shift, 0)
+    shifts = jax.tree.map(lambda leaf, m: _cast(leaf, m, dtype), example, means)
+    rests = jax.tree.map(_rounded_off, means, shifts)
+    return Standardiser(shifts, rests, scales, learns_shift=shift is None, learns_scale=scale is None)
+
+
+def check_isotropic(prior: AbstractPrior, scale: PyTree) -> None:
+    """Raises `ValueError` for a scale that differs between elements, which moves the range of a singular prior."""
+    if not isinstance(prior, AbstractGaussianPrior) or (scale is not None and np.ndim(scale) == 0):
+        return
+    if is_traced(prior.rank) or int(prior.rank) < math.prod(prior.shape):
+        raise ValueError(
+            f"A scale for each element leaves the range of the singular prior {type(prior).__name__}; pass one number, "
+            "scale=..., when you make the estimator."
+        )
+
+
+def cast_like(example: PyTree, condition: Condition, name: str, leading: tuple[int | str, ...]) -> PyTree:
+    """The condition as arrays, numbers of full precision and labels of the example's dtypes.
+
+    Raises `ValueError` for another structure, other shapes, and numbers where labels are expected.
+    """
+    found, expected = jax.tree.structure(condition), jax.tree.structure(example)
+    if found != expected:
+        raise ValueError(
+            f"{name} has the structure {found} but this estimator takes {expected}; what it takes is said by "
+            "DensityEstimator(..., condition=one condition as an example)."
+        )
+    arrays = jax.tree.map(lambda leaf, like: _like(leaf, like, name), condition, example)
+    for leaf, like in zip(jax.tree.leaves(arrays), jax.tree.leaves(example), strict=True):
+        rows = leaf.shape[:1] if leading == ("n",) else leading
+        if leaf.shape != (*rows, *like.shape) or len(rows) != len(leading):
+            wanted = ", ".join(map(str, (*leading, *like.shape)))
+            raise ValueError(f"{name} has a leaf of shape {leaf.shape} but ({wanted}) is expected.")
+    return arrays
+
+
+def widened(x: Any, dtype: DType) -> Array | np.ndarray:
+    """`x` without loss: in double precision where JAX does not hold it yet, otherwise of `dtype` or wider."""
+    if not isinstance(x, jax.Array) and not is_traced(x):
+        return np.asarray(x, np.float64)
+    array = jnp.asarray(x)
+    with jax.numpy_dtype_promotion("standard"):
+        return array.astype(jnp.promote_types(array.dtype, dtype))
+
+
+def _standardised(x: Any, shift: Array, rest: Array, scale: Array) -> Array:
+    if not _is_number(shift):
+        return x
+    if isinstance(x, np.ndarray) and not is_traced(shift, rest, scale):
+        m, r, s = (np.asarray(leaf, np.float64) for leaf in (shift, rest, scale))
+        return jnp.asarray((x - m - r) / s, scale.dtype)
+    x = jnp.asarray(x)
+    axes = tuple(range(x.ndim - shift.ndim))
+    m, r, s = (jnp.expand_dims(leaf.astype(x.dtype), axes) for leaf in (shift, rest, scale))
+    return ((x - m - r) / s).astype(scale.dtype)
+
+
+def _is_number(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _cast(like: Any, value: Any, dtype: DType) -> Array:
+    return jnp.broadcast_to(jnp.asarray(value, dtype if _is_number(like) else like.dtype), like.shape)
+
+
+def _rounded_off(value: Any, rounded: Array) -> Array:
+    """What `rounded` misses of `value`, as far as that is known."""
+    if is_traced(value, rounded) or not _is_number(rounded):
+        return jnp.zeros_like(rounded)
+    return jnp.asarray(np.asarray(value, np.float64) - np.asarray(rounded, np.float64), rounded.dtype)
+
+
+def _given(name: str, example: PyTree, value: PyTree, default: int) -> PyTree:
+    """`value` in the structure of the example: of that structure, a scalar for all leaves, or None."""
+    structure = jax.tree.structure(example)
+    if value is None or structure.num_leaves == 0:
+        values = [default] * structure.num_leaves
+    elif structure == jax.tree.structure(0):
+        values = [value]
+    elif np.ndim(value) == 0 and jax.tree.structure(value) == jax.tree.structure(0):
+        values = [value] * structure.num_leaves
+    elif jax.tree.structure(value) == structure:
+        values = jax.tree.leaves(value)
+    else:
+        raise ValueError(f"{name} is {jax.tree.structure(value)} but {structure} is expected.")
+
+    def one(leaf: Any, value: Any) -> Any:
+        if not _is_number(leaf):
+            return default
+        if np.shape(value) not in ((), tuple(leaf.shape)):
+            raise ValueError(f"{name} has shape {np.shape(value)} but {tuple(leaf.shape)} or a scalar is expected.")
+        return value if isinstance(value, jax.Array) or is_traced(value) else np.asarray(value)
+
+    return jax.tree.unflatten(structure, [one(*pair) for pair in zip(jax.tree.leaves(example), values, strict=True)])
+
+
+def _like(leaf: Any, like: Array, name: str) -> Array | np.ndarray:
+    if _is_number(like):
+        return widened(leaf, like.dtype)
+    array = jnp.asarray(leaf)
+    if _is_number(array):
+        raise ValueError(
+            f"{name} holds numbers where this estimator takes labels; make it with "
+            "DensityEstimator(..., condition=an example with a floating number), or pass integers."
+        )
+    return array.astype(like.dtype)
+
+
+def _moment(function: Callable[..., Any], like: Array, rows: Array | np.ndarray) -> Any:
+    """Over the rows, in double precision; labels keep what they have."""
+    return function(np.asarray(rows, np.float64), axis=0) if _is_number(like) else like
+
+
+def _check_varies(name: str, like: Array, rows: Array | np.ndarray) -> None:
+    values = np.asarray(rows)
+    constant = np.argwhere(np.atleast_1d(values.min(0) == values.max(0)))
+    if _is_number(like) and len(constant):
+        where = ", ".join(str(tuple(map(int, i)) if len(i) > 1 else int(i[0])) for i in constant[:5])
+        more = "" if len(constant) <= 5 else f" and {len(constant) - 5} more"
+        raise ValueError(
+            f"{name} is constant in column {where}{more} of {values.shape[0]} rows, so it has no scale; "
+            "drop that column, or give the scale when you make the estimator."
+        )
