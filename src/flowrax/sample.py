@@ -14,6 +14,7 @@ from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .divergence import AbstractDivergence, Exact
+from .dynamics import UnderdampedLangevin, path_time
 from .engine import (
     Grid,
     Placement,
@@ -27,7 +28,7 @@ from .engine import (
     place,
     solve,
 )
-from .last_step import AbstractLastStep
+from .last_step import AbstractLastStep, check_end
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
 from .prior import AbstractPrior
 
@@ -108,6 +109,7 @@ def sample(
         norm=likelihood_norm if with_log_prob else optx.rms_norm,
         stochastic=not dynamics.keeps_density,
     )
+    check_end(model, dynamics, solver, last_step)
     plan = _Plan(
         dynamics=dynamics,
         divergence=divergence,
@@ -165,7 +167,9 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
-    return plan.dynamics.terms(model, condition, noise), (model, condition)
+    terms = plan.dynamics.terms(model, condition, noise)
+    # The terms of this one hold what they need; diffrax would trace all of a model.
+    return terms, None if isinstance(plan.dynamics, UnderdampedLangevin) else (model, condition)
 
 
 def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
@@ -250,6 +254,7 @@ def _answer(
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
+        end = jnp.asarray(path_time(plan.dynamics, end), end.dtype)
         x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
     times, trajectory = None, None
     if solved.saved is not None:
