@@ -82,7 +82,7 @@ def _holds(solver: dfx.AbstractSolver, kind: type) -> bool:
     return any(isinstance(leaf, kind) for leaf in jax.tree.leaves(solver, is_leaf=lambda leaf: isinstance(leaf, kind)))
 
 
-def _no_data(model: AbstractContinuousModel, who: str, t: float, mend: str) -> str:
+def _no_data(model: AbstractContinuousModel, who: str, t: Scalar, mend: str) -> str:
     return (
         f"{who} needs the data at t={t}, where a velocity on {type(model.schedule).__name__} does not give it; "
         f"give the model {mend}, or another target."

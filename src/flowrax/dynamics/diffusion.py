@@ -43,7 +43,7 @@ class Constant(AbstractDiffusion):
 
     scale: float = 1.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_not_negative("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:

@@ -41,6 +41,7 @@ class Polynomial(AbstractSchedule):
     """
 
     exponent: float
+
     def __init__(self, exponent: float = 2.0):
         """**Arguments:**
 

@@ -17,7 +17,7 @@ class Mixture(AbstractUnitTimes):
     second: AbstractUnitTimes
     fraction: float
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_fraction("fraction", self.fraction)
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
@@ -92,7 +92,7 @@ class Pairs(AbstractTimes):
     times: AbstractUnitTimes = Uniform()
     same: float = 0.75
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         # A law with a correction would need it for both times.
         if not isinstance(self.times, AbstractUnitTimes):
             raise ValueError(f"Pairs takes a law on [0, 1], such as Uniform(); got {type(self.times).__name__}.")
