@@ -89,7 +89,7 @@ class Pairs(AbstractTimes):
         ```
     """
 
-    times: AbstractUnitTimes = Uniform()
+    times: AbstractTimes = Uniform()
     same: float = 0.75
 
     def __check_init__(self) -> None:
