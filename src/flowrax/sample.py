@@ -92,7 +92,7 @@ def sample(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start = None if x0 is None else _check_start(model, x0, num_samples)
     solver = dynamics.stepper(solver)
-    _check_calculus(dynamics, solver)
+    _check_solver(model, dynamics, solver, last_step)
     if with_log_prob:
         divergence = Exact() if divergence is None else divergence
         solver = augmented_solver(divergence, solver)
@@ -109,7 +109,6 @@ def sample(
         norm=likelihood_norm if with_log_prob else optx.rms_norm,
         stochastic=not dynamics.keeps_density,
     )
-    check_end(model, dynamics, solver, last_step)
     plan = _Plan(
         dynamics=dynamics,
         divergence=divergence,
@@ -197,7 +196,13 @@ def _check_density(
         raise ValueError("last_step changes the law of the samples; it cannot go with with_log_prob=True.")
 
 
-def _check_calculus(dynamics: AbstractDynamics, solver: dfx.AbstractSolver) -> None:
+def _check_solver(
+    model: AbstractContinuousModel,
+    dynamics: AbstractDynamics,
+    solver: dfx.AbstractSolver,
+    last_step: AbstractLastStep | None,
+) -> None:
+    check_end(model, dynamics, solver, last_step)
     if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
         reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
         raise ValueError(
