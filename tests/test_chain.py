@@ -239,6 +239,42 @@ def test_ddpm_is_drawn_by_sample(key, x64):
     np.testing.assert_allclose(x, want, rtol=1e-9, atol=1e-11)
 
 
+def test_ddpm_of_a_trained_model_is_drawn_by_sample(key, x64):
+    """A network's interval stops short of the data, and the last step goes there: one of the chain's for each index."""
+    table = TABLES["linear"]
+    ddpm, exact = DDPM(table), mixture(3, 2, "float64").model(Tabulated(table))
+    model = frx.Model(
+        lambda t, x, c: exact.predict(t, x).data, Tabulated(table), frx.Data(), shape=(2,), dtype="float64"
+    )
+    x = x0 = jnp.array([0.3, -1.0])
+    options = dict(dynamics=frx.ReverseSDE(t_max=1 - 1 / 10), solver=frx.DDIM(), grid=9, last_step=frx.Tweedie())
+    want = frx.sample(model, key, 1, x0=x0[None], **options).x[0]
+    draws, predict = noises(key, 0, jnp.linspace(0, 0.9, 10), (2,)), jax.jit(lambda t, x: model.predict(t, x))
+    for index, xi in zip(range(9, -1, -1), [*draws, jnp.zeros(2)], strict=True):
+        x = ddpm.step(predict(table.time(index), x), index, x, noise=xi)
+    np.testing.assert_allclose(x, want, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("index", "to"), [(9, 6), (6, 0), (4, 3), (7, -1)])
+def test_ddpm_strides(index, to, x64):
+    """By conditioning the joint Gaussian of the noise-free chain's states at both indices, given the data."""
+    table = TABLES["linear"]
+    ddpm, x, data, xi = DDPM(table), jnp.array([0.7]), jnp.array([-0.4]), jnp.array([1.3])
+    now, before = float(table.alpha_bar[index]), float(table.alpha_bar[to]) if to >= 0 else 1.0
+    # Given x1: var x_to = 1 - before, var x_index = 1 - now, cov = sqrt(now / before) (1 - before).
+    gain = np.sqrt(now / before) * (1 - before) / (1 - now)
+    mean = np.sqrt(before) * -0.4 + gain * (0.7 - np.sqrt(now) * -0.4)
+    std = np.sqrt(1 - before - gain * np.sqrt(now / before) * (1 - before))
+    prediction = ddpm.predict(data, index, x)
+    close = lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-10)  # noqa: E731
+    close(ddpm.step(prediction, index, x, to=to, noise=xi)[0], mean + 1.3 * std)
+    close(ddpm.step_noise(prediction, index, x, to=to, noise=xi)[0], mean + 1.3 * std)
+    close(ddpm.step_ddim(prediction, index, x, to=to, eta=1.0, noise=xi)[0], mean + 1.3 * std)
+    # Without noise the noise prediction is kept.
+    noise = (0.7 - np.sqrt(now) * -0.4) / np.sqrt(1 - now)
+    close(ddpm.step_ddim(prediction, index, x, to=to)[0], np.sqrt(before) * -0.4 + np.sqrt(1 - before) * noise)
+
+
 def test_ddpm_forward_process(x64):
     """Scales of an index by the product of the rates, and what targets make of them."""
     table = TABLES["cosine"]
@@ -284,6 +320,9 @@ def test_errors():
         r"^noise has shape \(3,\) but \(2,\) is expected": lambda: vdm.step(prediction, 0.5, x, 0.1, noise=three),
         r"^A step from t=0.5 to 1.1 leaves \[0, 1\]; t=1": lambda: vdm.step(prediction, 0.5, x, 0.6, noise=x),
         "^index=10 is not one of 0, ..., 9.": lambda: ddpm.step(prediction, 10, x, noise=x),
+        "^to=5 must be below index=5, and at least -1, ": lambda: ddpm.step(prediction, 5, x, to=5, noise=x),
+        "^dt must be positive: .* got dt=-0.1": lambda: vdm.step(prediction, 0.5, x, -0.1, noise=x),
+        "^dt must be positive: .* got dt=-0.2": lambda: vdm.step_hybrid_sde(prediction, 0.5, x, -0.2, noise=x),
         "^temperature must be positive; got 0.0.": lambda: frx.TemperedFlow(0.0),
         "^equilibrium_rate must not be negative; got -1.0.": lambda: frx.HybridSDE(-1.0),
         r"^mask has shape \(2,\) but \(\) is expected": lambda: vdm.step(prediction, 0.5, x, 0.1, noise=x, mask=few),

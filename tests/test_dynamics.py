@@ -186,3 +186,45 @@ def test_corrector_mends_a_wrong_start():
         for name, d in {"flow": frx.ProbabilityFlow(), "corrected": corrected}.items()
     }
     assert distance["corrected"] < 0.5 * distance["flow"]
+
+
+@pytest.mark.parametrize("schedule", [frx.Linear(), frx.VarianceExploding(0.1, 5.0)], ids=["linear", "ve"])
+@pytest.mark.parametrize("solver", [dfx.ALIGN(0.1), dfx.ShOULD(0.1)], ids=["align", "should"])
+def test_underdamped_langevin_of_a_network(schedule, solver, key, x64):
+    """A model that holds more than arrays moves as the law that its network computes."""
+    exact = mixture(3, 2, "float64").model(schedule)
+    model = frx.Model(
+        lambda t, x, c: exact.predict(t, x).score, schedule, frx.Score(), shape=(2,), dtype="float64", t_min=0.1
+    )
+    options = dict(dynamics=dyn.UnderdampedLangevin(0.5, 1.0), solver=solver, grid=8, x0=np.ones((2, 2)))
+    got, want = (frx.sample(m, key, 2, **options).x for m in (model, exact))
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_gradient_of_the_stochastic_flow_to_the_data(x64):
+    """Against central differences: no NaN comes back through the score that is infinite at t = 1."""
+    network = lambda t, x, c: jnp.sin(x)  # noqa: E731
+    dynamics = frx.StochasticFlow(dyn.Constant(0.1), t_ode=0.9)
+
+    def loss(model, x0):
+        return jnp.sum(frx.sample(model, jax.random.key(0), 1, x0=x0, dynamics=dynamics, **options).x ** 2)
+
+    options = dict(solver=dfx.Heun(), grid=4)
+    x0, e = jnp.array([[0.3]]), 1e-6
+    model = frx.Model(network, frx.Linear(), shape=(1,), dtype="float64")
+    for law in (model, frx.warp(model, frx.Cosine())):
+        want = (loss(law, x0 + e) - loss(law, x0 - e)) / (2 * e)
+        np.testing.assert_allclose(jax.grad(loss, argnums=1)(law, x0)[0, 0], want, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: dyn.Constant(-1.0), "scale must not be negative; got -1.0."),
+        (lambda: frx.StochasticFlow(dyn.Constant(), noise_temperature=-1.0), "noise_temperature must not be negative"),
+        (lambda: frx.StochasticFlow(dyn.Constant(), score_temperature=-2), "score_temperature must not be negative"),
+    ],
+)
+def test_negative_coefficients_are_refused(build, text):
+    with pytest.raises(ValueError, match="^" + text):
+        build()

@@ -109,6 +109,7 @@ def test_entropic_steps_of_a_gaussian(name, key, x64):
 def test_padding_and_indices():
     assert pad_grid([0.0, 0.5, 1.0], padding=2, dilation=1).tolist() == [0, 0, 0.5, 0.5, 1, 1, 1]
     assert discretize(pad_grid([0.0, 0.5, 1.0], 1, 1)).tolist() == [0, 0.5, 0, 0.5, 0]
+    assert index_grid(1, 1000).tolist() == [999]
     assert index_grid(3, padding=1, dilation=1).tolist() == [2, 2, 1, 1, 0, 0, 0]
 
 

@@ -83,3 +83,20 @@ def test_stochastic_flow_goes_up_to_the_data():
     assert sde.interval(model)[1] == 1.0
     x = frx.sample(model, jax.random.key(0), 2, dynamics=sde, solver=dfx.Heun(), grid=10).x
     assert np.all(np.isfinite(x))
+
+
+@pytest.mark.parametrize("dynamics", [dyn.Langevin(0.6, 2.0), dyn.UnderdampedLangevin(0.6, 2.0)])
+def test_last_step_after_langevin_is_at_its_time(dynamics, x64):
+    model = frx.oracle.Gaussian(np.array([0.5]), np.array([[0.3]])).model(frx.Linear())
+    options = dict(dynamics=dynamics, grid=5)
+    end = frx.sample(model, jax.random.key(0), 2, **options).x
+    got = frx.sample(model, jax.random.key(0), 2, last_step=frx.Tweedie(), **options).x
+    # E[x1 | x] of the joint Gaussian of x1 and x = 0.6 x1 + 0.4 x0.
+    np.testing.assert_allclose(got, 0.5 + 0.6 * 0.3 / (0.36 * 0.3 + 0.16) * (end - 0.3), rtol=1e-10)
+
+
+def test_a_last_step_stays_within_time(point, x64):
+    with pytest.raises(ValueError, match=r"^A last step of 0\.1 from t=0\.96 goes beyond the data at t=1\.$"):
+        frx.sample(
+            point, jax.random.key(0), 1, dynamics=frx.ReverseSDE(t_max=0.96), grid=4, last_step=frx.EulerStep(0.1)
+        )

@@ -75,7 +75,7 @@ def test_indices(padding, dilation, direction):
 
 def test_indices_of_a_longer_chain():
     assert index_grid(5, 1000).tolist() == [999, 749, 500, 250, 0]
-    assert index_grid(1, 1000).tolist() == [0]
+    assert index_grid(1, 1000).tolist() == [999]
 
 
 def test_discrete_steps():

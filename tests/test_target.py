@@ -1,12 +1,13 @@
 """The table of conversions on exact expectations, the gain of each target, and EDM's preconditioner."""
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import flowrax as frx
-from laws import SCHEDULES, covariances, mixture
+from laws import MORE_SCHEDULES, SCHEDULES, covariances, mixture
 
 TARGETS = {"data": frx.Data(), "noise": frx.Noise(), "velocity": frx.Velocity(), "score": frx.Score(), "v": frx.V()}
 TIMES = np.array([0.02, 0.3, 0.7, 0.97])
@@ -173,3 +174,37 @@ def test_covariances_are_full(x64):
     cov = np.asarray(covariances(jax.random.key(0), 3, 4, jnp.float64))
     assert np.all(np.linalg.eigvalsh(cov) >= 0.05 - 1e-12)
     assert np.all(np.abs(cov[:, ~np.eye(4, dtype=bool)]).max(axis=1) > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end"),
+    [(frx.schedule.Polynomial(2.0), 0), (frx.schedule.LinearSNR(), 1), (frx.schedule.CosineSNR(2.0), 1)],
+    ids=["polynomial", "linear_snr", "cosine_snr"],
+)
+def test_a_velocity_that_does_not_give_the_data(schedule, end, x64):
+    """The flow runs to the end; the score, other paths, solvers of the data and last steps stop short, or say so."""
+    exact = mixture(3, 2, "float64").model(schedule)
+    model = frx.Model(lambda t, x, c: exact.predict(t, x).velocity, schedule, shape=(2,), dtype="float64")
+    assert (model.t_min, model.t_max)[end] == end
+    assert model.score_interval[end] == (0.01, 0.999)[end]
+    x, t = jnp.array([0.4, -0.7]), jnp.asarray(model.score_interval[end])
+    np.testing.assert_allclose(model.predict(t, x).score, exact.predict(t, x).score, rtol=1e-6)
+    # From the noise at t = 0, or to what is left of it at t = 1.
+    ours, theirs = frx.warp(model, frx.VariancePreserving()), frx.warp(exact, frx.VariancePreserving())
+    t = jnp.asarray((ours.t_min, ours.t_max)[end])
+    np.testing.assert_allclose(ours.predict(t, x).velocity, theirs.predict(t, x).velocity, rtol=1e-6)
+    solver = (frx.DDIM(), frx.EDMHeun())[end]
+    with pytest.raises(ValueError, match=rf"needs the data at t={end}\.0, where a velocity on .* give the model t_m"):
+        frx.sample(model, jax.random.key(0), 1, solver=solver, grid=4)
+    if end == 1:
+        with pytest.raises(ValueError, match=r"^Tweedie needs the data at t=1\.0"):
+            frx.sample(model, jax.random.key(0), 1, grid=4, solver=dfx.Heun(), last_step=frx.Tweedie())
+
+
+def test_declared_determinants_vanish(x64):
+    """At the ends that a schedule names, and at no other, by its rates."""
+    for name, schedule in {**SCHEDULES, "polynomial": frx.schedule.Polynomial(3.0), **MORE_SCHEDULES}.items():
+        for end in (0.0, 1.0):
+            s = schedule.scales(jnp.asarray(end))
+            vanishes = float(s.alpha * s.sigma_rate - s.alpha_rate * s.sigma) == 0
+            assert vanishes == schedule.is_singular("determinant", end), (name, end)

@@ -138,3 +138,22 @@ def test_log_normal_noise(key):
 def test_a_narrow_interval_must_meet_that_of_the_model(key):
     with pytest.raises(ValueError, match=r"nothing in common with the model's interval \[0.5, 1.0\]"):
         times.Within(times.Uniform(), 0.0, 0.4)(key, 8, 0.5, 1.0, jnp.float32)
+
+
+def test_pairs_of_a_stratified_law_are_independent(key):
+    """Whatever strata two times share: of two independent uniform times the gap has density 2 (1 - g)."""
+    pairs = times.Pairs(times.Stratified(), same=0.0)(key, N, 0.0, 1.0, jnp.float32)
+    assert distance(pairs[:, 1] - pairs[:, 0], lambda g: 1 - (1 - g) ** 2) <= FAR
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: times.Pairs(times.LikelihoodTimes(frx.Linear())), r"Pairs takes a law on \[0, 1\], .*LikelihoodTimes"),
+        (lambda: times.Pairs(same=2.0), r"same must lie in \[0, 1\]; got 2\.0"),
+        (lambda: times.Mixture(times.Uniform(), times.Uniform(), 3.0), r"fraction must lie in \[0, 1\]; got 3\.0\."),
+    ],
+)
+def test_laws_that_do_not_fit_are_refused(build, text):
+    with pytest.raises(ValueError, match="^" + text):
+        build()

@@ -48,6 +48,18 @@ def check_time(name: str, t: float) -> float:
     return float(t)
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raises `ValueError` unless a number is in [0, 1]; arrays are let through."""
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1]; got {value}.")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises `ValueError` for a negative number; arrays are let through."""
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(f"{name} must not be negative; got {value}.")
+
+
 def check_interval(t_min: float, t_max: float) -> None:
     """Raises `ValueError` unless `0 <= t_min < t_max <= 1`."""
     check_time("t_min", t_min)

@@ -141,8 +141,9 @@ class Model(AbstractContinuousModel):
             gaussian_or_raise(self.prior, independent=self.coupling.independent)
         elif isinstance(self.target, Velocity):
             raise ValueError(VELOCITY_ONLY)
+        low, high = data_interval(self)
         vanishes = self.schedule.is_singular("log_snr", 1.0)
-        return self.t_min, min(self.t_max, 1 - TIME_MARGIN) if vanishes else self.t_max
+        return low, min(high, 1 - TIME_MARGIN) if vanishes else high
 
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The law of `sigma(t) x0`, and of the latent at `t`; what is left of the data at `t` is neglected."""
@@ -191,6 +192,22 @@ class Model(AbstractContinuousModel):
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
         return Converted(output, x, scales, self.target, self.prior, self.coupling.independent, self._timeless)
+
+
+def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
+    """Where the data prediction is finite: a velocity does not give it where the schedule's determinant vanishes.
+
+    **Arguments:**
+
+    - `model`: any; only a [`Model`][] of a velocity on an affine path has less than its own interval.
+
+    **Returns:** start and end.
+    """
+    low, high = model.t_min, model.t_max
+    if isinstance(model, Model) and model.interpolant.gamma is None and isinstance(model.target, Velocity):
+        low = max(low, NOISE_MARGIN) if model.schedule.is_singular("determinant", 0.0) else low
+        high = min(high, 1 - TIME_MARGIN) if model.schedule.is_singular("determinant", 1.0) else high
+    return low, high
 
 
 def _network_dtype(network: Network) -> DType:

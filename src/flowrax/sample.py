@@ -14,6 +14,7 @@ from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .divergence import AbstractDivergence, Exact
+from .dynamics import UnderdampedLangevin, path_time
 from .engine import (
     Grid,
     Placement,
@@ -27,7 +28,7 @@ from .engine import (
     place,
     solve,
 )
-from .last_step import AbstractLastStep
+from .last_step import AbstractLastStep, check_end
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
 from .prior import AbstractPrior, check_range
 
@@ -91,7 +92,7 @@ def sample(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start = None if x0 is None else _check_start(model, x0, num_samples)
     solver = dynamics.stepper(solver)
-    _check_calculus(dynamics, solver)
+    _check_solver(model, dynamics, solver, last_step)
     if with_log_prob:
         divergence = Exact() if divergence is None else divergence
         solver = augmented_solver(divergence, solver)
@@ -165,7 +166,9 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
-    return plan.dynamics.terms(model, condition, noise), (model, condition)
+    terms = plan.dynamics.terms(model, condition, noise)
+    # The terms of this one hold what they need; diffrax would trace all of a model.
+    return terms, None if isinstance(plan.dynamics, UnderdampedLangevin) else (model, condition)
 
 
 def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
@@ -194,7 +197,13 @@ def _check_density(
         raise ValueError("last_step changes the law of the samples; it cannot go with with_log_prob=True.")
 
 
-def _check_calculus(dynamics: AbstractDynamics, solver: dfx.AbstractSolver) -> None:
+def _check_solver(
+    model: AbstractContinuousModel,
+    dynamics: AbstractDynamics,
+    solver: dfx.AbstractSolver,
+    last_step: AbstractLastStep | None,
+) -> None:
+    check_end(model, dynamics, solver, last_step)
     if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
         reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
         raise ValueError(
@@ -251,6 +260,7 @@ def _answer(
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
+        end = jnp.asarray(path_time(plan.dynamics, end), end.dtype)
         x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
     times, trajectory = None, None
     if solved.saved is not None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ._typing import Array, Condition, DType, Event, Scalar, Shape
 from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
 from .interpolant import Affine
-from .model import Model
+from .model import Model, data_interval
 from .prior import AbstractPrior, rescaled
 from .schedule import AbstractSchedule, Scales
 
@@ -97,7 +97,7 @@ class WarpedModel(AbstractContinuousModel):
             raise ValueError(f"The path is {type(model.interpolant).__name__}; only an affine one can be warped.")
         self.model, self.schedule = model, schedule
         self.shape, self.dtype = model.shape, model.dtype
-        self.t_min, t_max = _overlap(model, schedule, model.t_min, model.t_max)
+        self.t_min, t_max = _overlap(model, schedule, *data_interval(model))
         # The velocity of data and noise is infinite where the rate is.
         self.t_max = min(t_max, 1 - TIME_MARGIN) if schedule.is_singular("sigma_rate", 1.0) else t_max
         try:

@@ -18,11 +18,13 @@ from .kernel import Kernel, add_noise, converted, kernel, tidy
 class DDPM(eqx.Module):
     r"""The steps of a chain of tables, for one event each; arguments in common with [`VDM`][].
 
-    A step leaves index `i` for `i - 1`. [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data
-    prediction, with its variance $\tilde\beta_i$; the step from the last index ends at the data prediction itself.
+    A step leaves index `i` for `i - 1`, or for any lower index `to`, as where [`index_grid`][] visits only some.
+    [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data prediction, with its variance
+    $\tilde\beta_i$; the step from the last index ends at the data prediction itself, as one to `last_index - 1` does.
 
     By a verb the same steps are those of a model on the schedule `Tabulated(table)`, whose network is called with
-    `table.index(t)`: `frx.sample(model, key, n, dynamics=ReverseSDE(), solver=DDIM(), grid=table.num_steps)`.
+    `table.index(t)`: with $T$ = `table.num_steps`, `frx.sample(model, key, n, dynamics=ReverseSDE(t_max=1 - 1 / T),
+    solver=DDIM(), grid=T - 1, last_step=Tweedie())`. Up to `t_max` a step ends at each index; the last is to the data.
 
     ??? cite "Reference"
 
@@ -75,9 +77,14 @@ class DDPM(eqx.Module):
         """Data, noise, velocity and score by a network's output for `x` at an index."""
         return converted(output, x, self.scales(index, x), self.target)
 
-    def _kernel(self, index: Int[ArrayLike, ""], share: float | Array | None) -> tuple[Kernel, Array, Array]:
+    def _kernel(
+        self, index: Int[ArrayLike, ""], to: Int[ArrayLike, ""] | None, share: float | Array | None
+    ) -> tuple[Kernel, Array, Array]:
         row = self._row(index)
-        table, after, inside = self.table, jnp.maximum(row - 1, 0), row > 0
+        next_row = row - 1 if to is None else jnp.asarray(to) - self.last_index
+        if not is_traced(row, next_row) and not -1 <= int(next_row) < int(row):
+            raise ValueError(f"to={to} must be below index={index}, and at least {self.last_index - 1}, the data.")
+        table, after, inside = self.table, jnp.maximum(next_row, 0), next_row >= 0
         start = table.data_scale[row], table.noise_scale[row]
         end = jnp.where(inside, table.data_scale[after], 1), jnp.where(inside, table.noise_scale[after], 0)
         gap = jnp.where(inside, (table.log_snr[after] - table.log_snr[row]) / 2, jnp.inf)
@@ -89,6 +96,7 @@ class DDPM(eqx.Module):
         index: Int[ArrayLike, ""],
         x: Event,
         *,
+        to: Int[ArrayLike, ""] | None = None,
         key: KeyArray | None = None,
         noise: Event | None = None,
         temperature: float | Array = 1.0,
@@ -96,7 +104,7 @@ class DDPM(eqx.Module):
         centre: bool = False,
     ) -> Event:
         """Ancestral: a draw of the posterior at the data prediction; `temperature` scales its noise."""
-        coefficients, _, _ = self._kernel(index, 1.0)
+        coefficients, _, _ = self._kernel(index, to, 1.0)
         mean = coefficients.mean(x, prediction.data)
         return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
 
@@ -106,6 +114,7 @@ class DDPM(eqx.Module):
         index: Int[ArrayLike, ""],
         x: Event,
         *,
+        to: Int[ArrayLike, ""] | None = None,
         key: KeyArray | None = None,
         noise: Event | None = None,
         temperature: float | Array = 1.0,
@@ -113,7 +122,7 @@ class DDPM(eqx.Module):
         centre: bool = False,
     ) -> Event:
         """The ancestral step by the noise prediction (Ho et al. 2020, algorithm 2), equal to [`step`][]."""
-        coefficients, alpha, sigma = self._kernel(index, 1.0)
+        coefficients, alpha, sigma = self._kernel(index, to, 1.0)
         mean = coefficients.mean_of_noise(x, prediction.noise, alpha, sigma)
         return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
 
@@ -124,12 +133,13 @@ class DDPM(eqx.Module):
         x: Event,
         *,
         eta: float = 0.0,
+        to: Int[ArrayLike, ""] | None = None,
         key: KeyArray | None = None,
         noise: Event | None = None,
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
         """DDIM (Song et al. 2021, eq. 12): `eta=0` is deterministic, without key or noise; `eta=1` is [`step`][]."""
-        coefficients, _, _ = self._kernel(index, eta**2 if eta else None)
+        coefficients, _, _ = self._kernel(index, to, eta**2 if eta else None)
         x = coefficients.mean(x, prediction.data)
         return tidy(add_noise(x, coefficients.std, key, noise) if eta else x, mask, centre)

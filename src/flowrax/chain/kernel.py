@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
+from .._checks import check_shape, is_traced
 from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..model import Converted
 from ..prior import Gaussian, remove_centre
@@ -117,6 +117,12 @@ def tidy(x: Event, mask: ArrayLike | None, centre: bool) -> Event:
     return x if mask is None else jnp.where(jnp.asarray(mask).astype(bool)[..., None], x, 0)
 
 
+def check_positive_dt(dt: Scalar) -> None:
+    """Raises `ValueError` for a concrete `dt` that is not positive."""
+    if not is_traced(dt) and not float(dt) > 0:
+        raise ValueError(f"dt must be positive: steps go from noise at t=0 to data at t=1; got dt={float(dt):g}.")
+
+
 def move(x: Event, drift: Event, dt: Scalar) -> Event:
     """An Euler step.
 
@@ -127,6 +133,7 @@ def move(x: Event, drift: Event, dt: Scalar) -> Event:
 
     **Returns:** an event.
     """
+    check_positive_dt(dt)
     return x + _times(jnp.asarray(dt), drift)
 
 
@@ -142,6 +149,7 @@ def diffuse(mean: Event, scale: Array, dt: Scalar, key: KeyArray | None, noise: 
 
     **Returns:** an event.
     """
+    check_positive_dt(dt)
     return add_noise(mean, scale * jnp.sqrt(jnp.asarray(dt, scale.dtype)), key, noise)
 
 

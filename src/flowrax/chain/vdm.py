@@ -14,7 +14,7 @@ from ..dynamics import HybridSDE, TemperedFlow
 from ..model import Converted
 from ..schedule import AbstractSchedule
 from ..target import AbstractTarget, Data
-from .kernel import Kernel, add_noise, converted, diffuse, kernel, move, tidy
+from .kernel import Kernel, add_noise, check_positive_dt, converted, diffuse, kernel, move, tidy
 
 
 class VDM(eqx.Module):
@@ -64,6 +64,7 @@ class VDM(eqx.Module):
         return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 
     def _kernel(self, t: Scalar, dt: Scalar, share: float | Array | None) -> tuple[Kernel, Array, Array]:
+        check_positive_dt(dt)
         start = jnp.asarray(t)
         end = start + jnp.asarray(dt, start.dtype)
         if not is_traced(end) and not 0 <= float(start) <= float(end) <= 1 + 1e-6:

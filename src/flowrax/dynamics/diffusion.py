@@ -9,6 +9,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._checks import check_not_negative
 from .._typing import Array, Scalar, Times
 from ..schedule import AbstractSchedule
 
@@ -41,6 +42,9 @@ class Constant(AbstractDiffusion):
     """$w = c$."""
 
     scale: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return jnp.full_like(t, self.scale)

@@ -6,6 +6,7 @@ Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ the firs
 $C s$ takes the place of $s$, and $C^{1/2} W$ that of $W$.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import diffrax as dfx
@@ -25,6 +26,13 @@ def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Conditi
     """The score of a model at a fixed time, times the prior's covariance; `args` is `(model, condition)`."""
     model, condition = args
     return scaled_score(model, model.predict(jnp.asarray(time, x.dtype), x, condition).score)
+
+
+def path_time(dynamics: AbstractDynamics, end: Scalar) -> Scalar:
+    """The time of the path at which a dynamics that stops at `end` leaves an event."""
+    if isinstance(dynamics, Langevin | UnderdampedLangevin):
+        return dynamics.time
+    return end
 
 
 def _check_score(model: AbstractContinuousModel, time: float) -> None:
@@ -88,6 +96,16 @@ class Langevin(AbstractDynamics):
         return dfx.ShARK() if solver is None else solver
 
 
+class _Bound(eqx.Module):
+    """Diffrax traces the arguments of this term, and a model holds more than arrays: it comes with the function."""
+
+    gradient: Callable[[Event, PyTree], Event]
+    args: PyTree
+
+    def __call__(self, x: Event, args: PyTree) -> Event:
+        return self.gradient(x, self.args)
+
+
 class UnderdampedLangevin(AbstractDynamics):
     """Langevin dynamics with momentum, for diffrax's ALIGN, SHOULD and QUICSORT."""
 
@@ -128,8 +146,9 @@ class UnderdampedLangevin(AbstractDynamics):
 
     def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
         friction, unit = jnp.asarray(self.friction, model.dtype), jnp.asarray(1.0, model.dtype)
+        gradient = _Bound(self.negative_score, (model, condition))
         return dfx.MultiTerm(
-            dfx.UnderdampedLangevinDriftTerm(friction, unit, self.negative_score),
+            dfx.UnderdampedLangevinDriftTerm(friction, unit, gradient),
             dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0)),
         )
 

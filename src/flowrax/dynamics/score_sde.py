@@ -15,6 +15,7 @@ import lineax as lx
 from .._checks import check_interval, check_steps_of_noise
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..prediction import Converted
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from .noise import scaled_score, shaped
@@ -60,8 +61,17 @@ class AbstractScoreSDE(AbstractDynamics):
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         """$v + a C s$ at `(t, x)`; `args` is `(model, condition)`."""
         model, condition = args
-        prediction = model.predict(t, x, condition)
-        return self.drift_of(prediction.velocity, scaled_score(model, prediction.score), model.schedule, t)
+        prediction = scored = model.predict(t, x, condition)
+        if self.score_until < 1:
+            # A score that is not used must be finite all the same, or its gradient is NaN.
+            t = jnp.asarray(t)
+            safe = jnp.minimum(t, jnp.asarray(model.score_interval[1], t.dtype))
+            if isinstance(prediction, Converted):
+                scales = model.schedule.scales(safe, x.dtype)
+                scored = eqx.tree_at(lambda converted: converted.scales, prediction, scales)
+            else:
+                scored = model.predict(safe, x, condition)
+        return self.drift_of(prediction.velocity, scaled_score(model, scored.score), model.schedule, t)
 
     def diffusion(
         self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]

@@ -15,7 +15,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_interval, check_time
+from .._checks import check_interval, check_not_negative, check_time
 from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
 from ..prior import AbstractPrior
@@ -222,6 +222,8 @@ class StochasticFlow(AbstractScoreSDE):
         - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
         """
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
+        check_not_negative("score_temperature", score_temperature)
+        check_not_negative("noise_temperature", noise_temperature)
         self.coefficient = as_diffusion(diffusion)
         self.score_temperature, self.noise_temperature = score_temperature, noise_temperature
         self.t_ode, self.t_min, self.t_max = check_time("t_ode", t_ode), t_min, t_max

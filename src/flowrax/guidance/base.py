@@ -10,7 +10,7 @@ import abc
 
 import equinox as eqx
 
-from .._typing import Condition, DType, Event, Scalar, Shape
+from .._typing import Array, Condition, DType, Event, Scalar, Shape
 from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
 from ..dynamics import ProbabilityFlow, scaled_score
 from ..observation import LinearGaussian
@@ -39,6 +39,8 @@ class GuidedPrediction(AbstractPrediction):
     base: AbstractPrediction
     likelihood_score: Event
     scales: Scales
+    diffusion_squared: Array
+    """Of the forward SDE."""
     scaled_score: Event
     """The likelihood score times the prior's covariance."""
 
@@ -52,9 +54,7 @@ class GuidedPrediction(AbstractPrediction):
 
     @property
     def velocity(self) -> Event:
-        s = self.scales
-        half_squared_diffusion = s.sigma**2 * s.alpha_rate / s.alpha - s.variance_rate / 2
-        return self.base.velocity + half_squared_diffusion * self.scaled_score
+        return self.base.velocity + self.diffusion_squared / 2 * self.scaled_score
 
     @property
     def score(self) -> Event:
@@ -116,4 +116,5 @@ class GuidedModel(AbstractContinuousModel):
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> GuidedPrediction:
         base, likelihood_score = self.guidance(self.model, self.observation, t, x, condition)
         scaled = scaled_score(self.model, likelihood_score)
-        return GuidedPrediction(base, likelihood_score, self.schedule.scales(t, x.dtype), scaled)
+        scales, squared = self.schedule.scales(t, x.dtype), self.schedule.diffusion_squared(t).astype(x.dtype)
+        return GuidedPrediction(base, likelihood_score, scales, squared, scaled)

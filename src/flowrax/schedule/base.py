@@ -35,7 +35,11 @@ class AbstractSchedule(eqx.Module):
     """
 
     singularities: eqx.AbstractClassVar[Mapping[str, tuple[float, ...]]]
-    """Where a method of that name is infinite; a name that is missing is finite on all of $[0, 1]$."""
+    r"""Where a method of that name is infinite; a name that is missing is finite on all of $[0, 1]$.
+
+    `"determinant"` is where $\alpha \dot\sigma - \dot\alpha \sigma$ vanishes, so that a velocity does not tell
+    the data from the noise.
+    """
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:

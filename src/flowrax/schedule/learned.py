@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
+from .._checks import as_floats
 from .._typing import Array, KeyArray, Times
 from .log_snr import AbstractLogSNR
 
@@ -86,17 +87,20 @@ class LearnedSNR(AbstractLogSNR):
         return jnp.vectorize(at)(t)
 
     def log_snr(self, t: Times) -> Array:
-        t = jnp.asarray(t)
+        (t,) = as_floats(t)
         low, high, *_ = self._parameters(t)
         first, now, last = self._curve(jnp.zeros_like(t)), self._curve(t), self._curve(jnp.ones_like(t))
         return low + (high - low) * ((now - first) / (last - first))
 
     def log_snr_rate(self, t: Times) -> Array:
-        t = jnp.asarray(t)
+        (t,) = as_floats(t)
         return jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
     def time_at(self, log_snr: Times) -> Array:
-        log_snr = jnp.asarray(log_snr)
+        (log_snr,) = as_floats(log_snr)
+        low, high, *_ = self._parameters(log_snr)
+        # Beyond the ends of the schedule there is no time; the nearest is that end.
+        log_snr = jnp.clip(log_snr, low, high)
         tolerance = float(jnp.finfo(log_snr.dtype).eps)
         # The curve goes on beyond both ends, so rounding there leaves a root.
         solver, bracket = optx.Bisection(rtol=tolerance, atol=tolerance), dict(lower=-1.0, upper=2.0)

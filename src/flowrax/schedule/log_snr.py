@@ -90,7 +90,7 @@ class LogLinearSNR(AbstractLogSNR):
 class LinearSNR(AbstractVariancePreserving):
     r"""$\mathrm{SNR} = 1 / (e^B - 1)$ with $B(s) = B_0 + c\, s^2$, $s = 1 - t$: $\alpha^2 = e^{-B}$, $\beta = 2 c s$.
 
-    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so nothing is singular there.
+    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so nothing is infinite there.
 
     ??? cite "Reference"
 
@@ -106,7 +106,7 @@ class LinearSNR(AbstractVariancePreserving):
 
     minimum: float
     growth: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"determinant": (1.0,)}
 
     def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
         r"""**Arguments:**
@@ -166,7 +166,8 @@ class CosineSNR(AbstractSchedule):
         at_data = (1.0,) if self.nu < 1 else ()
         rates = dict.fromkeys(("alpha_rate", "sigma_rate", "variance_rate"), at_data)
         forward = dict.fromkeys(("drift", "diffusion", "diffusion_squared"), (0.0, *at_data))
-        return rates | forward | {"log_snr": (0.0,) if self.s else (0.0, 1.0)}
+        determinant = (1.0,) if self.nu > 1 else ()
+        return rates | forward | {"log_snr": (0.0,) if self.s else (0.0, 1.0), "determinant": determinant}
 
     def _angle(self, t: Times) -> Array:
         return _QUARTER * (power(1 - jnp.asarray(t), self.nu) + self.s) / (1 + self.s)

@@ -1,7 +1,6 @@
 r"""$\alpha = t^n$, $\sigma = 1 - t^n$ (Lipman et al. 2024, section 4.6)."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +41,6 @@ class Polynomial(AbstractSchedule):
     """
 
     exponent: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "log_snr": (0.0, 1.0),
-        "drift": (0.0,),
-        "diffusion": (0.0,),
-        "diffusion_squared": (0.0,),
-    }
 
     def __init__(self, exponent: float = 2.0):
         """**Arguments:**
@@ -57,6 +50,11 @@ class Polynomial(AbstractSchedule):
         if not exponent >= 1:
             raise ValueError(f"exponent must be at least 1; got {exponent}.")
         self.exponent = float(exponent)
+
+    @property
+    def singularities(self) -> Mapping[str, tuple[float, ...]]:
+        forward = dict.fromkeys(("drift", "diffusion", "diffusion_squared"), (0.0,))
+        return forward | {"log_snr": (0.0, 1.0), "determinant": (0.0,) if self.exponent > 1 else ()}
 
     def alpha(self, t: Times) -> Array:
         return power(jnp.asarray(t), self.exponent)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_interval
+from .._checks import check_fraction, check_interval
 from .._typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
@@ -16,6 +16,9 @@ class Mixture(AbstractUnitTimes):
     first: AbstractUnitTimes
     second: AbstractUnitTimes
     fraction: float
+
+    def __check_init__(self) -> None:
+        check_fraction("fraction", self.fraction)
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         coin, first, second = jax.random.split(key, 3)
@@ -89,10 +92,18 @@ class Pairs(AbstractTimes):
     times: AbstractTimes = Uniform()
     same: float = 0.75
 
+    def __check_init__(self) -> None:
+        # A law with a correction would need it for both times.
+        if not isinstance(self.times, AbstractUnitTimes):
+            raise ValueError(f"Pairs takes a law on [0, 1], such as Uniform(); got {type(self.times).__name__}.")
+        check_fraction("same", self.same)
+
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`(n, 2)`: `t` and `r` of every sample."""
-        first, second, coin = jax.random.split(key, 3)
+        first, second, coin, order = jax.random.split(key, 4)
         a, b = (self.times(k, n, t_min, t_max, dtype) for k in (first, second))
+        # A stratified law has its strata in the order of the rows: both times of a row would share one.
+        b = jax.random.permutation(order, b)
         low, high = jnp.minimum(a, b), jnp.maximum(a, b)
         # The one kept has the law of `times`: neither the smaller nor the larger of two draws has.
         together = jax.random.bernoulli(coin, self.same, (n,))

@@ -146,16 +146,17 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
     **Arguments:**
 
-    - `num_steps`: how many indices are visited, evenly, both ends among them; all where it is `num_indices`.
+    - `num_steps`: how many indices are visited, evenly, both ends among them (one alone is the
+        noisiest); all where it is `num_indices`.
     - `num_indices`: of the chain; `num_steps` without. Raises `ValueError` where there are fewer than `num_steps`.
     - `padding`, `dilation`: repeat the last one, and each one, so many times more.
 
-    **Returns:** `(num_steps (dilation + 1) + padding,)` decreasing integers down to 0.
+    **Returns:** `(num_steps (dilation + 1) + padding,)` integers that decrease from `num_indices - 1`.
     """
     size = num_steps if num_indices is None else num_indices
     if not 1 <= num_steps <= size:
         raise ValueError(f"num_steps={num_steps} must lie between 1 and the number of indices, {size}.")
-    even = np.round(np.linspace(size - 1, 0, num_steps)) if num_steps > 1 else np.zeros(1)
+    even = np.round(np.linspace(size - 1, 0, num_steps)) if num_steps > 1 else np.array([size - 1])
     index = jnp.asarray(even.astype(np.int32))
     return jnp.pad(jnp.repeat(index, dilation + 1), (0, padding), mode="edge")
 
