@@ -1,4 +1,4 @@
-r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ in units of its largest entry.
+r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ in units of its largest entry or in its own.
 
 $$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
 + \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
@@ -70,6 +70,7 @@ class Sinkhorn(AbstractCoupling):
     """
 
     reg: float = eqx.field(static=True)
+    absolute: bool = eqx.field(static=True)
     num_iterations: int = eqx.field(static=True)
     cost: Cost
     draw: AbstractDraw
@@ -79,6 +80,7 @@ class Sinkhorn(AbstractCoupling):
         self,
         reg: float = 0.05,
         *,
+        absolute: bool = False,
         num_iterations: int = 100,
         cost: Cost | None = None,
         draw: AbstractDraw | None = None,
@@ -86,18 +88,20 @@ class Sinkhorn(AbstractCoupling):
         r"""**Arguments:**
 
         - `reg`: $\varepsilon$, in units of the largest cost of the batch, that of conditions left out.
+        - `absolute`: whether it is in units of the cost itself instead, the data squared for squared distances.
         - `num_iterations`: the marginal of the data is exact after each, that of the noise as far as they converged.
         - `cost`: as of [`ExactOT`][].
         - `draw`: how pairs are drawn from the plan; [`PerData`][] without.
         """
         _check(reg=reg, num_iterations=num_iterations)
-        self.reg, self.num_iterations = reg, num_iterations
+        self.reg, self.absolute, self.num_iterations = reg, absolute, num_iterations
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns)."""
-        return _log_plan(in_units(self.cost, x1, x0, condition), self.reg, 1.0, self.num_iterations)
+        costs = self.cost(x1, x0, condition) if self.absolute else in_units(self.cost, x1, x0, condition)
+        return _log_plan(costs, self.reg, 1.0, self.num_iterations)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)

@@ -20,8 +20,8 @@ class Latent(AbstractInterpolant):
 
     With `Linear()` or `Cosine()` and a `gamma` that vanishes it is the linear or trigonometric interpolant; with
     [`EncoderDecoder`][] and `SineSquared()` its encoder-decoder. `Linear()` with `Brownian(s)` is the path of
-    Schroedinger bridge matching (Tong et al. 2024; its coupling is the entropic one of regularisation $2 s^2$), and
-    with `Constant(s)` that of conditional flow matching. The mirror interpolant is `Linear()` with each point paired
+    Schroedinger bridge matching (Tong et al. 2024; its coupling is `Sinkhorn(2 * s**2, absolute=True)`), and with
+    `Constant(s)` that of conditional flow matching. The mirror interpolant is `Linear()` with each point paired
     with itself: `fit(..., x0=data)`.
 
     ??? cite "Reference"
