@@ -1,4 +1,4 @@
-r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ in units of its largest entry or in its own.
+r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ over its largest entry or as it is.
 
 $$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
 + \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
