@@ -222,7 +222,7 @@ def test_gradient_of_the_stochastic_flow_to_the_data(x64):
     [
         (lambda: dyn.Constant(-1.0), "scale must not be negative; got -1.0."),
         (lambda: frx.StochasticFlow(dyn.Constant(), noise_temperature=-1.0), "noise_temperature must not be negative"),
-        (lambda: frx.StochasticFlow(dyn.Constant(), score_temperature=-2), "score_temperature must not be negative"),
+        (lambda: frx.StochasticFlow(dyn.Constant(), score_temperature=-2.0), "score_temperature must not be negative"),
     ],
 )
 def test_negative_coefficients_are_refused(build, text):
