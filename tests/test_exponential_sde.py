@@ -150,7 +150,8 @@ def test_without_noise_it_is_the_flow(name, x64):
 def test_going_back_is_the_forward_process(schedule, x64):
     """It takes alpha and sigma at one time to those at the other."""
     path, t, earlier = SCHEDULES[schedule], jnp.asarray(0.6), jnp.asarray(0.25)
-    keep, std = (float(renoise(path, t, earlier, jnp.asarray(a), jnp.asarray(b))) for a, b in ((1.0, 0.0), (0.0, 1.0)))
+    model = mixture(3, 1, "float64").model(path)
+    keep, std = (renoise(model, t, earlier, jnp.asarray([a]), jnp.asarray([1 - a]))[0] for a in (1.0, 0.0))
     np.testing.assert_allclose(keep * path.alpha(t), path.alpha(earlier), rtol=1e-12)
     np.testing.assert_allclose(keep**2 * path.sigma(t) ** 2 + std**2, path.sigma(earlier) ** 2, rtol=1e-12)
 

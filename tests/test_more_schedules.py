@@ -222,4 +222,4 @@ def test_impossible_numbers_are_refused(make, message):
 def test_a_learned_schedule_beyond_its_ends(x64):
     got = LEARNED.time_at(jnp.array([-100.0, -6.0, 9.0, 40.0]))
     np.testing.assert_allclose(got, [0.0, 0.0, 1.0, 1.0], atol=1e-12)
-    np.testing.assert_allclose([LEARNED.log_snr(0), LEARNED.log_snr(1)], [-6.0, 9.0], rtol=1e-12)
+    np.testing.assert_allclose([LEARNED.log_snr(0.0), LEARNED.log_snr(1.0)], [-6.0, 9.0], rtol=1e-12)

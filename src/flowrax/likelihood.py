@@ -5,6 +5,8 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 \ell(t_{\max}) - \ell(t_{\min})$. With random probes $\ell$ has one entry per probe.
 """
 
+import math
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -165,7 +167,7 @@ def log_prob(
         return raise_if_failed("log_prob", answer, answer.result, stepping.max_steps) if throw else answer
 
     errors = ErrorOptions(target_standard_error, max_probes, discretisation_error)
-    errors.check(divergence, stepping, (model, events, condition, key))
+    errors.check(divergence, stepping, (model, events, condition, key), math.prod(model.shape))
     return solve_with_errors(evaluate, events, condition, keys, divergence, solver, stepping, errors)
 
 

@@ -15,7 +15,7 @@ from ._checks import is_traced
 from ._condition import Batched
 from ._result import RESULTS, LogProb, is_failed
 from ._typing import Array, Batch, Condition, KeyArray, PyTree
-from .divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson
+from .divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson, Rademacher
 from .engine import Stepping
 
 Solve = Callable[[Batch, Condition | Batched, Array | None, AbstractDivergence, Stepping], LogProb]
@@ -23,6 +23,9 @@ Solve = Callable[[Batch, Condition | Batched, Array | None, AbstractDivergence, 
 
 # How much tighter the second solve of a discretisation error is.
 _TIGHTER = 10.0
+
+# Signs that all agree, one in two to this power, hide the error of a row.
+_LEAST_BITS = 10
 
 # The least number of rows that is solved again at once: fewer rows are padded to it.
 _LEAST_ROWS = 8
@@ -40,8 +43,8 @@ class ErrorOptions(eqx.Module):
     max_probes: int = eqx.field(static=True)
     discretisation: bool = eqx.field(static=True)
 
-    def check(self, divergence: AbstractDivergence, stepping: Stepping, traced: PyTree) -> None:
-        """Raises `ValueError` unless it can be done."""
+    def check(self, divergence: AbstractDivergence, stepping: Stepping, traced: PyTree, size: int) -> None:
+        """Raises `ValueError` unless it can be done for events of `size` elements."""
         if self.discretisation:
             refine(stepping)
         if self.target is None:
@@ -50,6 +53,11 @@ class ErrorOptions(eqx.Module):
         if probing is None or probing.num_probes < 2:
             raise ValueError(
                 "target_standard_error adds probes to those of divergence=Hutchinson(num_probes) with num_probes >= 2."
+            )
+        if isinstance(probing.law, Rademacher) and (size - 1) * (probing.num_probes - 1) < _LEAST_BITS:
+            raise ValueError(
+                f"{probing.num_probes} random signs in {size} dimensions are too often all the same, and then show no "
+                "error; use Exact(), divergence.Hadamard() or more probes."
             )
         if not self.target > 0:
             raise ValueError(f"target_standard_error must be positive; got {self.target}.")

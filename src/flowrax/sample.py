@@ -13,8 +13,9 @@ from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
+from .bridge import Bridge
 from .divergence import AbstractDivergence, Exact
-from .dynamics import UnderdampedLangevin, path_time
+from .dynamics import SBDM, ReverseSDE, UnderdampedLangevin, path_time
 from .engine import (
     Grid,
     Placement,
@@ -204,6 +205,11 @@ def _check_solver(
     last_step: AbstractLastStep | None,
 ) -> None:
     check_end(model, dynamics, solver, last_step)
+    if isinstance(model, Bridge) and isinstance(dynamics, ReverseSDE) and isinstance(dynamics.coefficient, SBDM):
+        raise ValueError(
+            "SBDM, the default of ReverseSDE, is the noise of paths from noise to data; on a Bridge give another "
+            "coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
+        )
     if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
         reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
         raise ValueError(

@@ -14,6 +14,9 @@ from .probes import AbstractProbes, Rademacher
 class Hutchinson(AbstractDivergence):
     """The mean over random probes, with the standard error of that mean.
 
+    In few dimensions [`Exact`][] costs no more, and `k` random signs in `d` of them are all the same up to their sign
+    with probability $2^{-(d - 1)(k - 1)}$: such a row is off and shows no error.
+
     ??? cite "Reference"
 
         ```bibtex

@@ -95,7 +95,8 @@ class ClassifierFree(AbstractContinuousModel):
         - `model`: of events given a condition.
         - `weight`: $w$; 0 is the other prediction, 1 the model's own, more is guidance. A scalar, or an array that
             broadcasts to an event: ones where nothing is to be guided.
-        - `null`: the condition of the other prediction, as training dropped it.
+        - `null`: the condition of the other prediction, as training dropped it: zeros of its shape where
+            `ConditionDropout` had none.
         - `other`: the model of the other prediction, of the same schedule, prior and events: `model` itself without.
             A worse version of the model makes it autoguidance; then `null=None` gives it the same condition.
         - `interval`: of times at which there is guidance, ends included; outside it the model's own prediction counts.

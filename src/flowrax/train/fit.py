@@ -279,6 +279,11 @@ class _Bar:
 def _check_data(
     model: Model, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
 ) -> tuple[Batch, Batch | None]:
+    if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
+        raise ValueError(
+            "The network has no arrays to train. A function that closes over a network hides them: make it an "
+            "eqx.Module that holds the network."
+        )
     rows = jnp.asarray(data, model.dtype)
     check_finite("data", rows)
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
