@@ -106,8 +106,9 @@ def test_a_state_of_two_parts(key):
 
 def test_one_compilation(model, key, x64):
     parallel(model, key, "Euler", tolerance=1e-4)
+    other = jax.random.key(7)
     with jax.no_tracing():
-        parallel(model, jax.random.key(7), "Euler", tolerance=1e-3)
+        parallel(model, other, "Euler", tolerance=1e-3)
 
 
 def test_bad_arguments_are_sentences(model, key, x64):
