@@ -40,6 +40,8 @@ BUILT = {
 
 # Not a route to the marginals of their own, and where they are tested instead.
 ELSEWHERE = {
+    "EncoderDecoder": "a schedule of paths with a latent alone: test_interpolant",
+    "Latent": "a target of paths with a latent alone: test_interpolant",
     "TemperedFlow": "changes the marginals: test_tempered",
     "Jump": "needs a network of average velocity: test_mean_flow",
     "_Churned": "the solver of Churn",
