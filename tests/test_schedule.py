@@ -61,6 +61,7 @@ DEFINITIONS = {
         lambda t: (1 + np.exp(7 - 20.5 * t)) ** -0.5,
         lambda t: 1 / (1 + np.exp(-7 + 20.5 * t)),
     ),
+    "conditional OT": (lambda t: t, lambda t: (1 - 0.95 * t) ** 2),
     "polynomial": (lambda t: t**1.5, lambda t: (1 - t**1.5) ** 2),
 }
 
@@ -119,6 +120,7 @@ ENDS = {
     ("linear", 1): dict(
         alpha=1, sigma=0, alpha_rate=1, sigma_rate=-1, variance_rate=0, drift=-1, diffusion=0, diffusion_squared=0
     ),
+    ("conditional OT", 0): dict(alpha=0, sigma=1, alpha_rate=1, sigma_rate=-0.95, variance_rate=-1.9),
     ("cosine", 0): dict(alpha=0, sigma=1, alpha_rate=C, sigma_rate=0, variance_rate=0),
     ("cosine", 1): dict(
         alpha=1, sigma=0, alpha_rate=0, sigma_rate=-C, variance_rate=0, drift=0, diffusion=0, diffusion_squared=0

@@ -45,7 +45,8 @@ class ConditionalOT(AbstractSchedule):
         return jnp.asarray(t)
 
     def sigma(self, t: Times) -> Array:
-        return 1 - (1 - self.sigma_min) * jnp.asarray(t)
+        t = jnp.asarray(t)
+        return (1 - t) + self.sigma_min * t
 
     def alpha_rate(self, t: Times) -> Array:
         return jnp.ones_like(t)
@@ -57,7 +58,7 @@ class ConditionalOT(AbstractSchedule):
         return 2 * self.sigma(t) * (self.sigma_min - 1)
 
     def log_snr(self, t: Times) -> Array:
-        return 2 * (jnp.log(t) - jnp.log1p((self.sigma_min - 1) * jnp.asarray(t)))
+        return 2 * (jnp.log(t) - jnp.log(self.sigma(t)))
 
     def time_at(self, log_snr: Times) -> Array:
         return 1 / (jnp.exp(-jnp.asarray(log_snr) / 2) + 1 - self.sigma_min)
