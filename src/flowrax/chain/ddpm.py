@@ -18,7 +18,7 @@ from .kernel import Kernel, add_noise, converted, kernel, tidy
 class DDPM(eqx.Module):
     r"""The steps of a chain of tables, for one event each; arguments in common with [`VDM`][].
 
-    A step leaves index `i` for `i - 1`, or for any lower index `to`, as where [`index_grid`][] visits only some.
+    A step leaves index `i` for `i - 1`, or for any lower index `to`, as where `times.index_grid` visits only some.
     [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data prediction, with its variance
     $\tilde\beta_i$; the step from the last index ends at the data prediction itself, as one to `last_index - 1` does.
 

@@ -48,7 +48,7 @@ class LogNormal(AbstractTimes):
 
 
 class LikelihoodTimes(AbstractTimes):
-    r"""Importance sampling for [`Likelihood`][] weights: density proportional to $g^2 / \sigma^2$ (Song et al. 2021b).
+    r"""Importance sampling for `loss.Likelihood` weights: density proportional to $g^2 / \sigma^2$ (Song et al. 2021b).
 
     For every schedule $g^2 = \sigma^2 \dot\lambda$, so this density is $\dot\lambda$: the log-SNR is uniform, and
     `time_at` is the inverse of the distribution function. The weight $g^2$ on the score error is $g^2 / \sigma^2$ on
