@@ -180,16 +180,17 @@ def test_guidance_with_a_prior_is_the_posterior_of_a_gaussian(x64, key):
         assert np.allclose(got[form], want[form], rtol=1e-8, atol=1e-8), form
 
 
+class Net(frx.abstract.AbstractNetwork):
+    weight: jax.Array
+    bias: jax.Array
+
+    def __call__(self, t, x, condition=None, *, key=None):
+        return self.weight @ x + self.bias
+
+
 def test_fit_draws_from_the_prior_and_leaves_it_alone(x64):
     """A linear velocity network at one time learns the regression of x1 - x0 on x_t under the prior's covariance."""
     prior = pr.Gaussian((2,), mean=[1.0, -1.0], std=[0.5, 2.0])
-
-    class Net(frx.abstract.AbstractNetwork):
-        weight: jax.Array
-        bias: jax.Array
-
-        def __call__(self, t, x, condition=None, *, key=None):
-            return self.weight @ x + self.bias
 
     class Half(frx.times.AbstractUnitTimes):
         def unit(self, key, n, dtype):
@@ -232,7 +233,7 @@ ERRORS = {
         "x0 leaves the range of the singular prior",
     ),
     "data off the range": (
-        lambda: frx.fit(model_of(pr.CentredGaussian((2, 2)), shape=(2, 2)), np.ones((5, 2, 2)), jax.random.key(0)),
+        lambda: frx.fit(trainable(pr.CentredGaussian((2, 2))), np.ones((5, 2, 2)), jax.random.key(0)),
         "remove_centre",
     ),
 }
@@ -245,6 +246,10 @@ def centred_model():
     return frx.oracle.Gaussian(np.zeros(4), np.kron([[1, -1], [-1, 1]], np.eye(2))).model(
         frx.Linear(), prior=pr.CentredGaussian((2, 2))
     )
+
+
+def trainable(prior):
+    return frx.Model(Net(jnp.zeros((2, 2)), jnp.zeros(2)), frx.Linear(), shape=prior.shape, prior=prior)
 
 
 def model_of(prior, target=None, shape=(2,)):
