@@ -232,7 +232,7 @@ ERRORS = {
         "x0 leaves the range of the singular prior",
     ),
     "data off the range": (
-        lambda: frx.fit(model_of(pr.CentredGaussian((2, 2)), shape=(2, 2)), np.ones((5, 2, 2)), jax.random.key(0)),
+        lambda: frx.fit(trainable(pr.CentredGaussian((2, 2))), np.ones((5, 2, 2)), jax.random.key(0)),
         "remove_centre",
     ),
 }
@@ -245,6 +245,10 @@ def centred_model():
     return frx.oracle.Gaussian(np.zeros(4), np.kron([[1, -1], [-1, 1]], np.eye(2))).model(
         frx.Linear(), prior=pr.CentredGaussian((2, 2))
     )
+
+
+def trainable(prior):
+    return frx.Model(Net(jnp.zeros((2, 2)), jnp.zeros(2)), frx.Linear(), shape=prior.shape, prior=prior)
 
 
 def model_of(prior, target=None, shape=(2,)):
