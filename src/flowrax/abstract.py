@@ -108,7 +108,11 @@ class AbstractDynamics(eqx.Module):
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
-        """Start and end of the integration variable."""
+        """Start and end of the integration variable; raises `ValueError` for a model that this does not fit."""
+
+    @abc.abstractmethod
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        """The time of the path at which an event is when the integration variable is `t`."""
 
     @abc.abstractmethod
     def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
@@ -119,8 +123,10 @@ class AbstractDynamics(eqx.Module):
         """The state that starts at the event `x`."""
 
     @abc.abstractmethod
-    def terms(self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker) -> dfx.AbstractTerm:
-        """The diffrax terms of one sample."""
+    def terms(
+        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.AbstractTerm, PyTree]:
+        """The diffrax terms of one sample, and the `args` they are to be solved with."""
 
     @abc.abstractmethod
     def readout(self, state: PyTree[Array]) -> Event:
@@ -129,6 +135,19 @@ class AbstractDynamics(eqx.Module):
     @abc.abstractmethod
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         """The diffrax solver of these terms; None picks the default."""
+
+
+class AbstractPathDynamics(AbstractDynamics):
+    """A dynamics in the time of the path, whose state is the event."""
+
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        return t
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
 
 
 class AbstractModel(eqx.Module):
@@ -159,6 +178,8 @@ class AbstractContinuousModel(AbstractModel):
     """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
+    is_affine: eqx.AbstractVar[bool]
+    r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:

@@ -7,6 +7,7 @@ the velocity follows from data and noise by the rates of the new schedule (Karra
 """
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -14,8 +15,7 @@ import jax.numpy as jnp
 
 from ._typing import Array, Condition, DType, Event, Scalar, Shape
 from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from .interpolant import Affine
-from .model import Model, data_interval
+from .model import data_interval
 from .prior import AbstractPrior, rescaled
 from .schedule import AbstractSchedule, Scales
 
@@ -90,11 +90,12 @@ class WarpedModel(AbstractContinuousModel):
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
     score_ends: tuple[float, float] | None = eqx.field(static=True)
+    is_affine: ClassVar[bool] = True
 
     def __init__(self, model: AbstractContinuousModel, schedule: AbstractSchedule) -> None:
         """Arguments as of [`warp`][]."""
-        if isinstance(model, Model) and not isinstance(model.interpolant, Affine):
-            raise ValueError(f"The path is {type(model.interpolant).__name__}; only an affine one can be warped.")
+        if not model.is_affine:
+            raise ValueError("The path of this model has a latent; only an affine one can be warped.")
         self.model, self.schedule = model, schedule
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min, t_max = _overlap(model, schedule, *data_interval(model))

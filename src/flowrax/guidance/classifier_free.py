@@ -128,6 +128,10 @@ class ClassifierFree(AbstractContinuousModel):
         return self.model.prior
 
     @property
+    def is_affine(self) -> bool:
+        return self.model.is_affine
+
+    @property
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
