@@ -193,3 +193,25 @@ class AbstractContinuousModel(AbstractModel):
     @abc.abstractmethod
     def score_interval(self) -> tuple[float, float]:
         """Where the score is finite; raises `ValueError` where the model has none."""
+
+
+class AbstractWrappedModel(AbstractContinuousModel):
+    """A model made from another one, with the noise and the default dynamics of that."""
+
+    model: eqx.AbstractVar[AbstractContinuousModel]
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
+    def is_affine(self) -> bool:
+        return self.model.is_affine
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return self.model.default_dynamics

@@ -7,14 +7,13 @@ the velocity follows from data and noise by the rates of the new schedule (Karra
 """
 
 import math
-from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._typing import Array, Condition, DType, Event, Scalar, Shape
-from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
+from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from .model import data_interval
 from .prior import AbstractPrior, rescaled
 from .schedule import AbstractSchedule, Scales
@@ -80,7 +79,7 @@ class WarpedPrediction(AbstractPrediction):
         return self.prediction.score / self.factor
 
 
-class WarpedModel(AbstractContinuousModel):
+class WarpedModel(AbstractWrappedModel):
     """What [`warp`][] returns."""
 
     model: AbstractContinuousModel
@@ -90,7 +89,6 @@ class WarpedModel(AbstractContinuousModel):
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
     score_ends: tuple[float, float] | None = eqx.field(static=True)
-    is_affine: ClassVar[bool] = True
 
     def __init__(self, model: AbstractContinuousModel, schedule: AbstractSchedule) -> None:
         """Arguments as of [`warp`][]."""
@@ -108,22 +106,10 @@ class WarpedModel(AbstractContinuousModel):
         else:
             self.score_ends = max(low, self.t_min), min(high, self.t_max)
 
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.model.prior
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.source_at(self.t_min)
-
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The law from which the model would start at the same log-SNR, scaled."""
         time, factor = self._at(jnp.asarray(t, float))
         return rescaled(self.model.source_at(time), factor)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return self.model.default_dynamics
 
     @property
     def score_interval(self) -> tuple[float, float]:
