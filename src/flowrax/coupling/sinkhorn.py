@@ -175,10 +175,12 @@ class UnbalancedSinkhorn(AbstractCoupling):
 class Plan(AbstractCoupling):
     """Draws pairs from a plan that any function finds from the costs, such as one of ott-jax (the extra `ot`).
 
-    def low_rank(costs):
-        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.01)
+    ```python
+    def plan(costs):
+        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.5)
         problem = ott.problems.linear.linear_problem.LinearProblem(geometry)
         return ott.solvers.linear.sinkhorn.Sinkhorn()(problem).matrix
+    ```
     """
 
     plan: Callable[[Array], Array] = eqx.field(static=True)
