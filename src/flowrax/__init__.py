@@ -4,6 +4,7 @@ from . import (
     chain as chain,
     coupling as coupling,
     density as density,
+    discrete as discrete,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -31,6 +32,7 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .bridge import Bridge as Bridge
+from .categorical import CategoricalModel as CategoricalModel
 from .coupling import ExactOT as ExactOT, Independent as Independent
 from .density import DensityEstimator as DensityEstimator
 from .divergence import (

@@ -2,12 +2,16 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
+import jax.numpy as jnp
 
-from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape
-from .prior import AbstractPrior
+from ._checks import check_batch, check_finite
+from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape, Tokens
+from .interpolant import Mixture
+from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
 TIME_MARGIN = 1e-3
@@ -24,11 +28,11 @@ class AbstractNetwork(eqx.Module):
     """A network that may be random in training (dropout). Any callable `network(t, x, condition)` serves as well."""
 
     @abc.abstractmethod
-    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
-        """The output, of the shape of `x`; without a key it is deterministic."""
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
 
 
-def call_network(network: Network, t: Scalar, x: Event, condition: Condition, *, key: KeyArray | None = None) -> Array:
+def call_network(network: Network, t: Scalar, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; `key` goes to those that may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)
@@ -150,11 +154,40 @@ class AbstractPathDynamics(AbstractDynamics):
         return state
 
 
+class Move(eqx.Module):
+    """One of the steps of [`AbstractMoves`][], and the times between which it leads."""
+
+    index: Array
+    """From 0 to `count - 1`."""
+    count: int = eqx.field(static=True)
+    start: Array
+    end: Array
+
+
+class AbstractMoves(eqx.Module):
+    """How a model moves a sample by steps of its own, where diffrax has nothing to integrate: jumps between classes."""
+
+    @abc.abstractmethod
+    def times(self, model: Any, grid: Any) -> Array:
+        """The `(k + 1,)` times of the steps; `grid` is what `sample` was told."""
+
+    @abc.abstractmethod
+    def move(self, model: Any, step: Move, x: PyTree, condition: Condition, key: KeyArray) -> PyTree:
+        """The event after one step; a token of -1 is a failure."""
+
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """Of the network, in one step."""
+
+
 class AbstractModel(eqx.Module):
     """A law that is reached from a simple one through time."""
 
     t_min: eqx.AbstractVar[float]
     t_max: eqx.AbstractVar[float]
+    dtype: eqx.AbstractVar[DType]
+    """Of times, and of what a network returns."""
 
     @property
     @abc.abstractmethod
@@ -163,8 +196,12 @@ class AbstractModel(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def default_dynamics(self) -> AbstractDynamics:
-        """What `sample` integrates when it is told nothing else."""
+    def default_dynamics(self) -> "AbstractDynamics | AbstractMoves":
+        """What `sample` does when it is told nothing else."""
+
+    @abc.abstractmethod
+    def events(self, name: str, x: PyTree, size: int | None = None) -> PyTree:
+        """A batch of events, of `size` rows where that is given; raises `ValueError` about the argument `name`."""
 
 
 class AbstractContinuousModel(AbstractModel):
@@ -177,9 +214,19 @@ class AbstractContinuousModel(AbstractModel):
     prior: eqx.AbstractVar[AbstractPrior]
     """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
-    dtype: eqx.AbstractVar[DType]
     is_affine: eqx.AbstractVar[bool]
     r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
+
+    @property
+    @abc.abstractmethod
+    def default_dynamics(self) -> AbstractDynamics:
+        """What `sample` integrates when it is told nothing else."""
+
+    def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
+        events = jnp.asarray(x, self.dtype)
+        check_batch(name, events, self.shape, size)
+        check_finite(name, events)
+        return events
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
@@ -215,3 +262,17 @@ class AbstractWrappedModel(AbstractContinuousModel):
     @property
     def default_dynamics(self) -> AbstractDynamics:
         return self.model.default_dynamics
+
+
+class AbstractCategoricalModel(AbstractModel):
+    """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
+
+    interpolant: eqx.AbstractVar[Mixture]
+    prior: eqx.AbstractVar[AbstractCategoricalPrior]
+    shape: eqx.AbstractVar[Shape]
+
+    @abc.abstractmethod
+    def log_probabilities(
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        r"""$\log p(x_1^i = k | x_t)$ of every site $i$ on its own, `(*shape, K)` at time `t` for one event `x`."""

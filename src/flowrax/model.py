@@ -93,7 +93,7 @@ class Model(AbstractContinuousModel):
             raise ValueError("EDMPreconditioner gives the data; pass target=Data() with it.")
         self.coupling = Independent() if coupling is None else coupling
         self.shape = tuple(shape)
-        self.dtype = jnp.dtype(_network_dtype(network) if dtype is None else dtype)
+        self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
         self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
         check_prior(self.prior, self.shape, self.dtype)
         if self.interpolant.gamma is not None:
@@ -226,7 +226,15 @@ def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Sca
     )
 
 
-def _network_dtype(network: Network) -> DType:
+def network_dtype(network: Network) -> DType:
+    """The dtype of a network's parameters.
+
+    **Arguments:**
+
+    - `network`: any.
+
+    **Returns:** JAX's default for a network without.
+    """
     for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)):
         return leaf.dtype
     return jnp.result_type(float)

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from ._checks import check_batch, check_finite
 from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from .abstract import AbstractContinuousModel, AbstractDynamics
+from .abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves
 from .divergence import AbstractDivergence, Exact
 from .engine import (
     Grid,
@@ -30,17 +29,18 @@ from .engine import (
 from .last_step import AbstractLastStep
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
 from .prior import AbstractPrior, check_range
+from .sample_moves import check_unused, sample_by_moves
 from .stepper import check_predictions
 
 
 def sample(
-    model: AbstractContinuousModel,
+    model: AbstractModel,
     key: KeyArray,
     num_samples: int,
     *,
     condition: Condition | Batched = None,
     x0: BatchLike | None = None,
-    dynamics: AbstractDynamics | None = None,
+    dynamics: AbstractDynamics | AbstractMoves | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
     atol: float | Array | None = None,
@@ -87,6 +87,14 @@ def sample(
     **Raises:** `ValueError` for a bad argument, [`SolveError`][] for a failed solve.
     """
     dynamics = model.default_dynamics if dynamics is None else dynamics
+    if isinstance(dynamics, AbstractMoves):
+        of_a_solve = {"solver": solver, "rtol": rtol, "atol": atol, "stepsize_controller": stepsize_controller}
+        of_a_solve |= {"adjoint": adjoint, "last_step": last_step, "divergence": divergence}
+        check_unused(dynamics, of_a_solve | {"with_log_prob": with_log_prob or None})
+        options = {"condition": condition, "x0": x0, "grid": grid, "saveat": saveat, "lanes": lanes}
+        return sample_by_moves(model, key, num_samples, dynamics, **options, progress=progress, throw=throw)
+    if not isinstance(model, AbstractContinuousModel):
+        raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
     _check_density(dynamics, with_log_prob, divergence, last_step)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
@@ -96,29 +104,19 @@ def sample(
     if with_log_prob:
         divergence = Exact() if divergence is None else divergence
         solver = augmented_solver(divergence, solver)
+    tolerances = {"rtol": rtol, "atol": atol, "controller": stepsize_controller, "grid": grid, "max_steps": max_steps}
+    norm = likelihood_norm if with_log_prob else optx.rms_norm
     stepping = make_stepping(
         interval,
         solver,
         model.dtype,
-        rtol=rtol,
-        atol=atol,
-        controller=stepsize_controller,
-        grid=grid,
-        max_steps=max_steps,
+        **tolerances,
         default_tolerance=dynamics.default_tolerance,
-        norm=likelihood_norm if with_log_prob else optx.rms_norm,
+        norm=norm,
         stochastic=not dynamics.keeps_density,
     )
-    plan = _Plan(
-        dynamics=dynamics,
-        divergence=divergence,
-        last_step=last_step,
-        solver=solver,
-        stepping=stepping,
-        saveat=check_saveat(saveat, stepping),
-        adjoint=adjoint,
-        progress=progress,
-    )
+    kept = check_saveat(saveat, stepping)
+    plan = _Plan(dynamics, divergence, last_step, solver, stepping, kept, adjoint, progress)
     shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
     rows, placement = place((start, rows), (model, plan, shared))
     answer = _sample(plan, model, key, num_samples, shared, rows, lanes, placement)
@@ -170,9 +168,7 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
 
 
 def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
-    start = jnp.asarray(x0, model.dtype)
-    check_batch("x0", start, model.shape, num_samples)
-    check_finite("x0", start)
+    start = model.events("x0", x0, num_samples)
     check_range("x0", model.prior, start)
     return start
 

@@ -10,3 +10,4 @@ from .gamma import (
     SineSquared as SineSquared,
 )
 from .latent import EncoderDecoder as EncoderDecoder, Latent as Latent
+from .mixture import Mixture as Mixture, probabilities_of as probabilities_of, spread as spread

@@ -2,6 +2,7 @@
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
 from .antithetic import Antithetic as Antithetic
+from .cross_entropy import CrossEntropy as CrossEntropy
 from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (

@@ -16,8 +16,9 @@ import optax
 
 from .._checks import check_finite, check_shape
 from .._typing import Batch, BatchLike, Condition, KeyArray
+from ..categorical import CategoricalModel
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
-from ..loss import AbstractLoss, Antithetic, Matching
+from ..loss import AbstractLoss, Antithetic, CrossEntropy, Matching
 from ..model import Model
 from ..prior import check_range
 from ..schedule import AbstractSchedule
@@ -27,14 +28,15 @@ from .prefetch import Prefetch
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
 
 _CHUNK = 50
+Trainable = Model | CategoricalModel
 
 
 class FitResult(eqx.Module):
     """What `fit` returns."""
 
-    model: Model
+    model: Trainable
     """With the averaged weights of the lowest held-out loss, or the last average where nothing was held out."""
-    last_model: Model
+    last_model: Trainable
     """With the last weights, not averaged."""
     history: dict[str, np.ndarray]
     """`step`, `train_loss` and `validation_loss` at each validation."""
@@ -47,7 +49,7 @@ class FitResult(eqx.Module):
 
 
 def fit(
-    model: Model,
+    model: Trainable,
     data: BatchLike,
     key: KeyArray,
     *,
@@ -97,14 +99,12 @@ def fit(
     **Raises:** `ValueError` for NaN in the data, rows that disagree with the model, or a checkpoint of another run.
     """
     if coupling is not None:
-        model = eqx.tree_at(lambda m: m.coupling, model, coupling)
-        model.check_score()
+        model = coupled(model, coupling)
     rows, held_out = _check_data(model, data, validation, augment, key)
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
-        model = eqx.tree_at(lambda m: m.coupling, model, Given())
-        model.check_score()
+        model = coupled(model, Given())
         rows = _paired("x0", x0, rows)
         held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
@@ -112,9 +112,7 @@ def fit(
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
     trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
     parameters, static = eqx.partition(model, trained)
-    if loss is None:
-        is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
-        loss = Antithetic() if is_bridge else Matching()
+    loss = default_loss(model) if loss is None else loss
     _check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
@@ -141,7 +139,7 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        model: Model,
+        model: Trainable,
         data: Batch,
         condition: Condition,
         validation: Batch | None,
@@ -161,17 +159,8 @@ class _Run:
     def fingerprint(self) -> str:
         """Of what must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
-        model, task = self.model, self.task
-        law = (
-            model.interpolant,
-            model.target,
-            model.preconditioner,
-            model.coupling,
-            model.t_min,
-            model.t_max,
-            model.prior,
-            task.loss,
-        )
+        task = self.task
+        law = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
         described = repr((law, task.batch_size, task.average_decay, self.validate_every))
         # A callable object prints where it lies in memory, which is elsewhere in the next process.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
@@ -277,13 +266,15 @@ class _Bar:
 
 
 def _check_data(
-    model: Model, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
+    model: Trainable, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
 ) -> tuple[Batch, Batch | None]:
     if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
         raise ValueError(
             "The network has no arrays to train. A function that closes over a network hides them: make it an "
             "eqx.Module that holds the network."
         )
+    if isinstance(model, CategoricalModel) and augment is None:
+        return model.events("data", data), None if validation is None else model.events("validation", validation)
     rows = jnp.asarray(data, model.dtype)
     check_finite("data", rows)
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
@@ -299,6 +290,22 @@ def _check_data(
     return rows, held_out
 
 
+def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
+    """The model with another coupling."""
+    model = eqx.tree_at(lambda m: m.coupling, model, coupling)
+    if isinstance(model, Model):
+        model.check_score()
+    return model
+
+
+def default_loss(model: Trainable) -> AbstractLoss:
+    """What `fit` minimises when it is told nothing else."""
+    if isinstance(model, CategoricalModel):
+        return CrossEntropy()
+    is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
+    return Antithetic() if is_bridge else Matching()
+
+
 def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     if x0 is None:
         raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
@@ -308,12 +315,13 @@ def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     return jnp.stack([start, rows], axis=1)
 
 
-def _check_schedules(loss: AbstractLoss, model: Model) -> None:
+def _check_schedules(loss: AbstractLoss, model: Trainable) -> None:
     """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
     for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
-        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.schedule):
+        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
             raise ValueError(
-                f"loss.times has the schedule {leaf} but the model has {model.schedule}; draw times by the model's own."
+                f"loss.times has the schedule {leaf} but the model has {model.interpolant.schedule}; "
+                "draw times by the model's own."
             )
 
 

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._typing import Array, Batch, Condition, KeyArray
+from .._typing import Array, Batch, Condition, KeyArray, PyTree
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
-from ..model import Model
 from ..prior import AbstractGaussianPrior
 
 Augment = Callable[[KeyArray, Array], Array]
@@ -42,7 +41,7 @@ class Task(eqx.Module):
     paired: bool = eqx.field(static=True, default=False)
     """Whether rows are pairs of noise and data, stacked."""
 
-    def model(self, parameters: Any) -> Model:
+    def model(self, parameters: Any) -> Any:
         """The model with those parameters."""
         return eqx.combine(parameters, self.static)
 
@@ -82,13 +81,13 @@ class Task(eqx.Module):
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
             pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
-        t = self.loss.times(keys[3], n, model.t_min, model.t_max, x1.dtype)
+        t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
 
         # Beside the five above, none of which has this number.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)
         noise = jax.vmap(model.interpolant.noise)(latent_keys, pairs.x0)
 
-        def one(t: Array, x0: Array, x1: Array, condition: Condition, key: KeyArray) -> Array:
+        def one(t: Array, x0: PyTree, x1: PyTree, condition: Condition, key: KeyArray) -> Array:
             value = self.loss(model, t, x0, x1, condition, key=key if training else None)
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
