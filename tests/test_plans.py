@@ -39,12 +39,13 @@ def test_a_balanced_plan_is_optimal(x64, getkey):
     np.testing.assert_allclose(across, jnp.zeros_like(plan), atol=1e-10)
 
 
-def test_an_absolute_unit_is_that_of_the_cost(x64, getkey):
+@pytest.mark.parametrize(("coupling", "regs"), [(Sinkhorn, [0.1]), (UnbalancedSinkhorn, [0.1, 0.5])])
+def test_an_absolute_unit_is_that_of_the_cost(coupling, regs, x64, getkey):
     x0, x1 = ends(getkey)
     largest = float(jnp.max(jnp.sum((x1[:, None] - x0[None]) ** 2, axis=2)))
-    plan = Sinkhorn(0.1 * largest, absolute=True).log_plan(x0, x1)
-    np.testing.assert_allclose(plan, Sinkhorn(0.1).log_plan(x0, x1), rtol=1e-10)
-    assert not np.allclose(Sinkhorn(0.1, absolute=True).log_plan(x0, x1), plan, rtol=0.1)
+    plan = coupling(*(largest * reg for reg in regs), absolute=True).log_plan(x0, x1)
+    np.testing.assert_allclose(plan, coupling(*regs).log_plan(x0, x1), rtol=1e-10)
+    assert not np.allclose(coupling(*regs, absolute=True).log_plan(x0, x1), plan, rtol=0.1)
 
 
 @pytest.mark.parametrize("reg_marginal", [0.1, 2.0])
