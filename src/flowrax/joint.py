@@ -262,7 +262,7 @@ class JointMoves(AbstractMoves):
                 own = jax.random.fold_in(key, index)
                 return GridBrownianPath(ends, shape, own, dtype=x.dtype, levy_area=levy_area_of(self.solver))
 
-            terms, args = dynamics.terms(model, condition, noise), (model, condition)
+            terms, args = dynamics.terms(model, condition, noise)
             state = self.solver.init(terms, step.start, step.end, x, args)
             after, *_ = self.solver.step(terms, step.start, step.end, x, args, state, jnp.asarray(False))
             return after
