@@ -180,16 +180,17 @@ def test_guidance_with_a_prior_is_the_posterior_of_a_gaussian(x64, key):
         assert np.allclose(got[form], want[form], rtol=1e-8, atol=1e-8), form
 
 
+class Net(frx.abstract.AbstractNetwork):
+    weight: jax.Array
+    bias: jax.Array
+
+    def __call__(self, t, x, condition=None, *, key=None):
+        return self.weight @ x + self.bias
+
+
 def test_fit_draws_from_the_prior_and_leaves_it_alone(x64):
     """A linear velocity network at one time learns the regression of x1 - x0 on x_t under the prior's covariance."""
     prior = pr.Gaussian((2,), mean=[1.0, -1.0], std=[0.5, 2.0])
-
-    class Net(frx.abstract.AbstractNetwork):
-        weight: jax.Array
-        bias: jax.Array
-
-        def __call__(self, t, x, condition=None, *, key=None):
-            return self.weight @ x + self.bias
 
     class Half(frx.times.AbstractUnitTimes):
         def unit(self, key, n, dtype):
