@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from ._checks import check_batch, check_finite
-from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
@@ -31,7 +31,7 @@ from .engine import (
 )
 from .last_step import AbstractLastStep, check_end
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
-from .prior import AbstractPrior, check_range
+from .prior import AbstractPrior, check_range, row_of
 
 
 def sample(
@@ -89,9 +89,7 @@ def sample(
     """
     dynamics = model.default_dynamics if dynamics is None else dynamics
     _check_density(dynamics, with_log_prob, divergence, last_step)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    start = None if x0 is None else _check_start(model, x0, num_samples)
+    condition, start = _check_rows(model, num_samples, condition, x0)
     solver = dynamics.stepper(solver)
     _check_solver(model, dynamics, solver, last_step)
     if with_log_prob:
@@ -120,7 +118,7 @@ def sample(
         adjoint=adjoint,
         progress=progress,
     )
-    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    shared, rows = split_condition(condition)
     rows, placement = place((start, rows), (model, plan, shared))
     answer = _sample(plan, model, key, num_samples, shared, rows, lanes, placement)
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps) if throw else answer
@@ -163,7 +161,7 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     """The terms of one sample, and their arguments `(model, condition)`."""
     plan, model, condition = shared
     _, (noise_key, probes, row) = start
-    condition = condition_of(condition, row)
+    model, condition = row_of(model, condition, row)
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
@@ -172,12 +170,23 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     return terms, None if isinstance(plan.dynamics, UnderdampedLangevin) else (model, condition)
 
 
-def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
+def _source(plan: _Plan, model: AbstractContinuousModel, condition: Condition, row: PyTree) -> AbstractPrior:
+    return plan.dynamics.source(row_of(model, condition, row)[0])
+
+
+def _check_rows(
+    model: AbstractContinuousModel, num_samples: int, condition: Condition | Batched, x0: BatchLike | None
+) -> tuple[Condition | Batched, Batch | None]:
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    condition = cast_condition(condition, model.dtype, num_samples)
+    if x0 is None:
+        return condition, None
     start = jnp.asarray(x0, model.dtype)
     check_batch("x0", start, model.shape, num_samples)
     check_finite("x0", start)
-    check_range("x0", model.prior, start)
-    return start
+    check_range("x0", model.prior, start, condition)
+    return condition, start
 
 
 def _check_density(
@@ -231,8 +240,9 @@ def _sample(
 ) -> Samples:
     def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
         (plan, model, condition, key), (x0, rows) = shared, rows
-        source = plan.dynamics.source(model)
-        start = jax.vmap(lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i)))(index, x0)
+        start = jax.vmap(
+            lambda i, x0, row: plan.start(x0, _source(plan, model, condition, row), jax.random.fold_in(key, i))
+        )(index, x0, rows)
         solved = solve(
             _field,
             (plan, model, condition),
@@ -261,13 +271,18 @@ def _answer(
     x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
     if plan.divergence is not None:
         change = solved.y[1]
-        source = plan.dynamics.source(model)
-        log_prob = jax.vmap(source.log_density)(start.x0) + jnp.mean(change, axis=-1)
+        start_density = jax.vmap(lambda x, row: _source(plan, model, condition, row).log_density(x))(start.x0, rows)
+        log_prob = start_density + jnp.mean(change, axis=-1)
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
         end = jnp.asarray(path_time(plan.dynamics, end), end.dtype)
-        x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+
+        def finish(x: Event, row: PyTree) -> Event:
+            own, own_condition = row_of(model, condition, row)
+            return last_step(own, end, x, own_condition)
+
+        x = jax.vmap(finish)(x, rows)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from .._checks import check_finite, check_shape
+from .._condition import Batched
 from .._typing import Batch, BatchLike, Condition, KeyArray
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..loss import AbstractLoss, Antithetic, Matching
@@ -99,7 +100,8 @@ def fit(
     if coupling is not None:
         model = eqx.tree_at(lambda m: m.coupling, model, coupling)
         model.check_score()
-    rows, held_out = _check_data(model, data, validation, augment, key)
+    conditions = Batched(condition), Batched(validation_condition)
+    rows, held_out = _check_data(model, data, validation, augment, key, conditions)
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
@@ -277,7 +279,12 @@ class _Bar:
 
 
 def _check_data(
-    model: Model, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
+    model: Model,
+    data: BatchLike,
+    validation: BatchLike | None,
+    augment: Augment | None,
+    key: KeyArray,
+    conditions: tuple[Batched, Batched],
 ) -> tuple[Batch, Batch | None]:
     if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
         raise ValueError(
@@ -290,12 +297,14 @@ def _check_data(
     event = row if augment is None else jax.eval_shape(augment, key, row)
     check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
     if augment is None:
-        check_range("data", model.prior, rows)
+        check_range("data", model.prior, rows, conditions[0])
     if validation is None:
         return rows, None
     held_out = jnp.asarray(validation, model.dtype)
     check_finite("validation", held_out)
     check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
+    if augment is None:
+        check_range("validation", model.prior, held_out, conditions[1])
     return rows, held_out
 
 
