@@ -180,7 +180,8 @@ def test_training_finds_the_regression_of_each_size(x64):
     masks, data = clouds(4000)
     model = frx.Model(BySize(jnp.zeros(NODES + 1)), SCHEDULE, shape=SHAPE, prior=prior_of("centred"))
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 400))
-    options = dict(num_steps=400, batch_size=256, optimizer=optimizer, loss=frx.Matching(times=Half()), progress=False)
+    loss = frx.Matching(times=Half(), reduction=frx.loss.Mean(mask=mask_of))
+    options = dict(num_steps=400, batch_size=256, optimizer=optimizer, loss=loss, progress=False)
     fitted = frx.fit(model, data, jax.random.key(3), condition={"mask": masks}, **options).last_model
     variance = {2: 0.25, 4: 4.0}
     for count, s2 in variance.items():
