@@ -250,7 +250,7 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
+    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
     if plan.divergence is not None:
         change = solved.y[1]
         source = plan.dynamics.source(model)
@@ -260,7 +260,8 @@ def _answer(
         last_step, end = plan.last_step, plan.stepping.end
         end = jnp.asarray(plan.dynamics.path_time(model, end), end.dtype)
         x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+        stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, solved.stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)
