@@ -32,7 +32,7 @@ class AbstractNetwork(eqx.Module):
         """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
 
 
-def call_network(network: Network, t: Scalar, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
+def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; `key` goes to those that may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)

@@ -1,5 +1,6 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import diffrax as dfx
@@ -39,7 +40,7 @@ def sample(
     num_samples: int,
     *,
     condition: Condition | Batched = None,
-    x0: BatchLike | None = None,
+    x0: BatchLike | Mapping[str, BatchLike] | None = None,
     dynamics: AbstractDynamics | AbstractMoves | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
@@ -138,11 +139,10 @@ class _Plan(eqx.Module):
     def start(self, x0: Event | None, source: AbstractPrior, key: KeyArray) -> "_Start":
         """One sample before its solve."""
         source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
-        x0 = source.draw(source_key) if x0 is None else x0
+        x: Event = source.draw(source_key) if x0 is None else x0
         if self.divergence is None:
-            return _Start(x0, self.dynamics.initial(x0, state_key), noise_key, None)
-        state = augmented_state(self.divergence, x0)
-        return _Start(x0, state, noise_key, self.divergence.probes(probe_key, x0))
+            return _Start(x, self.dynamics.initial(x, state_key), noise_key, None)
+        return _Start(x, augmented_state(self.divergence, x), noise_key, self.divergence.probes(probe_key, x))
 
     def readout(self, state: PyTree) -> Event:
         """The event in a state."""
@@ -167,7 +167,7 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     return plan.dynamics.terms(model, condition, noise)
 
 
-def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
+def _check_start(model: AbstractContinuousModel, x0: Any, num_samples: int) -> Batch:
     start = model.events("x0", x0, num_samples)
     check_range("x0", model.prior, start)
     return start
