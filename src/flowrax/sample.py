@@ -260,7 +260,7 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
+    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
     if plan.divergence is not None:
         change = solved.y[1]
         start_density = jax.vmap(lambda x, row: _source(plan, model, condition, row).log_density(x))(start.x0, rows)
@@ -275,7 +275,8 @@ def _answer(
             return last_step(own, end, x, own_condition)
 
         x = jax.vmap(finish)(x, rows)
+        stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, solved.stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)
