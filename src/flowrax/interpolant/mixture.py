@@ -6,16 +6,17 @@ diffusion where $\pi$ is a mask, and the mixture path of discrete flow matching 
 $\kappa = \alpha$.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, KeyArray, PyTree, Scalar, Tokens
+from .._typing import Array, DType, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
+from .path import AbstractCategoricalPath
+from .sites import probabilities_of, spread
 
 
-class Mixture(eqx.Module):
+class Mixture(AbstractCategoricalPath):
     """The path between independent sites of noise and data.
 
     ??? cite "Reference"
@@ -41,6 +42,9 @@ class Mixture(eqx.Module):
 
     schedule: AbstractMasking
 
+    def check_prior(self, prior: AbstractCategoricalPrior) -> None:
+        """Any prior is the noise of a mixture."""
+
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
         """The draw of the prior and a uniform number of each site, which says when it is lost."""
         return x0, jax.random.uniform(key, x0.shape)
@@ -56,6 +60,24 @@ class Mixture(eqx.Module):
         alpha = self.schedule.alpha(t).astype(p1.dtype)
         lost = self.schedule.mask_probability(t).astype(p1.dtype)
         return alpha * p1 + lost * spread(prior.probabilities.astype(p1.dtype), p1.ndim)
+
+    def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
+        r"""$q(x_s | x_t) = \rho\, \delta_{x_t} + (1 - \rho)\, \pi$ with $\rho = \alpha_s / \alpha_t$."""
+        p = probabilities_of(x, prior.num_classes)
+        kept, lost = self._step(s, t, p.dtype)
+        return kept * p + lost * spread(prior.probabilities.astype(p.dtype), p.ndim)
+
+    def likelihood(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens) -> Array:
+        r"""$q(x_s = x | x_t = k) = \rho\, \delta_{k x} + (1 - \rho)\, \pi_x$."""
+        here = jax.nn.one_hot(x, prior.num_classes, dtype=prior.probabilities.dtype)
+        kept, lost = self._step(s, t, here.dtype)
+        return kept * here + lost * prior.probabilities[x][..., None]
+
+    def _step(self, s: Scalar, t: Scalar, dtype: DType) -> tuple[Array, Array]:
+        r"""$\rho$ and $1 - \rho$."""
+        alpha, schedule = self.schedule.alpha(t), self.schedule
+        lost = schedule.mask_probability(s) - schedule.mask_probability(t)
+        return (schedule.alpha(s) / alpha).astype(dtype), (lost / alpha).astype(dtype)
 
     def posterior(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, x1: Array) -> Array:
         r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for $s < t$ and one site at a time.
@@ -80,29 +102,3 @@ class Mixture(eqx.Module):
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
         joint = back * (ratio + lost_t / alpha_t * pi * weight)
         return jnp.where(weight > 0, joint, here)
-
-
-def spread(row: Array, ndim: int) -> Array:
-    """Numbers of each class with axes before them, to go with those of every site.
-
-    **Arguments:**
-
-    - `row`: `(K,)`.
-    - `ndim`: how many axes there shall be.
-
-    **Returns:** `(1, ..., 1, K)`.
-    """
-    return row.reshape((1,) * (ndim - 1) + row.shape)
-
-
-def probabilities_of(x: Array, num_classes: int) -> Array:
-    """Tokens as one-hot rows; probabilities, which are floating, as they are.
-
-    **Arguments:**
-
-    - `x`: `(*shape)` integers or `(*shape, K)` probabilities.
-    - `num_classes`: `K`.
-
-    **Returns:** `(*shape, K)`.
-    """
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else jax.nn.one_hot(x, num_classes, dtype=jnp.result_type(float))

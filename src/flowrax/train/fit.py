@@ -18,6 +18,7 @@ from .._checks import check_finite, check_shape
 from .._typing import Batch, BatchLike, Condition, KeyArray
 from ..categorical import CategoricalModel
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
+from ..interpolant import AbstractTransitions
 from ..loss import AbstractLoss, Antithetic, CrossEntropy, Matching
 from ..model import Model
 from ..prior import check_range
@@ -110,7 +111,7 @@ def fit(
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
+    trained = eqx.tree_at(_given, jax.tree.map(eqx.is_inexact_array, model), replace_fn=lambda _: False)
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
     _check_schedules(loss, model)
@@ -127,6 +128,11 @@ def fit(
         best_step=int(state.step if validation is None else state.best_step),
         stopped=stopped,
     )
+
+
+def _given(model: Trainable) -> list[Any]:
+    """What numbers of a model are no parameters."""
+    return [model.prior, *([model.interpolant] if isinstance(model.interpolant, AbstractTransitions) else [])]
 
 
 _COLUMNS = ("step", "train_loss", "validation_loss")
