@@ -11,7 +11,7 @@ from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
 from ..interpolant import AbstractReverse, AveragedPosterior, mean_where, variational_term
-from ..times import AbstractTimes, Stratified
+from ..times import AbstractTimes, Stepped
 from .matching import AbstractLoss
 from .reductions import MaskOf
 
@@ -19,9 +19,8 @@ from .reductions import MaskOf
 class Hybrid(AbstractLoss):
     r"""Cross-entropy and `scale` times a term of the bound (Austin et al. 2021, eq. 5, with the weight on the former).
 
-    Times are moved down to those of the chain's states, $s = 0, 1 / T, \dots, 1 - 1 / T$, so that of uniform times each
-    index is drawn equally often. The mean of the term over indices, times $T$, and the prior's
-    term are the bound in nats per token.
+    Its mean over the states of the chain is, with $\lambda = T$ and without the cross-entropy, the bound in nats per
+    token but for the term of the prior.
 
     ??? cite "Reference"
 
@@ -36,19 +35,33 @@ class Hybrid(AbstractLoss):
     """
 
     num_steps: int = eqx.field(static=True)
-    """`T`, of the chain; any path has one, a chain of a table its own."""
-    scale: float | Array = 1.0
-    r"""$\lambda$."""
-    reverse: AbstractReverse = AveragedPosterior()
-    """Of the sampler whose bound is meant."""
-    times: AbstractTimes = Stratified()
-    mask: MaskOf | None = None
-    """`mask(condition)`, `(*shape)`, nonzero where a site counts, in both terms; an event without any has loss zero."""
+    scale: float | Array
+    reverse: AbstractReverse
+    times: AbstractTimes
+    mask: MaskOf | None
 
-    def __check_init__(self) -> None:
-        check_not_negative("scale", self.scale)
-        if not self.num_steps >= 1:
-            raise ValueError(f"num_steps must be at least 1; got {self.num_steps}.")
+    def __init__(
+        self,
+        num_steps: int,
+        scale: float | Array = 1.0,
+        *,
+        reverse: AbstractReverse | None = None,
+        times: AbstractTimes | None = None,
+        mask: MaskOf | None = None,
+    ):
+        r"""**Arguments:**
+
+        - `num_steps`: `T`, that of the table where the noise is one.
+        - `scale`: $\lambda$, not negative, or `ValueError`.
+        - `reverse`: of the sampler whose bound is meant; [`AveragedPosterior`][] without.
+        - `times`: where steps start; those of the chain, [`flowrax.times.Stepped`][], all equally often, without.
+        - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site counts, in both terms; an event without any has
+            loss zero.
+        """
+        check_not_negative("scale", scale)
+        self.num_steps, self.scale, self.mask = num_steps, scale, mask
+        self.reverse = AveragedPosterior() if reverse is None else reverse
+        self.times = Stepped(num_steps) if times is None else times
 
     def __call__(
         self,
@@ -60,15 +73,16 @@ class Hybrid(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        t = jnp.asarray(t)
-        place = jnp.clip(jnp.floor(t * self.num_steps), 0, self.num_steps - 1)
-        start, end = place / self.num_steps, (place + 1) / self.num_steps
-        path, prior = model.interpolant, model.prior
-        x = path.interpolate(start, x0, x1)
-        log_p1 = model.log_probabilities(start, x, condition, key=key)
+        x = model.interpolant.interpolate(t, x0, x1)
+        log_p1 = model.log_probabilities(t, x, condition, key=key)
         error = -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0]
-        term = variational_term(self.reverse, path, prior, start, end, x, x1, log_p1)
+        term = variational_term(self.reverse, model.interpolant, model.prior, t, self._end(t), x, x1, log_p1)
         error = error + self.scale * term
-        if self.mask is None:
-            return jnp.mean(error)
-        return mean_where(self.mask(condition), error)
+        return jnp.mean(error) if self.mask is None else mean_where(self.mask(condition), error)
+
+    def _end(self, t: Scalar) -> Array:
+        """One step further; from a state of the chain the next one, without rounding, and at most the data."""
+        place = jnp.asarray(t) * self.num_steps
+        near = jnp.round(place)
+        close = jnp.abs(place - near) <= 4 * self.num_steps * jnp.finfo(place.dtype).eps
+        return jnp.minimum((jnp.where(close, near, place) + 1) / self.num_steps, 1)
