@@ -75,9 +75,13 @@ class Mixture(AbstractCategoricalPath):
 
     def _step(self, s: Scalar, t: Scalar, dtype: DType) -> tuple[Array, Array]:
         r"""$\rho$ and $1 - \rho$."""
-        alpha, schedule = self.schedule.alpha(t), self.schedule
-        lost = schedule.mask_probability(s) - schedule.mask_probability(t)
-        return (schedule.alpha(s) / alpha).astype(dtype), (lost / alpha).astype(dtype)
+        start, end = self.schedule.alpha(s), self.schedule.alpha(t)
+        return (start / end).astype(dtype), (self._lost(s, t) / end).astype(dtype)
+
+    def _lost(self, s: Scalar, t: Scalar) -> Array:
+        r"""$\alpha_t - \alpha_s$, as a difference of the smaller numbers."""
+        start, end = self.schedule.alpha(s), self.schedule.alpha(t)
+        return jnp.where(end < 0.5, end - start, self.schedule.mask_probability(s) - self.schedule.mask_probability(t))
 
     def posterior(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, x1: Array) -> Array:
         r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for $s < t$ and one site at a time.
@@ -96,7 +100,7 @@ class Mixture(AbstractCategoricalPath):
         alpha_t, lost_t = schedule.alpha(t).astype(dtype), schedule.mask_probability(t).astype(dtype)
         here = jax.nn.one_hot(x, prior.num_classes, dtype=dtype)
         pi_x, pi = pi[x][..., None], spread(pi, p1.ndim)
-        back = alpha_s * here + (lost_s - lost_t) * pi_x
+        back = alpha_s * here + self._lost(s, t).astype(dtype) * pi_x
         evidence = alpha_s * here + lost_s * pi_x
         ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
