@@ -88,7 +88,7 @@ def test_ordinal_noise_is_a_gaussian_on_the_classes(x64):
         assert np.allclose(matrix, matrix.T, atol=1e-15) and np.allclose(matrix.sum(axis=0), 1)
         variance = np.sum(matrix[50] * (np.arange(101) - 50.0) ** 2)
         assert np.isclose(variance, 100**2 * rate / 8, rtol=1e-6)
-    long = Ordinal(ddpm_linear(60, 0.1, 0.9), 5)
+    long = Ordinal(ddpm_linear(200, 0.1, 0.9), 5)
     prior = frx.prior.UniformCategorical((5,), 5)
     assert np.allclose(long.marginal(prior, 0.0, jnp.arange(5)), 0.2, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_ordinal_noise_is_a_gaussian_on_the_classes(x64):
 def test_states_are_draws_of_the_marginal(x64):
     """By even levels: counts to one in a thousand."""
     noise, steps = noises()["ordinal"]
-    level, x1 = (jnp.arange(1000) + 0.5) / 1000, jnp.full(1000, 2, jnp.int32)
+    level, x1 = jnp.linspace(5e-4, 1 - 5e-4, 1000), jnp.full(1000, 2, jnp.int32)
     x = noise.interpolate(1 - 5 / 7, level, x1)
     assert np.max(np.abs(np.bincount(x, minlength=NUM) - 1000 * product(steps[:5])[2])) <= 1
 
@@ -139,7 +139,7 @@ def test_one_site_is_exact_and_the_published_step_is_biased(x64):
             assert np.allclose(exact_law(model, grid)[:NUM], LAW, atol=1e-9), (name, grid)
         published = exact_law(model, 40, frx.discrete.Ancestral(reverse=AveragedJoint()))[:NUM]
         bias = np.abs(published - LAW).sum()
-        assert bias < 1e-9 if name == "masked" else bias > 0.02 or name == "matrices", (name, bias)
+        assert bias < 1e-9 if name == "masked" else bias > 5e-3 or name == "matrices", (name, bias)
 
 
 def refined(name, steps):
@@ -159,7 +159,7 @@ RANDOM_RATES = RANDOM_RATES + RANDOM_RATES.T
 def test_two_sites_are_of_first_order(name, x64):
     prior = PRIORS["masked" if name == "masked" else "uniform"]((2,))
     errors = []
-    for steps in (64, 128, 256):
+    for steps in (128, 256, 512):
         model = frx.oracle.Joint(PAIRS).model(refined(name, steps), prior=prior)
         errors.append(np.abs(exact_law(model, steps)[:NUM, :NUM] - PAIRS).sum())
     assert np.allclose(np.log2(np.divide(errors[:-1], errors[1:])), 1, atol=0.15), errors

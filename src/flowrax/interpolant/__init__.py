@@ -18,5 +18,11 @@ from .reverse import (
     AveragedPosterior as AveragedPosterior,
     variational_term as variational_term,
 )
-from .sites import invert as invert, mean_where as mean_where, probabilities_of as probabilities_of, spread as spread
+from .sites import (
+    invert as invert,
+    log_or_infinity as log_or_infinity,
+    mean_where as mean_where,
+    probabilities_of as probabilities_of,
+    spread as spread,
+)
 from .transitions import AbstractTransitions as AbstractTransitions, Ordinal as Ordinal, Transitions as Transitions

@@ -13,7 +13,7 @@ from .._typing import Array, DType, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
 from .path import AbstractCategoricalPath
-from .sites import probabilities_of, spread
+from .sites import log_or_infinity, probabilities_of, spread
 
 
 class Mixture(AbstractCategoricalPath):
@@ -60,6 +60,15 @@ class Mixture(AbstractCategoricalPath):
         alpha = self.schedule.alpha(t).astype(p1.dtype)
         lost = self.schedule.mask_probability(t).astype(p1.dtype)
         return alpha * p1 + lost * spread(prior.probabilities.astype(p1.dtype), p1.ndim)
+
+    def log_marginal(self, prior: AbstractCategoricalPrior, t: Scalar, log_p1: Array) -> Array:
+        lost = self.schedule.mask_probability(t) * prior.probabilities
+        data = log_p1 + jnp.log(self.schedule.alpha(t)).astype(log_p1.dtype)
+        noise = spread(log_or_infinity(lost).astype(log_p1.dtype), log_p1.ndim)
+        noise = noise + jax.nn.logsumexp(log_p1, axis=-1, keepdims=True)
+        top = jax.lax.stop_gradient(jnp.maximum(data, noise))
+        top = jnp.where(top > -jnp.inf, top, 0)
+        return log_or_infinity(jnp.exp(data - top) + jnp.exp(noise - top)) + top
 
     def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
         r"""$q(x_s | x_t) = \rho\, \delta_{x_t} + (1 - \rho)\, \pi$ with $\rho = \alpha_s / \alpha_t$."""

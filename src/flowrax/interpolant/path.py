@@ -36,6 +36,10 @@ class AbstractCategoricalPath(eqx.Module):
         r"""$q(x_t | x_1)$, `(*shape, K)`, of tokens or probabilities."""
 
     @abc.abstractmethod
+    def log_marginal(self, prior: AbstractCategoricalPrior, t: Scalar, log_p1: Array) -> Array:
+        r"""The logarithm of [`marginal`][] by that of weights of the data, which need not sum to one."""
+
+    @abc.abstractmethod
     def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
         r"""$q(x_s | x_t = x)$, `(*shape, K)`: rows of the noise's matrix, for tokens or probabilities at $t$."""
 

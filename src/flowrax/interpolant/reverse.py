@@ -3,11 +3,13 @@ r"""From what a model says of the data, $p(x_1 | x_s)$ of one site, to one step 
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from .path import AbstractCategoricalPath
+from .sites import log_or_infinity
 
 
 class AbstractReverse(eqx.Module):
@@ -18,6 +20,18 @@ class AbstractReverse(eqx.Module):
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
         """Probabilities of every class at `t > s`, `(*shape, K)`, by those of the data, `(*shape, K)`."""
+
+    @abc.abstractmethod
+    def log(
+        self,
+        path: AbstractCategoricalPath,
+        prior: AbstractCategoricalPrior,
+        s: Scalar,
+        t: Scalar,
+        x: Tokens,
+        log_p1: Array,
+    ) -> Array:
+        """The same in logarithms, normalised, where probabilities would be too small for numbers; for losses."""
 
 
 class AveragedPosterior(AbstractReverse):
@@ -30,6 +44,20 @@ class AveragedPosterior(AbstractReverse):
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
         return path.posterior(prior, s, t, x, p1)
+
+    def log(
+        self,
+        path: AbstractCategoricalPath,
+        prior: AbstractCategoricalPrior,
+        s: Scalar,
+        t: Scalar,
+        x: Tokens,
+        log_p1: Array,
+    ) -> Array:
+        evidence = path.likelihood(prior, s, jnp.ones_like(jnp.asarray(t)), x).astype(log_p1.dtype)
+        possible = evidence > 0
+        weights = jnp.where(possible, log_p1 - jnp.log(jnp.where(possible, evidence, 1)), -jnp.inf)
+        return _joint(path, prior, s, t, x, weights)
 
 
 class AveragedJoint(AbstractReverse):
@@ -60,6 +88,25 @@ class AveragedJoint(AbstractReverse):
         weights = jnp.where(t >= 1, p1, joint)
         return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
+    def log(
+        self,
+        path: AbstractCategoricalPath,
+        prior: AbstractCategoricalPrior,
+        s: Scalar,
+        t: Scalar,
+        x: Tokens,
+        log_p1: Array,
+    ) -> Array:
+        return jnp.where(t >= 1, log_p1, _joint(path, prior, s, t, x, log_p1))
+
+
+def _joint(
+    path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, log_p1: Array
+) -> Array:
+    r"""$\log \sum_{x_1} w(x_1)\, q(x_t, x_s | x_1)$ of weights, normalised."""
+    seen = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
+    return jax.nn.log_softmax(seen + path.log_marginal(prior, t, log_p1), axis=-1)
+
 
 def variational_term(
     reverse: AbstractReverse,
@@ -85,11 +132,8 @@ def variational_term(
 
     **Returns:** `(*shape)`, in nats.
     """
-    p1 = jnp.exp(log_p1)
-    q = path.posterior(prior, s, t, x, x1).astype(p1.dtype)
-    p = reverse(path, prior, s, t, x, p1)
-    p = p / jnp.sum(p, axis=-1, keepdims=True)
+    q = path.posterior(prior, s, t, x, x1).astype(log_p1.dtype)
     possible = q > 0
-    gap = jnp.log(jnp.where(possible, q, 1)) - jnp.log(jnp.where(possible, p, 1))
+    gap = jnp.log(jnp.where(possible, q, 1)) - jnp.where(possible, reverse.log(path, prior, s, t, x, log_p1), 0)
     divergence = jnp.sum(jnp.where(possible, q * gap, 0), axis=-1)
     return jnp.where(t >= 1, -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0], divergence)

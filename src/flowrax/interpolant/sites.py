@@ -33,6 +33,19 @@ def probabilities_of(x: Array, num_classes: int) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else jax.nn.one_hot(x, num_classes, dtype=jnp.result_type(float))
 
 
+def log_or_infinity(p: Array) -> Array:
+    """The logarithm; minus infinity at zero, with the derivative zero there.
+
+    **Arguments:**
+
+    - `p`: not negative, of any shape.
+
+    **Returns:** an array of the shape of `p`.
+    """
+    positive = p > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
+
+
 def invert(level: Array, weights: Array) -> Tokens:
     """The class at which the distribution function passes `level`, in [0, 1).
 

@@ -21,7 +21,7 @@ from .._typing import Array, KeyArray, Numbers, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking, DiscreteSchedule
 from .path import AbstractCategoricalPath
-from .sites import invert, probabilities_of
+from .sites import invert, log_or_infinity, probabilities_of
 
 
 class AbstractTransitions(AbstractCategoricalPath):
@@ -71,6 +71,11 @@ class AbstractTransitions(AbstractCategoricalPath):
 
     def marginal(self, prior: AbstractCategoricalPrior, t: Scalar, x1: Array) -> Array:
         return self._rows(probabilities_of(x1, self.num_classes), self.steps(t))
+
+    def log_marginal(self, prior: AbstractCategoricalPrior, t: Scalar, log_p1: Array) -> Array:
+        # Sums of products have no logarithm of their own: what is below the smallest number beside the largest is lost.
+        top = jax.lax.stop_gradient(jnp.max(log_p1, axis=-1, keepdims=True))
+        return log_or_infinity(self._rows(jnp.exp(log_p1 - top), self.steps(t))) + top
 
     def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
         rows = probabilities_of(x, self.num_classes)
