@@ -86,7 +86,10 @@ class AveragedJoint(AbstractReverse):
         joint = path.likelihood(prior, s, t, x).astype(p1.dtype) * path.marginal(prior, t, p1)
         # The step to the data is the law of the data.
         weights = jnp.where(t >= 1, p1, joint)
-        return weights / jnp.sum(weights, axis=-1, keepdims=True)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        # A token that no data could have left there is kept, as by the posterior.
+        here = jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)
+        return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), here)
 
     def log(
         self,
