@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite
 from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape, Tokens
-from .interpolant import Mixture
+from .interpolant import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
@@ -267,7 +267,7 @@ class AbstractWrappedModel(AbstractContinuousModel):
 class AbstractCategoricalModel(AbstractModel):
     """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
 
-    interpolant: eqx.AbstractVar[Mixture]
+    interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]
     shape: eqx.AbstractVar[Shape]
 

@@ -11,6 +11,7 @@ from .._condition import Batched
 from .._typing import Batch, BatchLike, KeyArray
 from ..categorical import CategoricalModel
 from ..coupling import AbstractCoupling
+from ..interpolant import AbstractTransitions
 from ..joint import JointModel
 from ..loss import AbstractLoss, Antithetic, Apart, CrossEntropy, JointMatching, Matching
 from ..model import Model
@@ -57,9 +58,11 @@ def check_data(
 
 
 def without_priors(trained: Any) -> Any:
-    """Nothing of a prior is trained."""
+    """Nothing of a prior is trained, nor matrices of noise."""
     if isinstance(trained, JointModel):
         return eqx.tree_at(lambda m: m.parts, trained, {name: without_priors(p) for name, p in trained.parts.items()})
+    if isinstance(trained.interpolant, AbstractTransitions):
+        trained = eqx.tree_at(lambda m: m.interpolant, trained, replace=False)
     return eqx.tree_at(lambda m: m.prior, trained, replace=False)
 
 
