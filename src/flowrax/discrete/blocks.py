@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, DType, KeyArray, Shape, Tokens
-from ..abstract import AbstractCategoricalModel, AbstractLogitModel, AbstractMoves, Move
+from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractLogitModel, AbstractMoves, Move
 from ..interpolant import Mixture
 from ..prior import AbstractCategoricalPrior, AbstractPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
@@ -23,6 +23,9 @@ class BlockModel(AbstractLogitModel):
     """The first site of the block."""
     shape: Shape = eqx.field(static=True)
     """Of the block."""
+
+    def __init__(self, model: AbstractCategoricalModel, x: Tokens, start: Array, size: int):
+        self.model, self.x, self.start, self.shape = model, x, start, (size,)
 
     @property
     def interpolant(self) -> Mixture:
@@ -50,19 +53,19 @@ class BlockModel(AbstractLogitModel):
         return self.prior
 
     @property
-    def default_dynamics(self) -> AbstractMoves:
+    def default_dynamics(self) -> AbstractDynamics | AbstractMoves:
         return self.model.default_dynamics
 
     def events(self, name: str, x: Any, size: int | None = None) -> Array:
         raise ValueError("A block has no events of its own.")
 
     def log_probabilities(
-        self, t: Array, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
         whole, t = self.put(x), self.time(t)
         return self.take(self.model.log_probabilities(t, whole, condition, key=key))
 
-    def logits(self, t: Array, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         if not isinstance(self.model, AbstractLogitModel):
             raise ValueError(f"{type(self.model).__name__} has no logits of known sites.")
         return self.take(self.model.logits(self.time(t), self.put(x), condition, key=key))
@@ -76,7 +79,7 @@ class BlockModel(AbstractLogitModel):
         rows = values.reshape(self.x.size, *values.shape[self.x.ndim :])
         return jax.lax.dynamic_slice_in_dim(rows, self.start, self.shape[0])
 
-    def time(self, t: Array) -> Array:
+    def time(self, t: Scalar) -> Array:
         """The time of the event, by the share of its sites that is known when the block is at its time `t`."""
         size = self.shape[0]
         inside = jnp.sum(self.take(self.x) != self.prior.mask, dtype=jnp.int32)
@@ -139,4 +142,4 @@ class Blocks(AbstractMoves):
         return block.put(self.inner.move(block, inner, block.take(x), condition, key))
 
     def _model(self, model: AbstractCategoricalModel, x: Tokens, start: Array) -> BlockModel:
-        return BlockModel(model, x, start, (self.block,))
+        return BlockModel(model, x, start, self.block)

@@ -61,6 +61,8 @@ class FirstHitting(AbstractMoves):
 
     def time(self, model: AbstractCategoricalModel, step: Move, masked: Array) -> Array:
         """When the next of those masks is lifted: all steps of a sample see one sequence of such times."""
+        if step.key is None:
+            raise ValueError("FirstHitting draws its times from the key that all steps share; give Move a key.")
         schedule, size = model.interpolant.schedule, masked.size
         waits = jax.random.exponential(step.key, (size,), model.dtype)
         index, now = jnp.arange(size, dtype=jnp.int32), step.index.astype(jnp.int32)
