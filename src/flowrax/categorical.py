@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ._checks import check_batch, check_interval, check_shape, is_traced
 from ._typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
-from .abstract import AbstractCategoricalModel, AbstractMoves, call_network
+from .abstract import AbstractLogitModel, AbstractMoves, call_network
 from .coupling import AbstractCoupling, Independent
 from .discrete import Ancestral
 from .interpolant import AbstractCategoricalPath, Mixture, spread
@@ -18,7 +18,7 @@ from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractMasking
 
 
-class CategoricalModel(AbstractCategoricalModel):
+class CategoricalModel(AbstractLogitModel):
     """A trained, or trainable, network as a law of classes."""
 
     network: Network
