@@ -23,6 +23,7 @@ from .engine import (
     check_saveat,
     make_noise,
     make_stepping,
+    mark_nonfinite,
     on_each_device,
     place,
     solve,
@@ -250,7 +251,7 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
+    x, stats, result, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, solved.result, None, None
     if plan.divergence is not None:
         change = solved.y[1]
         source = plan.dynamics.source(model)
@@ -260,8 +261,9 @@ def _answer(
         last_step, end = plan.last_step, plan.stepping.end
         end = jnp.asarray(plan.dynamics.path_time(model, end), end.dtype)
         x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+        x, result = mark_nonfinite(x, result)
         stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, result)
