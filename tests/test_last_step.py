@@ -87,6 +87,17 @@ def test_stochastic_flow_goes_up_to_the_data():
     assert np.all(np.isfinite(x))
 
 
+def test_a_last_step_that_fails_is_no_sample(x64):
+    network = lambda t, x, c: jnp.where((t > 0.95) & (x > 0), jnp.inf, -x)  # noqa: E731
+    model = frx.Model(network, frx.Linear(), shape=(2,), dtype="float64")
+    options = dict(dynamics=frx.StochasticFlow(dyn.Constant(0.0), t_max=0.96), solver=dfx.Euler(), grid=4)
+    options |= dict(last_step=frx.EulerStep(), x0=np.array([[1.0, -1.0], [-1.0, -1.0]]))
+    with pytest.raises(frx.SolveError, match="^sample: 1 of 2 solves failed: the state became NaN or infinite"):
+        frx.sample(model, jax.random.key(0), 2, **options)
+    x = frx.sample(model, jax.random.key(0), 2, **options, throw=False).x
+    np.testing.assert_array_equal(np.isnan(x), [[True, True], [False, False]])
+
+
 @pytest.mark.parametrize("dynamics", [dyn.Langevin(0.6, 2.0), dyn.UnderdampedLangevin(0.6, 2.0)])
 def test_last_step_after_langevin_is_at_its_time(dynamics, x64):
     model = frx.oracle.Gaussian(np.array([0.5]), np.array([[0.3]])).model(frx.Linear())

@@ -23,6 +23,7 @@ from .engine import (
     check_saveat,
     make_noise,
     make_stepping,
+    mark_nonfinite,
     on_each_device,
     place,
     solve,
@@ -260,7 +261,7 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
+    x, stats, result, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, solved.result, None, None
     if plan.divergence is not None:
         change = solved.y[1]
         start_density = jax.vmap(lambda x, row: _source(plan, model, condition, row).log_density(x))(start.x0, rows)
@@ -274,9 +275,9 @@ def _answer(
             own, own_condition = row_of(model, condition, row)
             return last_step(own, end, x, own_condition)
 
-        x = jax.vmap(finish)(x, rows)
+        x, result = mark_nonfinite(jax.vmap(finish)(x, rows), result)
         stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, result)

@@ -3,7 +3,12 @@
 from .moves import MovePlan as MovePlan, keeps_steps as keeps_steps, sample_moves as sample_moves
 from .placement import Placement as Placement, on_each_device as on_each_device, place as place
 from .saving import check_saveat as check_saveat
-from .solve import ProgressLike as ProgressLike, Solved as Solved, solve as solve
+from .solve import (
+    ProgressLike as ProgressLike,
+    Solved as Solved,
+    mark_nonfinite as mark_nonfinite,
+    solve as solve,
+)
 from .stepping import (
     Grid as Grid,
     Stepping as Stepping,

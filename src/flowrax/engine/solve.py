@@ -83,9 +83,7 @@ def solve(
         outcome = _replayed((shared, starts), options)
     else:
         outcome = _mapped(problem, saveat, shared, starts, adjoint, meter, lanes)
-    finite = _finite_rows(outcome.y)
-    result = _where(~finite & (outcome.result == RESULTS.successful), _NONFINITE, outcome.result)
-    good = result == RESULTS.successful
+    y, result = mark_nonfinite(outcome.y, outcome.result)
     stats = Stats(
         num_steps=outcome.num_steps,
         num_rejected=outcome.num_steps - outcome.num_accepted,
@@ -93,8 +91,14 @@ def solve(
     )
     saved = outcome.saved
     if saved is not None:
-        saved = Saved(saved.times, _good_rows(good, saved.values))
-    return Solved(_good_rows(good, outcome.y), saved, stats, result)
+        saved = Saved(saved.times, _good_rows(result, saved.values))
+    return Solved(y, saved, stats, result)
+
+
+def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
+    """Rows of successful solves that are not finite are failures, and all of a failed row is NaN."""
+    result = _where(~_finite_rows(tree) & (result == RESULTS.successful), _NONFINITE, result)
+    return _good_rows(result, tree), result
 
 
 def _finite_rows(tree: PyTree) -> Array:
@@ -102,8 +106,9 @@ def _finite_rows(tree: PyTree) -> Array:
     return jax.tree.reduce(jnp.logical_and, finite)
 
 
-def _good_rows(good: Array, tree: PyTree) -> PyTree:
-    """Rows that are not good become NaN."""
+def _good_rows(result: RESULTS, tree: PyTree) -> PyTree:
+    """Rows of solves that failed become NaN."""
+    good = result == RESULTS.successful
     arrays, others = eqx.partition(tree, eqx.is_inexact_array)
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), arrays)
     return eqx.combine(select(good, arrays, nan), others)
