@@ -4,6 +4,7 @@ from . import (
     chain as chain,
     coupling as coupling,
     density as density,
+    discrete as discrete,
     divergence as divergence,
     dynamics as dynamics,
     guidance as guidance,
@@ -31,6 +32,7 @@ from ._result import (
 )
 from ._version import __version__ as __version__
 from .bridge import Bridge as Bridge
+from .categorical import CategoricalModel as CategoricalModel
 from .coupling import ExactOT as ExactOT, Independent as Independent
 from .density import DensityEstimator as DensityEstimator
 from .divergence import (
@@ -53,6 +55,7 @@ from .dynamics import (
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
+from .joint import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
 from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching

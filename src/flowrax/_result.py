@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import is_traced
-from ._typing import Array, Event, Int, PerSample
+from ._typing import Array, Event, Int, PerSample, PyTree
 
 RESULTS = dfx.RESULTS
 """Codes of a solve: diffrax's own; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
@@ -29,19 +29,19 @@ class Stats(eqx.Module):
     num_rejected: Int[Array, "*n"]
     """Steps that the error control refused."""
     num_evaluations: Int[Array, "*n"]
-    """Evaluations of the drift, rejected steps included."""
+    """Evaluations of the drift, those of rejected steps and of a last step included."""
 
 
 class Samples(eqx.Module):
     """What `sample` returns."""
 
-    x: Event
+    x: PyTree[Array]
     """`(n, *event)`, at the end of the dynamics' interval."""
     log_prob: PerSample | None
     """`(n,)` nats, with `with_log_prob=True`."""
     standard_error: PerSample | None
     """`(n,)`, of `log_prob`: zero for an exact divergence."""
-    trajectory: Array | None
+    trajectory: PyTree[Array] | None
     """`(n, times, *event)` at the times of `saveat`."""
     times: Array | None
     """`(n, times)`, those times."""

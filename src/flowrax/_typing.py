@@ -18,12 +18,16 @@ else:
 
 Event = Float[Array, "..."]
 """One sample, of any rank."""
-Batch = Float[Array, "_ ..."]
+Batch = Shaped[Array, "_ ..."]
 """Samples along the leading axis."""
 BatchLike = Shaped[ArrayLike, "_ ..."]
 """The same as users have it: JAX or numpy, any dtype."""
+Rows = PyTree[Shaped[Array, "_ ..."]]
+"""Samples of several parts, each along its leading axis; or a batch."""
 PerSample = Float[Array, "*n"]
 """One number per sample (none of the axis inside a map over samples)."""
+Tokens = Int[Array, "..."]
+"""One sample of classes, of any rank."""
 Numbers = ArrayLike | Sequence[Any]
 """Arrays as users write them, nested lists included."""
 Condition = PyTree
@@ -51,8 +55,10 @@ __all__ = [
     "Numbers",
     "PerSample",
     "PyTree",
+    "Rows",
     "Scalar",
     "Shape",
     "Shaped",
     "Times",
+    "Tokens",
 ]

@@ -2,12 +2,16 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
+import jax.numpy as jnp
 
-from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape
-from .prior import AbstractPrior
+from ._checks import check_batch, check_finite
+from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape, Tokens
+from .interpolant import AbstractCategoricalPath
+from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
 TIME_MARGIN = 1e-3
@@ -24,11 +28,11 @@ class AbstractNetwork(eqx.Module):
     """A network that may be random in training (dropout). Any callable `network(t, x, condition)` serves as well."""
 
     @abc.abstractmethod
-    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
-        """The output, of the shape of `x`; without a key it is deterministic."""
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
 
 
-def call_network(network: Network, t: Scalar, x: Event, condition: Condition, *, key: KeyArray | None = None) -> Array:
+def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; `key` goes to those that may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)
@@ -108,7 +112,11 @@ class AbstractDynamics(eqx.Module):
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
-        """Start and end of the integration variable."""
+        """Start and end of the integration variable; raises `ValueError` for a model that this does not fit."""
+
+    @abc.abstractmethod
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        """The time of the path at which an event is when the integration variable is `t`."""
 
     @abc.abstractmethod
     def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
@@ -119,8 +127,10 @@ class AbstractDynamics(eqx.Module):
         """The state that starts at the event `x`."""
 
     @abc.abstractmethod
-    def terms(self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker) -> dfx.AbstractTerm:
-        """The diffrax terms of one sample."""
+    def terms(
+        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.AbstractTerm, PyTree]:
+        """The diffrax terms of one sample, and the `args` they are to be solved with."""
 
     @abc.abstractmethod
     def readout(self, state: PyTree[Array]) -> Event:
@@ -131,11 +141,57 @@ class AbstractDynamics(eqx.Module):
         """The diffrax solver of these terms; None picks the default."""
 
 
+class AbstractPathDynamics(AbstractDynamics):
+    """A dynamics in the time of the path, whose state is the event."""
+
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        return t
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+
+class Move(eqx.Module):
+    """One of the steps of [`AbstractMoves`][], and the times between which it leads."""
+
+    index: Array
+    """From 0 to `count - 1`."""
+    count: int = eqx.field(static=True)
+    start: Array
+    end: Array
+    first: PyTree = None
+    """The event before the first step: what was given, say, among masks."""
+    key: KeyArray | None = None
+    """Of the sample, the same in all its steps, for what they share; a step draws from the key it is given."""
+
+
+class AbstractMoves(eqx.Module):
+    """How a model moves a sample by steps of its own, where diffrax has nothing to integrate: jumps between classes."""
+
+    @abc.abstractmethod
+    def times(self, model: Any, grid: Any) -> Array:
+        """The `(k + 1,)` times of the steps; `grid` is what `sample` was told."""
+
+    @abc.abstractmethod
+    def move(self, model: Any, step: Move, x: PyTree, condition: Condition, key: KeyArray) -> PyTree:
+        """The event after one step; a token of -1 is a failure."""
+
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """Of the network, in one step."""
+
+
 class AbstractModel(eqx.Module):
     """A law that is reached from a simple one through time."""
 
     t_min: eqx.AbstractVar[float]
     t_max: eqx.AbstractVar[float]
+    dtype: eqx.AbstractVar[DType]
+    """Of times, and of what a network returns."""
 
     @property
     @abc.abstractmethod
@@ -144,8 +200,12 @@ class AbstractModel(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def default_dynamics(self) -> AbstractDynamics:
-        """What `sample` integrates when it is told nothing else."""
+    def default_dynamics(self) -> "AbstractDynamics | AbstractMoves":
+        """What `sample` does when it is told nothing else."""
+
+    @abc.abstractmethod
+    def events(self, name: str, x: PyTree, size: int | None = None) -> PyTree:
+        """A batch of events, of `size` rows where that is given; raises `ValueError` about the argument `name`."""
 
 
 class AbstractContinuousModel(AbstractModel):
@@ -158,7 +218,19 @@ class AbstractContinuousModel(AbstractModel):
     prior: eqx.AbstractVar[AbstractPrior]
     """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
-    dtype: eqx.AbstractVar[DType]
+    is_affine: eqx.AbstractVar[bool]
+    r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
+
+    @property
+    @abc.abstractmethod
+    def default_dynamics(self) -> AbstractDynamics:
+        """What `sample` integrates when it is told nothing else."""
+
+    def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
+        events = jnp.asarray(x, self.dtype)
+        check_batch(name, events, self.shape, size)
+        check_finite(name, events)
+        return events
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
@@ -172,3 +244,47 @@ class AbstractContinuousModel(AbstractModel):
     @abc.abstractmethod
     def score_interval(self) -> tuple[float, float]:
         """Where the score is finite; raises `ValueError` where the model has none."""
+
+
+class AbstractWrappedModel(AbstractContinuousModel):
+    """A model made from another one, with the noise and the default dynamics of that."""
+
+    model: eqx.AbstractVar[AbstractContinuousModel]
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
+    def is_affine(self) -> bool:
+        return self.model.is_affine
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return self.model.default_dynamics
+
+
+class AbstractCategoricalModel(AbstractModel):
+    """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
+
+    interpolant: eqx.AbstractVar[AbstractCategoricalPath]
+    prior: eqx.AbstractVar[AbstractCategoricalPrior]
+    shape: eqx.AbstractVar[Shape]
+
+    @abc.abstractmethod
+    def log_probabilities(
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        r"""$\log p(x_1^i = k | x_t)$ of every site $i$ on its own, `(*shape, K)` at time `t` for one event `x`."""
+
+
+class AbstractLogitModel(AbstractCategoricalModel):
+    """One that shows what its network says of every site, of those that are known as well."""
+
+    @abc.abstractmethod
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        """What the network says, `(*shape, K)`."""

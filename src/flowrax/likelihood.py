@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_batch, check_finite, check_time
+from ._checks import check_time
 from ._condition import Batched, cast_condition, split_condition
 from ._result import LogProb, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree, Scalar
@@ -133,9 +133,7 @@ def log_prob(
     **Raises:** `ValueError` for a bad argument or events that leave the range of a singular prior, [`SolveError`][]
     for a failed solve.
     """
-    events = jnp.asarray(x, model.dtype)
-    check_batch("x", events, model.shape)
-    check_finite("x", events)
+    events = model.events("x", x)
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
     flow = ProbabilityFlow()

@@ -93,7 +93,7 @@ class Model(AbstractContinuousModel):
             raise ValueError("EDMPreconditioner gives the data; pass target=Data() with it.")
         self.coupling = Independent() if coupling is None else coupling
         self.shape = tuple(shape)
-        self.dtype = jnp.dtype(_network_dtype(network) if dtype is None else dtype)
+        self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
         self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
         check_prior(self.prior, self.shape, self.dtype)
         if self.interpolant.gamma is not None:
@@ -120,6 +120,10 @@ class Model(AbstractContinuousModel):
     @property
     def schedule(self) -> AbstractSchedule:
         return self.interpolant.schedule
+
+    @property
+    def is_affine(self) -> bool:
+        return self.interpolant.gamma is None
 
     @property
     def source(self) -> AbstractPrior:
@@ -204,13 +208,33 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     **Returns:** start and end.
     """
     low, high = model.t_min, model.t_max
-    if isinstance(model, Model) and model.interpolant.gamma is None and isinstance(model.target, Velocity):
+    if isinstance(model, Model) and model.is_affine and isinstance(model.target, Velocity):
         low = max(low, NOISE_MARGIN) if model.schedule.is_singular("determinant", 0.0) else low
         high = min(high, 1 - TIME_MARGIN) if model.schedule.is_singular("determinant", 1.0) else high
     return low, high
 
 
-def _network_dtype(network: Network) -> DType:
+def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Scalar) -> None:
+    """Raises `ValueError` where the data prediction is infinite at `start` or `end`, at which `who` needs it."""
+    low, high = data_interval(model)
+    if low <= start and end <= high:
+        return
+    t, mend = (start, f"t_min={low}") if start < low else (end, f"t_max={high}")
+    raise ValueError(
+        f"{who} needs the data at t={t}, where a velocity on {type(model.schedule).__name__} does not give it; "
+        f"give the model {mend}, or another target."
+    )
+
+
+def network_dtype(network: Network) -> DType:
+    """The dtype of a network's parameters.
+
+    **Arguments:**
+
+    - `network`: any.
+
+    **Returns:** JAX's default for a network without.
+    """
     for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)):
         return leaf.dtype
     return jnp.result_type(float)

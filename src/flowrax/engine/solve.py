@@ -77,7 +77,7 @@ def solve(
     # The error control is no part of the discrete solve that is differentiated.
     stepping = eqx.tree_at(lambda s: s.controller, stepping, _constant(stepping.controller))
     starts = (_at_least(stepping.start.dtype, starts[0]), starts[1])
-    problem, saver, meter = Problem(field, solver, stepping), make_saver(saveat, stepping), _meter(progress)
+    problem, saver, meter = Problem(field, solver, stepping), make_saver(saveat, stepping), make_meter(progress)
     if adjoint is None:
         options = _Options(problem, saver, meter, _num_lanes(stepping, starts, lanes))
         outcome = _replayed((shared, starts), options)
@@ -230,7 +230,8 @@ def _mapped(
     return jax.vmap(one)(starts) if lanes is None else jax.lax.map(one, starts, batch_size=lanes)
 
 
-def _meter(progress: ProgressLike) -> dfx.AbstractProgressMeter:
+def make_meter(progress: ProgressLike) -> dfx.AbstractProgressMeter:
+    """The diffrax progress meter for `progress=` of a verb."""
     if isinstance(progress, dfx.AbstractProgressMeter):
         return progress
     if not progress:

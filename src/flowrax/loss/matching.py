@@ -9,12 +9,13 @@ Vincent 2011).
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Bool, Condition, Event, KeyArray, Scalar
+from .._typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import Model
 from ..times import AbstractTimes, Stratified
 from .reductions import AbstractReduction, Mean
@@ -29,7 +30,7 @@ class AbstractLoss(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
+        self, model: Any, t: Scalar, x0: PyTree, x1: PyTree, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
         """A scalar. Without a key nothing is dropped: what validation wants."""
 

@@ -1,5 +1,10 @@
 """Oracles: laws whose models are exact, the truth that everything is tested against."""
 
 from .base import AbstractOracle as AbstractOracle, OracleModel as OracleModel
+from .categorical import (
+    AbstractCategoricalOracle as AbstractCategoricalOracle,
+    ExactDenoiser as ExactDenoiser,
+    Joint as Joint,
+)
 from .gaussian import Gaussian as Gaussian
 from .gaussian_mixture import GaussianMixture as GaussianMixture

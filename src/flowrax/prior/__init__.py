@@ -1,6 +1,13 @@
 """Priors: the law of the source."""
 
 from .base import AbstractGaussianPrior as AbstractGaussianPrior, AbstractPrior as AbstractPrior
+from .categorical import (
+    AbstractCategoricalPrior as AbstractCategoricalPrior,
+    Categorical as Categorical,
+    Masked as Masked,
+    UniformCategorical as UniformCategorical,
+    pad_classes as pad_classes,
+)
 from .centred import CentredGaussian as CentredGaussian, remove_centre as remove_centre
 from .conditional import (
     Conditional as Conditional,

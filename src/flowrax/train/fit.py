@@ -6,7 +6,8 @@ import os
 import pathlib
 import re
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic
 
 import equinox as eqx
 import jax
@@ -14,28 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import check_finite, check_shape
 from .._condition import Batched
-from .._typing import Batch, BatchLike, Condition, KeyArray
+from .._typing import BatchLike, Condition, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
-from ..loss import AbstractLoss, Antithetic, Matching
-from ..model import Model
-from ..prior import check_range
-from ..schedule import AbstractSchedule
-from ..target import Velocity
+from ..joint import JointModel
+from ..loss import AbstractLoss
 from .checkpoint import load, save
 from .prefetch import Prefetch
-from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
+from .prepare import Trainable, check_data, check_schedules, coupled, default_loss, paired, without_priors
+from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
 
 
-class FitResult(eqx.Module):
+class FitResult(eqx.Module, Generic[Trainable]):
     """What `fit` returns."""
 
-    model: Model
+    model: Trainable
     """With the averaged weights of the lowest held-out loss, or the last average where nothing was held out."""
-    last_model: Model
+    last_model: Trainable
     """With the last weights, not averaged."""
     history: dict[str, np.ndarray]
     """`step`, `train_loss` and `validation_loss` at each validation."""
@@ -48,8 +46,8 @@ class FitResult(eqx.Module):
 
 
 def fit(
-    model: Model,
-    data: BatchLike,
+    model: Trainable,
+    data: BatchLike | Mapping[str, BatchLike],
     key: KeyArray,
     *,
     loss: AbstractLoss | None = None,
@@ -58,7 +56,7 @@ def fit(
     num_steps: int = 10_000,
     batch_size: int = 256,
     condition: Condition = None,
-    validation: BatchLike | None = None,
+    validation: BatchLike | Mapping[str, BatchLike] | None = None,
     validation_condition: Condition = None,
     validate_every: int = 500,
     patience: int | None = None,
@@ -68,15 +66,17 @@ def fit(
     validation_x0: BatchLike | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> FitResult:
+) -> FitResult[Trainable]:
     """Minimises a matching loss over the network's parameters.
 
     **Arguments:**
 
     - `model`: its network is trained.
-    - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
+    - `data`: `(n, *row)`; rows are events unless `augment` makes them so. Integers for a [`CategoricalModel`][], a
+        dictionary of the parts for a [`JointModel`][].
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
-    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent.
+    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent,
+        `loss.CrossEntropy` for classes, `loss.JointMatching` for several parts.
     - `coupling`: how noise meets data, and what the returned model records; the model's without. Conditions follow
         their data. Held-out rows are paired in batches of `batch_size`, as in training.
     - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
@@ -98,26 +98,24 @@ def fit(
     **Raises:** `ValueError` for NaN in the data, rows that disagree with the model, or a checkpoint of another run.
     """
     if coupling is not None:
-        model = eqx.tree_at(lambda m: m.coupling, model, coupling)
-        model.check_score()
+        model = coupled(model, coupling)
     conditions = Batched(condition), Batched(validation_condition)
-    rows, held_out = _check_data(model, data, validation, augment, key, conditions)
+    rows, held_out = check_data(model, data, validation, augment, key, conditions)
+    if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
+        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
-        model = eqx.tree_at(lambda m: m.coupling, model, Given())
-        model.check_score()
-        rows = _paired("x0", x0, rows)
-        held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
+        model = coupled(model, Given())
+        rows = paired("x0", x0, rows)
+        held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
+    trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
-    if loss is None:
-        is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
-        loss = Antithetic() if is_bridge else Matching()
-    _check_schedules(loss, model)
+    loss = default_loss(model) if loss is None else loss
+    check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
@@ -143,10 +141,10 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        model: Model,
-        data: Batch,
+        model: Any,
+        data: Rows,
         condition: Condition,
-        validation: Batch | None,
+        validation: Rows | None,
         validation_condition: Condition,
         key: KeyArray,
         checkpoint: str | os.PathLike[str] | None,
@@ -163,17 +161,8 @@ class _Run:
     def fingerprint(self) -> str:
         """Of what must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
-        model, task = self.model, self.task
-        law = (
-            model.interpolant,
-            model.target,
-            model.preconditioner,
-            model.coupling,
-            model.t_min,
-            model.t_max,
-            model.prior,
-            task.loss,
-        )
+        task = self.task
+        law = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
         described = repr((law, task.batch_size, task.average_decay, self.validate_every))
         # A callable object prints where it lies in memory, which is elsewhere in the next process.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
@@ -242,7 +231,7 @@ class _Run:
     def _validate(self, state: TrainState) -> tuple[TrainState, float]:
         if self.validation is None:
             return state, float("nan")
-        repeats = max(1, 4096 // self.validation.shape[0])
+        repeats = max(1, 4096 // num_rows(self.validation))
         value = held_out_loss(
             self.task, state.average, self.validation, self.validation_condition, self.validation_key, repeats
         )
@@ -276,55 +265,3 @@ class _Bar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def _check_data(
-    model: Model,
-    data: BatchLike,
-    validation: BatchLike | None,
-    augment: Augment | None,
-    key: KeyArray,
-    conditions: tuple[Batched, Batched],
-) -> tuple[Batch, Batch | None]:
-    if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
-        raise ValueError(
-            "The network has no arrays to train. A function that closes over a network hides them: make it an "
-            "eqx.Module that holds the network."
-        )
-    rows = jnp.asarray(data, model.dtype)
-    check_finite("data", rows)
-    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    event = row if augment is None else jax.eval_shape(augment, key, row)
-    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
-    if augment is None:
-        check_range("data", model.prior, rows, conditions[0])
-    if validation is None:
-        return rows, None
-    held_out = jnp.asarray(validation, model.dtype)
-    check_finite("validation", held_out)
-    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
-    if augment is None:
-        check_range("validation", model.prior, held_out, conditions[1])
-    return rows, held_out
-
-
-def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
-    if x0 is None:
-        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
-    start = jnp.asarray(x0, rows.dtype)
-    check_finite(name, start)
-    check_shape(name, start.shape, rows.shape)
-    return jnp.stack([start, rows], axis=1)
-
-
-def _check_schedules(loss: AbstractLoss, model: Model) -> None:
-    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
-    for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
-        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.schedule):
-            raise ValueError(
-                f"loss.times has the schedule {leaf} but the model has {model.schedule}; draw times by the model's own."
-            )
-
-
-def _is_schedule(leaf: Any) -> bool:
-    return isinstance(leaf, AbstractSchedule)

@@ -1,0 +1,73 @@
+"""Ancestral sampling: the exact reverse step of the noise, averaged over what the model says of the data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_not_negative
+from .._typing import Array, Condition, KeyArray, Tokens
+from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
+from ..interpolant import AbstractReverse, AveragedPosterior
+from .draw import draw, log_tempered
+
+
+class Ancestral(AbstractMoves):
+    r"""Draws of $\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$, every site for itself, for $s < t$.
+
+    With an exact model each site has the exact law whatever the steps; that sites jump together in one step, each for
+    itself, is an error of first order in the steps. For masks it is the sampler of masked diffusion (Sahoo et al.
+    2024, eq. 6), for other noise that of D3PM; `reverse=interpolant.AveragedJoint()` is D3PM as it was published.
+    """
+
+    temperature: float | Array = 1.0
+    reverse: AbstractReverse = AveragedPosterior()
+
+    def __check_init__(self) -> None:
+        check_not_negative("temperature", self.temperature)
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
+        return even_times(model, grid)
+
+    def probabilities(
+        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+    ) -> Array:
+        """Of every class after the step, `(*shape, K)`."""
+        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
+        return self.reverse(model.interpolant, model.prior, step.start, step.end, x, p1)
+
+    def move(
+        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    ) -> Tokens:
+        if model.prior.mask is None:
+            return draw(key, self.probabilities(model, step, x, condition))
+        # Nothing but masks changes, and whether one is lifted does not depend on the data.
+        when_key, what_key = jax.random.split(key)
+        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
+        schedule = model.interpolant.schedule
+        kept = schedule.mask_probability(step.end) / schedule.mask_probability(step.start)
+        lifted = jax.random.uniform(when_key, x.shape, kept.dtype) >= kept
+        return jnp.where((x == model.prior.mask) & lifted, draw(what_key, p1), x)
+
+
+def even_times(model: AbstractCategoricalModel, grid: Any) -> Array:
+    """The times of `sample`'s grid: a number of even steps, 128 without, or the times themselves.
+
+    **Arguments:**
+
+    - `model`: whose interval is divided.
+    - `grid`: as given to `sample`.
+
+    **Returns:** `(k + 1,)`.
+    """
+    if grid is None:
+        grid = 128
+    if isinstance(grid, int):
+        if grid < 1:
+            raise ValueError(f"grid must be at least one step; got {grid}.")
+        return jnp.linspace(model.t_min, model.t_max, grid + 1)
+    return jnp.asarray(grid)

@@ -1,0 +1,137 @@
+r"""Categorical priors: every site of an event draws one of $K$ classes, independently, with probabilities $\pi$."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import is_traced
+from .._typing import Array, KeyArray, Numbers, Shape, Tokens
+from .base import AbstractPrior
+
+
+class AbstractCategoricalPrior(AbstractPrior):
+    """The law of independent sites of integers `0 ... num_classes - 1`."""
+
+    num_classes: eqx.AbstractVar[int]
+    """`K`, all classes of a state: a mask is one of them."""
+    mask: eqx.AbstractVar[int | None]
+    """The class that is a mask, which no data have; None without one."""
+    probabilities: eqx.AbstractVar[Array]
+    r"""$\pi$, `(K,)`."""
+
+    @property
+    def rank(self) -> int:
+        """Zero: a probability, not a density."""
+        return 0
+
+    def draw(self, key: KeyArray) -> Tokens:
+        if self.mask is not None:
+            return jnp.full(self.shape, self.mask, self.dtype)
+        return jax.random.categorical(key, jnp.log(self.probabilities), shape=self.shape).astype(self.dtype)
+
+    def log_density(self, x: Tokens) -> Array:
+        """The log-probability of one event, in nats."""
+        return jnp.sum(jnp.log(self.probabilities)[x])
+
+
+class Categorical(AbstractCategoricalPrior):
+    """Classes with probabilities of one's own: the frequencies of the data, say."""
+
+    probabilities: Array
+    shape: Shape = eqx.field(static=True)
+    dtype: jnp.dtype = eqx.field(static=True)
+    num_classes: int = eqx.field(static=True)
+    mask: None = eqx.field(static=True, default=None)
+
+    def __init__(self, shape: Shape, probabilities: Numbers):
+        """**Arguments:**
+
+        - `shape`: of one event.
+        - `probabilities`: `(K,)`. Raises `ValueError` unless they are not negative and sum to one.
+        """
+        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.probabilities = jnp.asarray(probabilities, float)
+        self.num_classes = len(self.probabilities)
+        if not is_traced(self.probabilities):
+            given = np.asarray(probabilities, np.float64)
+            if given.ndim != 1 or np.any(given < 0) or not abs(given.sum() - 1) < 1e-5:
+                raise ValueError(
+                    "probabilities must be a list of numbers that are not negative and sum to one; got shape "
+                    f"{given.shape}, smallest {given.min():g}, sum {given.sum():g}."
+                )
+
+
+class UniformCategorical(AbstractCategoricalPrior):
+    """All classes with the same probability."""
+
+    shape: Shape = eqx.field(static=True)
+    dtype: jnp.dtype = eqx.field(static=True)
+    num_classes: int = eqx.field(static=True)
+    mask: None = eqx.field(static=True, default=None)
+
+    def __init__(self, shape: Shape, num_classes: int):
+        """**Arguments:**
+
+        - `shape`: of one event.
+        - `num_classes`: `K`, at least 2.
+        """
+        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.num_classes = _at_least_two(num_classes)
+
+    @property
+    def probabilities(self) -> Array:
+        return jnp.full(self.num_classes, 1 / self.num_classes)
+
+
+class Masked(AbstractCategoricalPrior):
+    """Every site is masked.
+
+    The mask is one of the `K` classes of a state, and a network gives logits of all `K`: that of the mask is ignored,
+    since data hold no mask. [`Masked.exclusive`][] adds a class for the mask to those of the data.
+    """
+
+    shape: Shape = eqx.field(static=True)
+    dtype: jnp.dtype = eqx.field(static=True)
+    num_classes: int = eqx.field(static=True)
+    mask: int = eqx.field(static=True)
+
+    def __init__(self, shape: Shape, num_classes: int, mask: int | None = None):
+        """**Arguments:**
+
+        - `shape`: of one event.
+        - `num_classes`: `K`, the mask included; at least 2.
+        - `mask`: the class of the mask, which absorbs: the last without. Raises `ValueError` outside `0 ... K - 1`.
+        """
+        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.num_classes = _at_least_two(num_classes)
+        self.mask = num_classes - 1 if mask is None else int(mask)
+        if not 0 <= self.mask < num_classes:
+            raise ValueError(f"mask={mask} is not one of the classes 0, ..., {num_classes - 1}.")
+
+    @classmethod
+    def exclusive(cls, shape: Shape, num_classes: int) -> "Masked":
+        """The mask as one class more than the `num_classes` of the data: class number `num_classes`."""
+        return cls(shape, num_classes + 1)
+
+    @property
+    def probabilities(self) -> Array:
+        return jnp.zeros(self.num_classes).at[self.mask].set(1.0)
+
+
+def pad_classes(logits: Array) -> Array:
+    """Logits, or one-hot rows, of the data's classes with a column of zeros for a mask that comes after them.
+
+    **Arguments:**
+
+    - `logits`: `(..., K)`.
+
+    **Returns:** `(..., K + 1)`.
+    """
+    return jnp.concatenate([logits, jnp.zeros_like(logits[..., :1])], axis=-1)
+
+
+def _at_least_two(num_classes: int) -> int:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
+    return int(num_classes)

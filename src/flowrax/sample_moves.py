@@ -1,0 +1,64 @@
+"""`sample` for what moves by steps of its own: tokens, alone or beside continuous events."""
+
+from typing import Any
+
+import equinox as eqx
+
+from ._condition import Batched, cast_condition, split_condition
+from ._result import Samples, raise_if_failed
+from ._typing import Array, Condition, KeyArray, PyTree
+from .abstract import AbstractModel, AbstractMoves
+from .engine import Grid, MovePlan, Placement, ProgressLike, keeps_steps, on_each_device, place, sample_moves
+
+
+def check_unused(moves: AbstractMoves, options: dict[str, Any]) -> None:
+    """Raises `ValueError` where one of the options, which belong to a solve by diffrax, was given."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{type(moves).__name__} moves by steps of its own and takes no {', '.join(given)}; give it grid=, "
+            "a number of steps or their times."
+        )
+
+
+def sample_by_moves(
+    model: AbstractModel,
+    key: KeyArray,
+    num_samples: int,
+    moves: AbstractMoves,
+    *,
+    condition: Condition | Batched,
+    x0: Any,
+    grid: Grid | None,
+    saveat: Any,
+    lanes: int | None,
+    progress: ProgressLike,
+    throw: bool,
+) -> Samples:
+    """[`sample`][] for [`AbstractMoves`][], with its arguments."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    start: Any = None if x0 is None else model.events("x0", x0, num_samples)
+    times = moves.times(model, grid).astype(model.dtype)
+    plan = MovePlan(moves, times, keeps_steps(saveat), progress, lanes)
+    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    rows, placement = place((start, rows), (model, plan, shared))
+    answer = _sample(plan, model, key, num_samples, shared, rows, placement)
+    return raise_if_failed("sample", answer, answer.result, None) if throw else answer
+
+
+@eqx.filter_jit
+def _sample(
+    plan: MovePlan,
+    model: AbstractModel,
+    key: KeyArray,
+    num_samples: int,
+    condition: Condition,
+    rows: tuple[PyTree, PyTree],
+    placement: Placement | None,
+) -> Samples:
+    def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
+        (plan, model, condition, key), (x0, rows) = shared, rows
+        return sample_moves(plan, model, condition, key, index, x0, rows)
+
+    return on_each_device(draw, placement, num_samples, (plan, model, condition, key), rows)
