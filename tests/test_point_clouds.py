@@ -234,6 +234,44 @@ def test_equivariant_transport_turns_by_the_mask_of_its_cost():
             EquivariantOT(cost=wrong, mask=mask_of)
 
 
+class Labelled(frx.abstract.AbstractNetwork):
+    """Something nonlinear that the label and the mask both change."""
+
+    weight: jax.Array
+
+    def __call__(self, t, x, condition=None, *, key=None):
+        assert condition is not None
+        real = condition["mask"].astype(x.dtype)[:, None]
+        return jnp.tanh(x + self.weight * condition["label"] * jnp.sum(real * x**2) + t)
+
+
+def test_guidance_keeps_the_mask_of_a_row(x64, key):
+    """Flow and its density on the padded row are those of the points that count, guided on their own."""
+
+    def null(condition):
+        return condition | {"label": jnp.zeros_like(condition["label"])}
+
+    def guided(shape, prior, null):
+        model = frx.Model(Labelled(jnp.ones(())), SCHEDULE, shape=shape, prior=prior)
+        return frx.ClassifierFree(model, 2.0, null=null)
+
+    rows = {"mask": MASKS, "label": np.array([0.5, -1.0, 1.0])}
+    options = dict(with_log_prob=True, grid=8)
+    x0 = jnp.stack([LAWS["centred"](mask).draw(jax.random.fold_in(key, i)) for i, mask in enumerate(MASKS)])
+    got = frx.sample(guided(SHAPE, prior_of("centred"), null), key, 3, x0=x0, condition=frx.Batched(rows), **options)
+    assert_in_range("centred", got.x, MASKS)
+    mask, shape = MASKS[0], (int(MASKS[0].sum()), FEATURES)
+    alone = {"mask": np.ones(shape[0], bool), "label": rows["label"][0]}
+    small = guided(shape, pr.CentredGaussian(shape), {"mask": alone["mask"], "label": 0.0})
+    want = frx.sample(small, key, 1, x0=x0[:1, mask], condition=alone, **options)
+    assert np.allclose(got.x[0, mask], want.x[0], rtol=0, atol=1e-12)
+    assert got.log_prob is not None and want.log_prob is not None
+    assert float(got.log_prob[0]) == pytest.approx(float(want.log_prob[0]), abs=1e-12)
+
+    dropped = frx.loss.ConditionDropout(1.0, null)(jax.tree.map(lambda leaf: jnp.asarray(leaf[2]), rows), key)
+    assert np.array_equal(dropped["mask"], MASKS[2]) and dropped["label"] == 0
+
+
 def trainable(kind="centred"):
     return frx.Model(BySize(jnp.zeros(NODES + 1)), SCHEDULE, shape=SHAPE, prior=prior_of(kind))
 
@@ -263,6 +301,7 @@ ERRORS = {
         lambda key: pr.given(pr.Conditional(lambda c: pr.Empirical(np.zeros((2, *SHAPE))), SHAPE), ONE),
         "must be a Gaussian prior; got Empirical",
     ),
+    "estimator": (lambda key: frx.DensityEstimator(trainable()), "this prior depends on the condition"),
     "momenta": (
         lambda key: frx.sample(trainable(), key, 1, condition=ONE, dynamics=frx.UnderdampedLangevin(0.5, 1.0), grid=2),
         "standard normal prior only",

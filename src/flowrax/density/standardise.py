@@ -12,7 +12,7 @@ import numpy as np
 
 from .._checks import is_traced
 from .._typing import Array, Condition, DType, PyTree
-from ..prior import AbstractGaussianPrior, AbstractPrior
+from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
 
 
 class Standardiser(eqx.Module):
@@ -70,7 +70,9 @@ def make_standardiser(name: str, example: PyTree, shift: PyTree, scale: PyTree, 
 
 
 def check_isotropic(prior: AbstractPrior, scale: PyTree) -> None:
-    """Raises `ValueError` for a scale that differs between elements, which moves the range of a singular prior."""
+    """Raises `ValueError` for a scale that moves the range of a singular prior, and for one that each row has anew."""
+    if isinstance(prior, Conditional):
+        raise ValueError("The estimator has one prior for all rows, but this prior depends on the condition; use fit.")
     if not isinstance(prior, AbstractGaussianPrior) or (scale is not None and np.ndim(scale) == 0):
         return
     if is_traced(prior.rank) or int(prior.rank) < math.prod(prior.shape):

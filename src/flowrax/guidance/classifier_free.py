@@ -3,6 +3,8 @@ r"""Guidance by the difference of two predictions, $p = p_{\text{null}} + w\,(p_
 At one $(t, x)$ data, noise, velocity and score are affine in one another, so that mixing any of them mixes all.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -71,7 +73,7 @@ class ClassifierFree(AbstractWrappedModel):
 
     model: AbstractContinuousModel
     other: AbstractContinuousModel
-    null: Condition
+    null: Condition | Callable[[Condition], Condition]
     weight: Array
     start: float = eqx.field(static=True)
     stop: float = eqx.field(static=True)
@@ -85,7 +87,7 @@ class ClassifierFree(AbstractWrappedModel):
         model: AbstractContinuousModel,
         weight: float | Array,
         *,
-        null: Condition = None,
+        null: Condition | Callable[[Condition], Condition] = None,
         other: AbstractContinuousModel | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
     ):
@@ -94,8 +96,8 @@ class ClassifierFree(AbstractWrappedModel):
         - `model`: of events given a condition.
         - `weight`: $w$; 0 is the other prediction, 1 the model's own, more is guidance. A scalar, or an array that
             broadcasts to an event: ones where nothing is to be guided.
-        - `null`: the condition of the other prediction, as training dropped it: zeros of its shape where
-            `ConditionDropout` had none.
+        - `null`: the condition of the other prediction, as training dropped it, or a function that makes it of the
+            condition: zeros of its shape where `ConditionDropout` had none.
         - `other`: the model of the other prediction, of the same schedule, prior and events: `model` itself without.
             A worse version of the model makes it autoguidance; then `null=None` gives it the same condition.
         - `interval`: of times at which there is guidance, ends included; outside it the model's own prediction counts.
@@ -136,7 +138,8 @@ class ClassifierFree(AbstractWrappedModel):
             null = condition
         else:
             # Dtypes of the condition that training saw, which the verbs have cast.
-            null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, self.null)
+            null = self.null(condition) if callable(self.null) else self.null
+            null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, null)
         inside = (self.start <= t) & (t <= self.stop)
         weight = jnp.where(inside, self.weight, jnp.ones_like(self.weight))
         return MixedPrediction(self.model.predict(t, x, condition), self.other.predict(t, x, null), weight)

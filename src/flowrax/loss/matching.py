@@ -8,6 +8,7 @@ Vincent 2011).
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -38,11 +39,12 @@ class ConditionDropout(eqx.Module):
     """Replaces a condition by a null one, so that one network learns both laws that classifier-free guidance mixes.
 
     `null` has the structure of a condition; zeros without. Labels have no zero to spare: a condition with integers
-    needs a `null` with a label of its own, or `ValueError` is raised.
+    needs a `null` with a label of its own, or `ValueError` is raised. What is to stay, such as a mask, is kept by a
+    function: `null=lambda condition: condition | {"label": jnp.zeros_like(condition["label"])}`.
     """
 
     probability: float
-    null: Condition = None
+    null: Condition | Callable[[Condition], Condition] = None
 
     def __check_init__(self) -> None:
         if isinstance(self.probability, float | int) and not 0 <= self.probability <= 1:
@@ -58,6 +60,8 @@ class ConditionDropout(eqx.Module):
 
     def null_of(self, condition: Condition) -> Condition:
         """The null condition: zeros of the same structure unless one was given."""
+        if callable(self.null):
+            return self.null(condition)
         if self.null is not None:
             return self.null
         if any(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in jax.tree.leaves(condition)):

@@ -36,7 +36,8 @@ class Conditional(AbstractGaussianPrior):
     the centring the law is `Gaussian((9, 3), std=jnp.broadcast_to(condition["mask"][:, None], (9, 3)))`.
 
     The verbs put the law of its condition into every row by [`given`][]. In `fit` a coupling sees standard normal
-    noise, which then gets the law of the row of data that it meets: so noise may meet data of any size.
+    noise, which then gets the law of the row of data that it meets: so noise may meet data of any size. Adaptive steps
+    of `sample` see the root mean square error of all elements, padding included.
     """
 
     law: Callable[[Condition], AbstractGaussianPrior]
