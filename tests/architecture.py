@@ -40,6 +40,7 @@ LAYERS = [
     "loss",
     "stepper",
     "engine",
+    "joint",
     "divergence",
     "last_step",
     "likelihood_error",

@@ -32,7 +32,7 @@ class AbstractNetwork(eqx.Module):
         """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
 
 
-def call_network(network: Network, t: Scalar, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
+def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; `key` goes to those that may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)
@@ -112,7 +112,11 @@ class AbstractDynamics(eqx.Module):
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
-        """Start and end of the integration variable."""
+        """Start and end of the integration variable; raises `ValueError` for a model that this does not fit."""
+
+    @abc.abstractmethod
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        """The time of the path at which an event is when the integration variable is `t`."""
 
     @abc.abstractmethod
     def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
@@ -123,8 +127,10 @@ class AbstractDynamics(eqx.Module):
         """The state that starts at the event `x`."""
 
     @abc.abstractmethod
-    def terms(self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker) -> dfx.AbstractTerm:
-        """The diffrax terms of one sample."""
+    def terms(
+        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.AbstractTerm, PyTree]:
+        """The diffrax terms of one sample, and the `args` they are to be solved with."""
 
     @abc.abstractmethod
     def readout(self, state: PyTree[Array]) -> Event:
@@ -133,6 +139,19 @@ class AbstractDynamics(eqx.Module):
     @abc.abstractmethod
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         """The diffrax solver of these terms; None picks the default."""
+
+
+class AbstractPathDynamics(AbstractDynamics):
+    """A dynamics in the time of the path, whose state is the event."""
+
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        return t
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
 
 
 class Move(eqx.Module):
@@ -195,6 +214,8 @@ class AbstractContinuousModel(AbstractModel):
     prior: eqx.AbstractVar[AbstractPrior]
     """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
+    is_affine: eqx.AbstractVar[bool]
+    r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
 
     @property
     @abc.abstractmethod
@@ -219,6 +240,28 @@ class AbstractContinuousModel(AbstractModel):
     @abc.abstractmethod
     def score_interval(self) -> tuple[float, float]:
         """Where the score is finite; raises `ValueError` where the model has none."""
+
+
+class AbstractWrappedModel(AbstractContinuousModel):
+    """A model made from another one, with the noise and the default dynamics of that."""
+
+    model: eqx.AbstractVar[AbstractContinuousModel]
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
+    def is_affine(self) -> bool:
+        return self.model.is_affine
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return self.model.default_dynamics
 
 
 class AbstractCategoricalModel(AbstractModel):

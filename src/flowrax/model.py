@@ -122,6 +122,10 @@ class Model(AbstractContinuousModel):
         return self.interpolant.schedule
 
     @property
+    def is_affine(self) -> bool:
+        return self.interpolant.gamma is None
+
+    @property
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
@@ -204,10 +208,22 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     **Returns:** start and end.
     """
     low, high = model.t_min, model.t_max
-    if isinstance(model, Model) and model.interpolant.gamma is None and isinstance(model.target, Velocity):
+    if isinstance(model, Model) and model.is_affine and isinstance(model.target, Velocity):
         low = max(low, NOISE_MARGIN) if model.schedule.is_singular("determinant", 0.0) else low
         high = min(high, 1 - TIME_MARGIN) if model.schedule.is_singular("determinant", 1.0) else high
     return low, high
+
+
+def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Scalar) -> None:
+    """Raises `ValueError` where the data prediction is infinite at `start` or `end`, at which `who` needs it."""
+    low, high = data_interval(model)
+    if low <= start and end <= high:
+        return
+    t, mend = (start, f"t_min={low}") if start < low else (end, f"t_max={high}")
+    raise ValueError(
+        f"{who} needs the data at t={t}, where a velocity on {type(model.schedule).__name__} does not give it; "
+        f"give the model {mend}, or another target."
+    )
 
 
 def network_dtype(network: Network) -> DType:

@@ -131,10 +131,10 @@ class _Picard(eqx.Module):
     ) -> Samples:
         """One sample."""
         source_key, noise_key, state_key, _ = jax.random.split(key, 4)
-        x0 = source.draw(source_key) if x0 is None else x0
+        start: Event = source.draw(source_key) if x0 is None else x0
         noise = make_noise(self.stepping, self.solver, noise_key, model.dtype)
-        terms, args = self.dynamics.terms(model, condition, noise), (model, condition)
-        state = self.dynamics.initial(x0, state_key)
+        terms, args = self.dynamics.terms(model, condition, noise)
+        state = self.dynamics.initial(start, state_key)
         _check_memory(self.solver, terms, self.stepping, state, args)
         states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (self.window + 1, *leaf.shape)), state)
         zero = jnp.zeros((), jnp.int32)

@@ -1,5 +1,6 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import diffrax as dfx
@@ -12,9 +13,7 @@ from ._condition import Batched, cast_condition, condition_of, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves
-from .bridge import Bridge
 from .divergence import AbstractDivergence, Exact
-from .dynamics import SBDM, ReverseSDE, UnderdampedLangevin, path_time
 from .engine import (
     Grid,
     Placement,
@@ -28,10 +27,11 @@ from .engine import (
     place,
     solve,
 )
-from .last_step import AbstractLastStep, check_end
+from .last_step import AbstractLastStep
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
 from .prior import AbstractPrior, check_range
 from .sample_moves import check_unused, sample_by_moves
+from .stepper import check_predictions
 
 
 def sample(
@@ -40,7 +40,7 @@ def sample(
     num_samples: int,
     *,
     condition: Condition | Batched = None,
-    x0: BatchLike | None = None,
+    x0: BatchLike | Mapping[str, BatchLike] | None = None,
     dynamics: AbstractDynamics | AbstractMoves | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
@@ -100,15 +100,15 @@ def sample(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start = None if x0 is None else _check_start(model, x0, num_samples)
-    solver = dynamics.stepper(solver)
-    _check_solver(model, dynamics, solver, last_step)
+    solver, interval = dynamics.stepper(solver), dynamics.interval(model)
+    _check_solver(model, dynamics, solver, last_step, interval)
     if with_log_prob:
         divergence = Exact() if divergence is None else divergence
         solver = augmented_solver(divergence, solver)
     tolerances = {"rtol": rtol, "atol": atol, "controller": stepsize_controller, "grid": grid, "max_steps": max_steps}
     norm = likelihood_norm if with_log_prob else optx.rms_norm
     stepping = make_stepping(
-        dynamics.interval(model),
+        interval,
         solver,
         model.dtype,
         **tolerances,
@@ -139,11 +139,10 @@ class _Plan(eqx.Module):
     def start(self, x0: Event | None, source: AbstractPrior, key: KeyArray) -> "_Start":
         """One sample before its solve."""
         source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
-        x0 = source.draw(source_key) if x0 is None else x0
+        x: Event = source.draw(source_key) if x0 is None else x0
         if self.divergence is None:
-            return _Start(x0, self.dynamics.initial(x0, state_key), noise_key, None)
-        state = augmented_state(self.divergence, x0)
-        return _Start(x0, state, noise_key, self.divergence.probes(probe_key, x0))
+            return _Start(x, self.dynamics.initial(x, state_key), noise_key, None)
+        return _Start(x, augmented_state(self.divergence, x), noise_key, self.divergence.probes(probe_key, x))
 
     def readout(self, state: PyTree) -> Event:
         """The event in a state."""
@@ -158,19 +157,17 @@ class _Start(eqx.Module):
 
 
 def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTree) -> tuple[Any, PyTree]:
-    """The terms of one sample, and their arguments `(model, condition)`."""
+    """The terms of one sample, and their arguments."""
     plan, model, condition = shared
     _, (noise_key, probes, row) = start
     condition = condition_of(condition, row)
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
-    terms = plan.dynamics.terms(model, condition, noise)
-    # The terms of this one hold what they need; diffrax would trace all of a model.
-    return terms, None if isinstance(plan.dynamics, UnderdampedLangevin) else (model, condition)
+    return plan.dynamics.terms(model, condition, noise)
 
 
-def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
+def _check_start(model: AbstractContinuousModel, x0: Any, num_samples: int) -> Batch:
     start = model.events("x0", x0, num_samples)
     check_range("x0", model.prior, start)
     return start
@@ -199,13 +196,12 @@ def _check_solver(
     dynamics: AbstractDynamics,
     solver: dfx.AbstractSolver,
     last_step: AbstractLastStep | None,
+    interval: tuple[float, float],
 ) -> None:
-    check_end(model, dynamics, solver, last_step)
-    if isinstance(model, Bridge) and isinstance(dynamics, ReverseSDE) and isinstance(dynamics.coefficient, SBDM):
-        raise ValueError(
-            "SBDM, the default of ReverseSDE, is the noise of paths from noise to data; on a Bridge give another "
-            "coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
-        )
+    start, end = (dynamics.path_time(model, t) for t in interval)
+    check_predictions(solver, model, start, end)
+    if last_step is not None:
+        last_step.check(model, end)
     if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
         reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
         raise ValueError(
@@ -262,7 +258,7 @@ def _answer(
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
-        end = jnp.asarray(path_time(plan.dynamics, end), end.dtype)
+        end = jnp.asarray(plan.dynamics.path_time(model, end), end.dtype)
         x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
     times, trajectory = None, None
     if solved.saved is not None:

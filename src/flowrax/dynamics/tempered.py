@@ -16,8 +16,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import check_interval, check_not_negative, check_time
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._typing import Array, Condition, Event, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from .diffusion import AbstractDiffusion, as_diffusion
@@ -47,7 +47,7 @@ def score_scale(schedule: AbstractSchedule, t: Scalar, temperature: float | Arra
     return (data + noise) / (temperature * data + noise)
 
 
-class TemperedFlow(AbstractDynamics):
+class TemperedFlow(AbstractPathDynamics):
     r"""The probability flow at a temperature: $\mathrm{d}x / \mathrm{d}t = v + (\lambda_T - 1) \tfrac{g^2}{2} s$.
 
     Of Gaussian data with unit variance it makes a Gaussian of variance $T$. It carries no density. At temperature 1 use
@@ -96,14 +96,10 @@ class TemperedFlow(AbstractDynamics):
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.interval(model)[0])
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.ODETerm:
-        return dfx.ODETerm(self.drift)
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.ODETerm, PyTree]:
+        return dfx.ODETerm(self.drift), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         return dfx.Dopri5() if solver is None else solver

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -15,20 +16,22 @@ import numpy as np
 import optax
 
 from .._checks import check_finite, check_shape
-from .._typing import Batch, BatchLike, Condition, KeyArray
+from .._typing import Batch, BatchLike, Condition, KeyArray, Rows
 from ..categorical import CategoricalModel
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
-from ..loss import AbstractLoss, Antithetic, CrossEntropy, Matching
+from ..joint import JointModel
+from ..loss import AbstractLoss, Antithetic, Apart, CrossEntropy, JointMatching, Matching
 from ..model import Model
 from ..prior import check_range
 from ..schedule import AbstractSchedule
 from ..target import Velocity
+from ..times import Stratified
 from .checkpoint import load, save
 from .prefetch import Prefetch
-from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
+from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
-Trainable = Model | CategoricalModel
+Trainable = Model | CategoricalModel | JointModel
 
 
 class FitResult(eqx.Module):
@@ -50,7 +53,7 @@ class FitResult(eqx.Module):
 
 def fit(
     model: Trainable,
-    data: BatchLike,
+    data: BatchLike | Mapping[str, BatchLike],
     key: KeyArray,
     *,
     loss: AbstractLoss | None = None,
@@ -59,7 +62,7 @@ def fit(
     num_steps: int = 10_000,
     batch_size: int = 256,
     condition: Condition = None,
-    validation: BatchLike | None = None,
+    validation: BatchLike | Mapping[str, BatchLike] | None = None,
     validation_condition: Condition = None,
     validate_every: int = 500,
     patience: int | None = None,
@@ -75,9 +78,11 @@ def fit(
     **Arguments:**
 
     - `model`: its network is trained.
-    - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
+    - `data`: `(n, *row)`; rows are events unless `augment` makes them so. Integers for a [`CategoricalModel`][], a
+        dictionary of the parts for a [`JointModel`][].
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
-    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent.
+    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent,
+        `loss.CrossEntropy` for classes, `loss.JointMatching` for several parts.
     - `coupling`: how noise meets data, and what the returned model records; the model's without. Conditions follow
         their data. Held-out rows are paired in batches of `batch_size`, as in training.
     - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
@@ -101,6 +106,8 @@ def fit(
     if coupling is not None:
         model = coupled(model, coupling)
     rows, held_out = _check_data(model, data, validation, augment, key)
+    if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
+        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
@@ -110,7 +117,7 @@ def fit(
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
+    trained = _without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
     _check_schedules(loss, model)
@@ -140,9 +147,9 @@ class _Run:
         self,
         task: Task,
         model: Trainable,
-        data: Batch,
+        data: Rows,
         condition: Condition,
-        validation: Batch | None,
+        validation: Rows | None,
         validation_condition: Condition,
         key: KeyArray,
         checkpoint: str | os.PathLike[str] | None,
@@ -229,7 +236,7 @@ class _Run:
     def _validate(self, state: TrainState) -> tuple[TrainState, float]:
         if self.validation is None:
             return state, float("nan")
-        repeats = max(1, 4096 // self.validation.shape[0])
+        repeats = max(1, 4096 // num_rows(self.validation))
         value = held_out_loss(
             self.task, state.average, self.validation, self.validation_condition, self.validation_key, repeats
         )
@@ -266,14 +273,14 @@ class _Bar:
 
 
 def _check_data(
-    model: Trainable, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
-) -> tuple[Batch, Batch | None]:
+    model: Trainable, data: Any, validation: Any, augment: Augment | None, key: KeyArray
+) -> tuple[Any, Any]:
     if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
         raise ValueError(
             "The network has no arrays to train. A function that closes over a network hides them: make it an "
             "eqx.Module that holds the network."
         )
-    if isinstance(model, CategoricalModel) and augment is None:
+    if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
         return model.events("data", data), None if validation is None else model.events("validation", validation)
     rows = jnp.asarray(data, model.dtype)
     check_finite("data", rows)
@@ -290,6 +297,13 @@ def _check_data(
     return rows, held_out
 
 
+def _without_priors(trained: Any) -> Any:
+    """Nothing of a prior is trained."""
+    if isinstance(trained, JointModel):
+        return eqx.tree_at(lambda m: m.parts, trained, {name: _without_priors(p) for name, p in trained.parts.items()})
+    return eqx.tree_at(lambda m: m.prior, trained, replace=False)
+
+
 def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
     """The model with another coupling."""
     model = eqx.tree_at(lambda m: m.coupling, model, coupling)
@@ -302,6 +316,8 @@ def default_loss(model: Trainable) -> AbstractLoss:
     """What `fit` minimises when it is told nothing else."""
     if isinstance(model, CategoricalModel):
         return CrossEntropy()
+    if isinstance(model, JointModel):
+        return JointMatching(times=Apart(len(model.parts)) if model.separate_times else Stratified())
     is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
     return Antithetic() if is_bridge else Matching()
 
@@ -317,6 +333,8 @@ def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
 
 def _check_schedules(loss: AbstractLoss, model: Trainable) -> None:
     """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
+    if isinstance(model, JointModel):
+        return
     for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
         if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
             raise ValueError(
