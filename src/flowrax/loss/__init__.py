@@ -2,6 +2,7 @@
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
 from .antithetic import Antithetic as Antithetic
+from .categorical_bound import CategoricalBound as CategoricalBound
 from .cross_entropy import CrossEntropy as CrossEntropy
 from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
 from .joint import Apart as Apart, JointMatching as JointMatching

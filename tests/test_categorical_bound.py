@@ -1,0 +1,172 @@
+"""Bounds on log-probabilities of classes: tight with exact rates, and of so many steps as sums over all states say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowrax as frx
+from chains import all_states, exact_law
+from flowrax.abstract import AbstractNetwork
+from flowrax.loss.categorical_bound import jump_terms, masked_terms
+
+TABLE = np.random.default_rng(0).dirichlet(np.full(9, 1.0)).reshape(3, 3)
+EVENTS = np.indices((3, 3)).reshape(2, -1).T
+ENTROPY = -np.sum(TABLE * np.log(TABLE))
+PRIORS = {
+    "masked": lambda: frx.prior.Masked.exclusive((2,), 3),
+    "uniform": lambda: frx.prior.UniformCategorical((2,), 3),
+    "custom": lambda: frx.prior.Categorical((2,), [0.2, 0.3, 0.5]),
+    "lacking": lambda: frx.prior.Categorical((2,), [0.0, 0.6, 0.4]),
+}
+
+
+class Wrong(AbstractNetwork):
+    """Logits of another law."""
+
+    right: AbstractNetwork
+    shift: jax.Array
+
+    def __call__(self, t, x, condition=None, *, key=None):
+        logits = self.right(t, x, condition)
+        return logits + self.shift[None, : logits.shape[-1]]
+
+
+def exact_model(name, schedule=None):
+    schedule = frx.schedule.LogLinearMasking(0.0) if schedule is None else schedule
+    return frx.oracle.Joint(TABLE).model(schedule, prior=PRIORS[name]())
+
+
+def wrong_model(name):
+    model = exact_model(name)
+    network = Wrong(model.network, jnp.array([0.5, -0.4, 0.1, 0.0]))
+    return frx.CategoricalModel(network, model.interpolant, prior=model.prior)
+
+
+def left_of(model, lost, x1):
+    """The probabilities of all states when every site is lost with that chance."""
+    k = model.prior.num_classes
+    sites = (1 - lost) * np.eye(k)[x1] + lost * np.asarray(model.prior.probabilities)
+    return np.einsum("i,j->ij", *sites).ravel()
+
+
+def continuous_bound(model, nodes=40):
+    """Minus the bound of every event: quadrature over the share that is lost, and sums over all states."""
+    states, schedule = all_states(model), model.interpolant.schedule
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    # A power, for the logarithm of what is lost where little is.
+    lost, weights = ((1 + points) / 2) ** 4, 2 * ((1 + points) / 2) ** 3 * weights
+
+    @jax.jit
+    @jax.vmap
+    def terms(lost):
+        alpha = 1 - lost
+        log_p = jax.vmap(lambda x: model.log_probabilities(schedule.time_at(alpha), x))(states)
+
+        def one(x, log_p, x1):
+            if model.prior.mask is None:
+                return jnp.sum(jump_terms(model, jnp.exp(log_p), alpha, x, x1)) / (alpha * lost)
+            return jnp.sum(masked_terms(model, log_p, x, x1)) / lost
+
+        of_events = jax.vmap(one, in_axes=(None, None, 0))
+        return jax.vmap(of_events, in_axes=(0, 0, None))(states, log_p, jnp.asarray(EVENTS))
+
+    values = np.asarray(terms(jnp.asarray(lost)))
+    laws = np.array([[left_of(model, m, x1) for x1 in EVENTS] for m in lost])
+    # Of nodes n, states s and events e.
+    return np.einsum("n,nes,nse->e", weights, laws, values)
+
+
+def assert_agree(answer, want):
+    """Draws of every event, one after the other, against minus the bounds: the squared standard errors are unbiased."""
+    off = np.asarray(answer.value).reshape(9, -1) + want[:, None]
+    error = np.asarray(answer.standard_error).reshape(9, -1)
+    # Four standard errors of the mean, and of the variance over all: some 20 degrees of freedom a row, so mostly ours.
+    assert np.all(np.abs(off.mean(axis=1)) < 4 * np.sqrt(np.mean(error**2, axis=1) / off.shape[1]))
+    assert np.sum(off**2) == pytest.approx(np.sum(error**2), rel=0.3)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_tight_for_every_event_with_the_exact_rates(name, x64):
+    """And the draws of `log_prob` agree, with standard errors that are right."""
+    model = exact_model(name)
+    np.testing.assert_allclose(continuous_bound(model), -np.log(TABLE.ravel()), rtol=1e-7)
+    rows = np.repeat(EVENTS, 60, axis=0)
+    answer = frx.log_prob(model, rows, key=jax.random.key(0))
+    assert answer.is_bound and answer.latent is None and np.all(answer.stats.num_evaluations == 128)
+    assert_agree(answer, -np.log(TABLE.ravel()))
+
+
+def step_matrix(model, lost_before, lost_after):
+    """`q(x_before | x_after)` for every class after (rows): more is lost before, going back."""
+    ratio = (1 - lost_before) / (1 - lost_after)
+    k = model.prior.num_classes
+    return ratio * np.eye(k) + (1 - ratio) * np.asarray(model.prior.probabilities)
+
+
+def chain_bound(model, grid):
+    """Minus the bound of `grid` steps of every event, by products of matrices and sums over all states."""
+    times = np.asarray(frx.discrete.Ancestral().times(model, grid))
+    lost = np.asarray(model.interpolant.schedule.mask_probability(times))
+    if model.prior.mask is not None:
+        lost = lost / lost[0]
+    k, pi = model.prior.num_classes, np.asarray(model.prior.probabilities)
+    states = np.asarray(all_states(model))
+    total = np.zeros(9)
+    predict = jax.jit(jax.vmap(lambda t, x: model.log_probabilities(t, x), in_axes=(None, 0)))
+    if model.prior.mask is None:
+        start = (1 - lost[0]) * np.eye(k) + lost[0] * pi
+        total += np.sum(np.nan_to_num(start * np.log(start / pi)).sum(axis=1)[EVENTS], axis=1)
+    for j in range(len(times) - 1):
+        given = np.exp(np.asarray(predict(times[j], jnp.asarray(states))))
+        back, after = step_matrix(model, lost[j], lost[j + 1]), step_matrix(model, lost[j + 1], 0)
+        before = step_matrix(model, lost[j], 0)
+        # truth[c, x, n]: of class n after the step, from x before it, were the data c.
+        joint = np.einsum("cn,nx->cxn", after, back)
+        truth = np.divide(joint, before[:, :, None], out=np.zeros_like(joint), where=before[:, :, None] > 0)
+        chain = np.einsum("sic,cixn->sixn", given, np.broadcast_to(truth[:, None], (k, 2, k, k)))
+        for e, x1 in enumerate(EVENTS):
+            law = left_of(model, lost[j], x1)
+            for s in np.flatnonzero(law):
+                for i in range(2):
+                    q, p = truth[x1[i], states[s, i]], chain[s, i, states[s, i]]
+                    total[e] += law[s] * np.sum(q[q > 0] * np.log(q[q > 0] / p[q > 0]))
+    return total
+
+
+CHAINS = {
+    "masked": ("masked", frx.schedule.CosineMasking(0.05)),
+    "uniform": ("uniform", frx.schedule.CosineMasking(0.05)),
+    "custom": ("custom", frx.schedule.LogLinearMasking(0.0)),
+}
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_bound_of_a_chain(name, wrong, x64):
+    """Draws agree with sums; the sums bound the exact law of what `sample` draws, event by event."""
+    prior, schedule = CHAINS[name]
+    model = exact_model(prior, schedule)
+    if wrong:
+        network = Wrong(model.network, jnp.array([0.5, -0.4, 0.1, 0.0]))
+        model = frx.CategoricalModel(network, schedule, prior=model.prior)
+    want = chain_bound(model, 5)
+    law = exact_law(model, 5)[:3, :3]
+    assert np.all(want >= -np.log(law.ravel()))
+    assert np.sum(TABLE.ravel() * want) - ENTROPY > np.sum(TABLE * np.log(TABLE / law)) > 0
+    answer = frx.log_prob(model, np.repeat(EVENTS, 30, axis=0), key=jax.random.key(1), grid=5)
+    assert_agree(answer, want)
+
+
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_a_chain_tightens_to_the_entropy_at_first_order(name, x64):
+    gaps = [np.sum(TABLE.ravel() * chain_bound(exact_model(name), k)) - ENTROPY for k in (16, 32, 64)]
+    assert np.allclose(np.log2(np.divide(gaps[:-1], gaps[1:])), 1, atol=0.15)
+
+
+def test_a_wrong_model_is_looser_by_what_it_is_wrong(x64):
+    """Under masks that is a cross-entropy of the sites, whatever the schedule; the gap bounds the law's divergence."""
+    right, wrong = continuous_bound(exact_model("masked")), continuous_bound(wrong_model("masked"))
+    gap = np.sum(TABLE.ravel() * (wrong - right))
+    law = exact_law(wrong_model("masked"), 64)[:3, :3]
+    assert gap > np.sum(TABLE * np.log(TABLE / law)) > 0.01
