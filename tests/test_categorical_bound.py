@@ -1,5 +1,6 @@
 """Bounds on log-probabilities of classes: tight with exact rates, and of so many steps as sums over all states say."""
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,3 +171,109 @@ def test_a_wrong_model_is_looser_by_what_it_is_wrong(x64):
     gap = np.sum(TABLE.ravel() * (wrong - right))
     law = exact_law(wrong_model("masked"), 64)[:3, :3]
     assert gap > np.sum(TABLE * np.log(TABLE / law)) > 0.01
+
+
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_loss_has_the_bound_for_its_mean(name, x64):
+    """As `fit` draws it: noise of the path, and even times that count lost sites."""
+    model, loss, n = exact_model(name), frx.loss.CategoricalBound(), 20_000
+    keys = jax.random.split(jax.random.key(3), 3)
+    x0 = jax.vmap(model.prior.draw)(jax.random.split(keys[0], n))
+    noise = jax.vmap(model.interpolant.noise)(jax.random.split(keys[1], n), x0)
+    t = loss.times(keys[2], n, 0.0, 1.0, jnp.float64)
+    x1 = jnp.asarray([0, 2])
+    draws = np.asarray(jax.jit(jax.vmap(lambda t, x0: loss(model, t, x0, x1)))(t, noise))
+    assert np.abs(draws.mean() + np.log(TABLE[0, 2])) < 4 * draws.std() / np.sqrt(n)
+
+
+def test_loss_leaves_out_what_is_no_site(x64):
+    """Of independent sites under masks every draw is a share of the sum of the real ones: NaN on others is nothing."""
+    rows = np.random.default_rng(4).dirichlet(np.ones(3), 5)
+    model = frx.oracle.Sites(rows).model(frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((5,), 3))
+    loss = frx.loss.CategoricalBound(mask=lambda condition: condition)
+    real, x1 = jnp.asarray([1, 0, 1, 1, 0]), jnp.asarray([0, 3, 1, 2, 3])
+    x0, level = jnp.full(5, 3), jax.random.uniform(jax.random.key(0), (2000, 5))
+    t = (jnp.arange(2000) + 0.5) / 2000
+    draws = np.asarray(jax.vmap(lambda t, level: loss(model, t, (x0, level), x1, real))(t, level))
+    want = -np.log(rows[[0, 2, 3], [0, 1, 2]])
+    # One, two or three of the real ones are lost, a third of the draws each: means of so many, times three.
+    pairs = np.add.outer(want, want)[np.triu_indices(3, 1)] / 2
+    possible = 3 * np.concatenate([want, pairs, [want.mean()]])
+    assert np.all(np.min(np.abs(draws[:, None] - possible), axis=1) < 1e-12)
+    assert np.abs(draws.mean() - want.sum()) < 4 * draws.std() / np.sqrt(2000)
+    assert loss(model, 0.3, (x0, level[0]), x1, jnp.zeros(5)) == 0
+
+
+def test_bound_of_masks_is_that_of_any_schedule(x64):
+    """The exact network does not see the time, so draw by draw; nothing is lost to the share left at the start."""
+    schedules = [frx.schedule.LogLinearMasking(0.0), frx.schedule.LogLinearMasking(0.3), frx.schedule.CosineMasking()]
+    values = [frx.log_prob(exact_model("masked", s), EVENTS, key=jax.random.key(2)).value for s in schedules]
+    np.testing.assert_allclose(values[1:], [values[0]] * 2, rtol=1e-9)
+
+
+def test_bits_of_uniform_tokens():
+    """Exactly two bits each of four classes, in one step or in the limit: all draws are the same."""
+    model = frx.oracle.Sites(np.full((6, 4), 0.25)).model(
+        frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((6,), 4)
+    )
+    x = model.network.oracle.sample(jax.random.key(0), (5,))
+    for grid in (None, 1):
+        answer = frx.log_prob(model, x, key=jax.random.key(1), grid=grid)
+        np.testing.assert_allclose(answer.bits_per_token(6), 2, rtol=1e-6)
+        np.testing.assert_allclose(answer.standard_error, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [None, 3])
+@pytest.mark.parametrize("prior", [frx.prior.Masked.exclusive((6,), 3), frx.prior.UniformCategorical((6,), 3)])
+def test_what_cannot_be_is_minus_infinity(grid, prior):
+    """And no NaN on the way; rows do not depend on how many go together, and have a gradient."""
+    law = frx.oracle.Markov([0.5, 0.5, 0.0], [[0.5, 0.0, 0.5], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]], 6)
+    model = law.model(frx.schedule.LogLinearMasking(0.0), prior=prior)
+    rows = [[0, 0, 2, 2, 2, 2], [1, 0, 0, 0, 0, 2], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
+    with jax.debug_nans(True):
+        answer = frx.log_prob(model, rows, key=jax.random.key(0), grid=grid)
+    assert np.array_equal(np.isfinite(answer.value), [True, True, False, True])
+    assert answer.value[2] == -np.inf and np.all(answer.result == frx.RESULTS.successful)
+    apart = frx.log_prob(model, rows, key=jax.random.key(0), grid=grid, lanes=2)
+    np.testing.assert_allclose(apart.value, answer.value, rtol=1e-5)
+
+
+def test_steps_of_any_matrices(x64):
+    """The steps of independent sites are exact, whatever the noise: what is off is the source, by a closed form."""
+    rows = np.random.default_rng(5).dirichlet(np.ones(4), 3)
+    path = frx.interpolant.Ordinal(frx.schedule.DiscreteSchedule(np.linspace(0.2, 0.9, 4)), 4)
+    model = frx.oracle.Sites(rows).model(path, prior=frx.prior.UniformCategorical((3,), 4))
+    x = np.asarray([[0, 1, 2], [3, 3, 0]])
+    left = np.asarray(path.marginal(model.prior, 0.0, jnp.arange(4)))
+    gap = np.log(rows @ left * 4) @ left.T
+    want = np.sum(-np.log(rows[np.arange(3), x]) + gap[np.arange(3), x], axis=1)
+    answer = frx.log_prob(model, np.repeat(x, 100, axis=0), key=jax.random.key(0), grid=4)
+    off = np.asarray(answer.value).reshape(2, 100) + want[:, None]
+    error = np.asarray(answer.standard_error).reshape(2, 100)
+    assert np.all(np.abs(off.mean(axis=1)) < 4 * np.sqrt(np.mean(error**2, axis=1) / 100))
+    assert np.sum(np.abs(gap)) > 0.1
+    with pytest.raises(ValueError, match="Ordinal has steps and no rates"):
+        frx.log_prob(model, x, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": None}, "draws noise; pass key="),
+        ({"solver": dfx.Euler()}, "takes no solver"),
+        ({"rtol": 1e-3, "divergence": frx.Hutchinson()}, "takes no rtol, divergence"),
+        ({"max_steps": 10}, "takes no max_steps"),
+        ({"grid": np.array([0.0, 0.5])}, "increase to 1"),
+        ({"grid": 0}, "at least one step"),
+    ],
+)
+def test_refusals(options, words):
+    with pytest.raises(ValueError, match=words):
+        frx.log_prob(exact_model("masked"), EVENTS, **({"key": jax.random.key(0)} | options))
+
+
+def test_refuses_a_model_that_ends_in_noise():
+    model = exact_model("masked")
+    short = frx.CategoricalModel(model.network, model.interpolant, prior=model.prior, t_max=0.9)
+    with pytest.raises(ValueError, match="ends at t_max=0.9"):
+        frx.log_prob(short, EVENTS, key=jax.random.key(0))

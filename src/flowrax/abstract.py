@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite
 from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape, Tokens
-from .interpolant import Mixture
+from .interpolant import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
@@ -162,6 +162,10 @@ class Move(eqx.Module):
     count: int = eqx.field(static=True)
     start: Array
     end: Array
+    first: PyTree = None
+    """The event before the first step: what was given, say, among masks."""
+    key: KeyArray | None = None
+    """Of the sample, the same in all its steps, for what they share; a step draws from the key it is given."""
 
 
 class AbstractMoves(eqx.Module):
@@ -267,7 +271,7 @@ class AbstractWrappedModel(AbstractContinuousModel):
 class AbstractCategoricalModel(AbstractModel):
     """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
 
-    interpolant: eqx.AbstractVar[Mixture]
+    interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]
     shape: eqx.AbstractVar[Shape]
 
@@ -276,3 +280,11 @@ class AbstractCategoricalModel(AbstractModel):
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
         r"""$\log p(x_1^i = k | x_t)$ of every site $i$ on its own, `(*shape, K)` at time `t` for one event `x`."""
+
+
+class AbstractLogitModel(AbstractCategoricalModel):
+    """One that shows what its network says of every site, of those that are known as well."""
+
+    @abc.abstractmethod
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        """What the network says, `(*shape, K)`."""

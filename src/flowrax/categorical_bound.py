@@ -25,8 +25,8 @@ from .abstract import AbstractCategoricalModel
 from .discrete import Ancestral
 from .engine import Grid, Placement, ProgressLike, on_each_device, place
 from .engine.solve import make_meter
-from .interpolant import spread
-from .loss.categorical_bound import bound_draw, check_ends_at_data, divergence_terms, masked_terms
+from .interpolant import AveragedPosterior, spread, variational_term
+from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
 
 # Evaluations of the network for every row, at least two to a step, whose difference is the standard error.
 _DRAWS = 128
@@ -66,14 +66,18 @@ class _Chain(eqx.Module):
     def draw(
         self, model: AbstractCategoricalModel, cell: Array, x1: Tokens, condition: Condition, key: KeyArray
     ) -> Array:
-        s, t = self.times[cell], self.times[cell + 1]
-        prior_key, level_key = jax.random.split(key)
-        x0, level = model.interpolant.noise(level_key, model.prior.draw(prior_key))
-        lost = model.interpolant.schedule.mask_probability(s)
-        if model.prior.mask is not None:
-            lost = lost / model.interpolant.schedule.mask_probability(self.times[0])
-        x = jnp.where(level < lost.astype(level.dtype), x0, x1)
-        return jnp.sum(step_divergence(model, s, t, x, x1, condition))
+        s, t, path = self.times[cell], self.times[cell + 1], model.interpolant
+        prior_key, noise_key = jax.random.split(key)
+        noise = path.noise(noise_key, model.prior.draw(prior_key))
+        if model.prior.mask is None:
+            x = path.interpolate(s, noise, x1)
+            log_p = model.log_probabilities(s, x, condition)
+            return jnp.sum(variational_term(AveragedPosterior(), path, model.prior, s, t, x, x1, log_p))
+        first, start, end = (path.schedule.mask_probability(time) for time in (self.times[0], s, t))
+        x0, level = noise
+        x = jnp.where(level < (start / first).astype(level.dtype), x0, x1)
+        terms = masked_terms(model, model.log_probabilities(s, x, condition), x, x1)
+        return (1 - end / start).astype(terms.dtype) * jnp.sum(terms)
 
 
 def start_divergence(model: AbstractCategoricalModel, t: float | Array, x1: Tokens) -> Array:
@@ -92,32 +96,6 @@ def start_divergence(model: AbstractCategoricalModel, t: float | Array, x1: Toke
         return jnp.zeros((), left.dtype)
     pi = jnp.broadcast_to(spread(model.prior.probabilities.astype(left.dtype), left.ndim), left.shape)
     return jnp.sum(divergence_terms(left, pi))
-
-
-def step_divergence(
-    model: AbstractCategoricalModel, s: Array, t: Array, x: Tokens, x1: Tokens, condition: Condition = None
-) -> Array:
-    """How far a step of the ancestral chain is from that of the noise of the data.
-
-    **Arguments:**
-
-    - `model`: any.
-    - `s`, `t`: from where to where.
-    - `x`: the event at `s`.
-    - `x1`: the data.
-
-    **Returns:** nats for each site, `(*shape)`.
-    """
-    log_p = model.log_probabilities(s, x, condition)
-    path = model.interpolant
-    if model.prior.mask is not None:
-        kept = path.schedule.mask_probability(t) / path.schedule.mask_probability(s)
-        return (1 - kept).astype(log_p.dtype) * masked_terms(model, log_p, x, x1)
-    step = path.posterior(model.prior, s, t, x, jnp.exp(log_p))
-    # The chain draws from these weights, which sum to less than one where a class is ruled out by what is seen.
-    step = step / jnp.sum(step, axis=-1, keepdims=True)
-    truth = path.posterior(model.prior, s, t, x, x1).astype(step.dtype)
-    return jnp.sum(divergence_terms(truth, step), axis=-1)
 
 
 def check_no_solve(model: AbstractCategoricalModel, options: dict[str, bool]) -> None:
@@ -157,7 +135,7 @@ def categorical_bound(
         raise ValueError(f"log_prob of a {type(model).__name__} draws noise; pass key=jax.random.key(...).")
     events = model.events("x", x)
     if grid is None:
-        check_ends_at_data(model)
+        check_continuous(model)
         bound: _Continuous | _Chain = _Continuous()
     else:
         bound = _Chain(_checked(Ancestral().times(model, grid).astype(model.dtype)))

@@ -35,7 +35,7 @@ from .prediction import (
     gaussian_or_raise,
     latent_ends,
 )
-from .prior import AbstractPrior, Gaussian, blurred, check_prior, project, rescaled
+from .prior import AbstractPrior, Gaussian, blurred, check_prior, given, project, rescaled
 from .schedule import AbstractSchedule, Scales
 from .target import AbstractTarget, Data, Latent as LatentTarget, Score, Velocity
 
@@ -171,11 +171,11 @@ class Model(AbstractContinuousModel):
         network = functools.partial(call_network, self.network if network is None else network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
-        return self._project(out)
+        return self._project(out, condition)
 
-    def _project(self, x: Event) -> Event:
+    def _project(self, x: Event, condition: Condition) -> Event:
         # A latent leaves the range of whatever prior.
-        return project(self.prior, x) if self.interpolant.gamma is None else x
+        return project(given(self.prior, condition), x) if self.interpolant.gamma is None else x
 
     def regressand(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
         """What the output is regressed on, given a draw of noise and data; a path with a latent needs `t` too."""
@@ -191,11 +191,11 @@ class Model(AbstractContinuousModel):
         return self.target.of(x1, x0, scales)
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
-        x = self._project(x)
+        x, prior = self._project(x, condition), given(self.prior, condition)
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
-        return Converted(output, x, scales, self.target, self.prior, self.coupling.independent, self._timeless)
+        return Converted(output, x, scales, self.target, prior, self.coupling.independent, self._timeless)
 
 
 def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves
@@ -29,7 +29,7 @@ from .engine import (
 )
 from .last_step import AbstractLastStep
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
-from .prior import AbstractPrior, check_range
+from .prior import AbstractPrior, check_range, row_of
 from .sample_moves import check_unused, sample_by_moves
 from .stepper import check_predictions
 
@@ -97,9 +97,7 @@ def sample(
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
     _check_density(dynamics, with_log_prob, divergence, last_step)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    start = None if x0 is None else _check_start(model, x0, num_samples)
+    condition, start = _check_rows(model, num_samples, condition, x0)
     solver, interval = dynamics.stepper(solver), dynamics.interval(model)
     _check_solver(model, dynamics, solver, last_step, interval)
     if with_log_prob:
@@ -118,7 +116,7 @@ def sample(
     )
     kept = check_saveat(saveat, stepping)
     plan = _Plan(dynamics, divergence, last_step, solver, stepping, kept, adjoint, progress)
-    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    shared, rows = split_condition(condition)
     rows, placement = place((start, rows), (model, plan, shared))
     answer = _sample(plan, model, key, num_samples, shared, rows, lanes, placement)
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps) if throw else answer
@@ -160,17 +158,28 @@ def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTr
     """The terms of one sample, and their arguments."""
     plan, model, condition = shared
     _, (noise_key, probes, row) = start
-    condition = condition_of(condition, row)
+    model, condition = row_of(model, condition, row)
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
     return plan.dynamics.terms(model, condition, noise)
 
 
-def _check_start(model: AbstractContinuousModel, x0: Any, num_samples: int) -> Batch:
+def _source(plan: _Plan, model: AbstractContinuousModel, condition: Condition, row: PyTree) -> AbstractPrior:
+    return plan.dynamics.source(row_of(model, condition, row)[0])
+
+
+def _check_rows(
+    model: AbstractContinuousModel, num_samples: int, condition: Condition | Batched, x0: Any
+) -> tuple[Condition | Batched, Batch | None]:
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    condition = cast_condition(condition, model.dtype, num_samples)
+    if x0 is None:
+        return condition, None
     start = model.events("x0", x0, num_samples)
-    check_range("x0", model.prior, start)
-    return start
+    check_range("x0", model.prior, start, condition)
+    return condition, start
 
 
 def _check_density(
@@ -223,8 +232,9 @@ def _sample(
 ) -> Samples:
     def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
         (plan, model, condition, key), (x0, rows) = shared, rows
-        source = plan.dynamics.source(model)
-        start = jax.vmap(lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i)))(index, x0)
+        start = jax.vmap(
+            lambda i, x0, row: plan.start(x0, _source(plan, model, condition, row), jax.random.fold_in(key, i))
+        )(index, x0, rows)
         solved = solve(
             _field,
             (plan, model, condition),
@@ -250,17 +260,23 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
+    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
     if plan.divergence is not None:
         change = solved.y[1]
-        source = plan.dynamics.source(model)
-        log_prob = jax.vmap(source.log_density)(start.x0) + jnp.mean(change, axis=-1)
+        start_density = jax.vmap(lambda x, row: _source(plan, model, condition, row).log_density(x))(start.x0, rows)
+        log_prob = start_density + jnp.mean(change, axis=-1)
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
         end = jnp.asarray(plan.dynamics.path_time(model, end), end.dtype)
-        x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+
+        def finish(x: Event, row: PyTree) -> Event:
+            own, own_condition = row_of(model, condition, row)
+            return last_step(own, end, x, own_condition)
+
+        x = jax.vmap(finish)(x, rows)
+        stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, solved.stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)

@@ -20,7 +20,7 @@ from .._typing import Array, Condition, Event, PyTree, Scalar
 from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
-from .diffusion import AbstractDiffusion, as_diffusion
+from .diffusion import AbstractDiffusion, Cotangent, as_diffusion
 from .noise import scaled_score
 from .reverse_sde import ReverseSDE
 from .score_sde import AbstractScoreSDE
@@ -201,7 +201,7 @@ class StochasticFlow(AbstractScoreSDE):
 
     def __init__(
         self,
-        diffusion: AbstractDiffusion | Callable[[Scalar], Array],
+        diffusion: AbstractDiffusion | Callable[[Scalar], Array] | None = None,
         *,
         score_temperature: float | Array = 1.0,
         noise_temperature: float | Array = 1.0,
@@ -211,7 +211,7 @@ class StochasticFlow(AbstractScoreSDE):
     ):
         """**Arguments:**
 
-        - `diffusion`: the coefficient `w`, or a function of the time.
+        - `diffusion`: the coefficient `w`, or a function of the time; [`Cotangent`][] without.
         - `score_temperature`: the factor on the score's share of the drift.
         - `noise_temperature`: the factor on the variance of the noise.
         - `t_ode`: from this time on it is the probability flow, so that the state may go up to the data.
@@ -220,7 +220,7 @@ class StochasticFlow(AbstractScoreSDE):
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         check_not_negative("score_temperature", score_temperature)
         check_not_negative("noise_temperature", noise_temperature)
-        self.coefficient = as_diffusion(diffusion)
+        self.coefficient = as_diffusion(Cotangent() if diffusion is None else diffusion)
         self.score_temperature, self.noise_temperature = score_temperature, noise_temperature
         self.t_ode, self.t_min, self.t_max = check_time("t_ode", t_ode), t_min, t_max
 

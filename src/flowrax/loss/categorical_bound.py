@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
-from ..interpolant import probabilities_of, spread
+from ..interpolant import Mixture, probabilities_of, spread
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import MaskOf
@@ -101,7 +101,7 @@ def bound_draw(
 
     **Arguments:**
 
-    - `model`: any that ends at `t_max=1`, or `ValueError`.
+    - `model`: of a [`Mixture`][], that ends at `t_max=1`; or `ValueError`.
     - `unit`: uniform in [0, 1), which chooses how many sites are lost.
     - `x0`: a draw of the prior.
     - `level`: uniform in [0, 1), one number per site.
@@ -111,7 +111,7 @@ def bound_draw(
 
     **Returns:** nats, a scalar.
     """
-    check_ends_at_data(model)
+    check_continuous(model)
     masked = model.prior.mask is not None
     schedule, kept_at_start = model.interpolant.schedule, model.interpolant.schedule.alpha(model.t_min)
     flat = level.ravel()
@@ -203,8 +203,8 @@ def divergence_terms(v: Array, w: Array) -> Array:
     return jnp.where(near, v * (change - jnp.log1p(change)), w - v + v * ratio)
 
 
-def check_ends_at_data(model: AbstractCategoricalModel) -> None:
-    """Raises `ValueError` where noise is left at the end.
+def check_continuous(model: AbstractCategoricalModel) -> None:
+    """Raises `ValueError` where noise is left at the end, or has no rate.
 
     **Arguments:**
 
@@ -212,6 +212,10 @@ def check_ends_at_data(model: AbstractCategoricalModel) -> None:
     """
     if model.t_max != 1:
         raise ValueError(f"The bound is one of data, at t=1, but the model ends at t_max={model.t_max}.")
+    if not isinstance(model.interpolant, Mixture):
+        raise ValueError(
+            f"{type(model.interpolant).__name__} has steps and no rates in between; use log_prob(grid=) in its steps."
+        )
 
 
 def _where_real(real: Array | None, terms: Array) -> Array:

@@ -11,7 +11,7 @@ from .._checks import check_shape, is_traced
 from .._typing import Array, Condition, KeyArray, Numbers, Scalar, Shape, Tokens
 from ..abstract import AbstractNetwork
 from ..categorical import CategoricalModel
-from ..interpolant import Mixture
+from ..interpolant import AbstractCategoricalPath, Mixture
 from ..prior import AbstractCategoricalPrior, AbstractPrior
 from ..schedule import AbstractMasking
 
@@ -59,7 +59,11 @@ class AbstractCategoricalOracle(AbstractPrior):
         return jax.vmap(self.log_density)(jnp.asarray(x, self.dtype))
 
     def marginal_log_prob(
-        self, interpolant: Mixture | AbstractMasking, prior: AbstractCategoricalPrior, t: Scalar, x: Numbers
+        self,
+        interpolant: AbstractCategoricalPath | AbstractMasking,
+        prior: AbstractCategoricalPrior,
+        t: Scalar,
+        x: Numbers,
     ) -> Array:
         """Log-probabilities in nats of the path's law at time `t`, of events `(n, L)` of the prior's classes."""
         path = _path(interpolant)
@@ -69,7 +73,9 @@ class AbstractCategoricalOracle(AbstractPrior):
 
         return jax.vmap(one)(jnp.asarray(x, self.dtype))
 
-    def model(self, interpolant: Mixture | AbstractMasking, *, prior: AbstractCategoricalPrior) -> CategoricalModel:
+    def model(
+        self, interpolant: AbstractCategoricalPath | AbstractMasking, *, prior: AbstractCategoricalPrior
+    ) -> CategoricalModel:
         """The exact model of this law, to be sampled and bounded as any other.
 
         **Arguments:**
@@ -89,7 +95,7 @@ class ExactDenoiser(AbstractNetwork):
     r"""$\log p(x_1^i = k | x_t)$ as a network."""
 
     oracle: AbstractCategoricalOracle
-    interpolant: Mixture
+    interpolant: AbstractCategoricalPath
     prior: AbstractCategoricalPrior
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
@@ -98,7 +104,7 @@ class ExactDenoiser(AbstractNetwork):
         return jnp.full((*x.shape, self.prior.num_classes), -jnp.inf, known.dtype).at[:, data].set(known)
 
 
-def _path(interpolant: Mixture | AbstractMasking) -> Mixture:
+def _path(interpolant: AbstractCategoricalPath | AbstractMasking) -> AbstractCategoricalPath:
     return Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
 
 
@@ -110,7 +116,9 @@ def _data_classes(oracle: AbstractCategoricalOracle, prior: AbstractCategoricalP
     return classes[: oracle.num_classes]
 
 
-def _log_seen(path: Mixture, prior: AbstractCategoricalPrior, t: Scalar, x: Tokens, data: Array) -> Array:
+def _log_seen(
+    path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, t: Scalar, x: Tokens, data: Array
+) -> Array:
     """The log-probability of every token that is seen, were the data each of their classes: `(L, K)`."""
     return jnp.log(path.marginal(prior, t, data)[:, x].T)
 

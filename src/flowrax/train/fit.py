@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic
 
 import equinox as eqx
 import jax
@@ -15,26 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import check_finite, check_shape
-from .._typing import Batch, BatchLike, Condition, KeyArray, Rows
-from ..categorical import CategoricalModel
+from .._condition import Batched
+from .._typing import BatchLike, Condition, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..joint import JointModel
-from ..loss import AbstractLoss, Antithetic, Apart, CrossEntropy, JointMatching, Matching
-from ..model import Model
-from ..prior import check_range
-from ..schedule import AbstractSchedule
-from ..target import Velocity
-from ..times import Stratified
+from ..loss import AbstractLoss
 from .checkpoint import load, save
 from .prefetch import Prefetch
+from .prepare import Trainable, check_data, check_schedules, coupled, default_loss, paired, without_priors
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
-Trainable = Model | CategoricalModel | JointModel
 
 
-class FitResult(eqx.Module):
+class FitResult(eqx.Module, Generic[Trainable]):
     """What `fit` returns."""
 
     model: Trainable
@@ -72,7 +66,7 @@ def fit(
     validation_x0: BatchLike | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> FitResult:
+) -> FitResult[Trainable]:
     """Minimises a matching loss over the network's parameters.
 
     **Arguments:**
@@ -105,22 +99,23 @@ def fit(
     """
     if coupling is not None:
         model = coupled(model, coupling)
-    rows, held_out = _check_data(model, data, validation, augment, key)
+    conditions = Batched(condition), Batched(validation_condition)
+    rows, held_out = check_data(model, data, validation, augment, key, conditions)
     if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
         raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
         model = coupled(model, Given())
-        rows = _paired("x0", x0, rows)
-        held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
+        rows = paired("x0", x0, rows)
+        held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    trained = _without_priors(jax.tree.map(eqx.is_inexact_array, model))
+    trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
-    _check_schedules(loss, model)
+    check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
@@ -146,7 +141,7 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        model: Trainable,
+        model: Any,
         data: Rows,
         condition: Condition,
         validation: Rows | None,
@@ -270,78 +265,3 @@ class _Bar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def _check_data(
-    model: Trainable, data: Any, validation: Any, augment: Augment | None, key: KeyArray
-) -> tuple[Any, Any]:
-    if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
-        raise ValueError(
-            "The network has no arrays to train. A function that closes over a network hides them: make it an "
-            "eqx.Module that holds the network."
-        )
-    if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
-        return model.events("data", data), None if validation is None else model.events("validation", validation)
-    rows = jnp.asarray(data, model.dtype)
-    check_finite("data", rows)
-    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    event = row if augment is None else jax.eval_shape(augment, key, row)
-    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
-    if augment is None:
-        check_range("data", model.prior, rows)
-    if validation is None:
-        return rows, None
-    held_out = jnp.asarray(validation, model.dtype)
-    check_finite("validation", held_out)
-    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
-    return rows, held_out
-
-
-def _without_priors(trained: Any) -> Any:
-    """Nothing of a prior is trained."""
-    if isinstance(trained, JointModel):
-        return eqx.tree_at(lambda m: m.parts, trained, {name: _without_priors(p) for name, p in trained.parts.items()})
-    return eqx.tree_at(lambda m: m.prior, trained, replace=False)
-
-
-def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
-    """The model with another coupling."""
-    model = eqx.tree_at(lambda m: m.coupling, model, coupling)
-    if isinstance(model, Model):
-        model.check_score()
-    return model
-
-
-def default_loss(model: Trainable) -> AbstractLoss:
-    """What `fit` minimises when it is told nothing else."""
-    if isinstance(model, CategoricalModel):
-        return CrossEntropy()
-    if isinstance(model, JointModel):
-        return JointMatching(times=Apart(len(model.parts)) if model.separate_times else Stratified())
-    is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
-    return Antithetic() if is_bridge else Matching()
-
-
-def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
-    if x0 is None:
-        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
-    start = jnp.asarray(x0, rows.dtype)
-    check_finite(name, start)
-    check_shape(name, start.shape, rows.shape)
-    return jnp.stack([start, rows], axis=1)
-
-
-def _check_schedules(loss: AbstractLoss, model: Trainable) -> None:
-    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
-    if isinstance(model, JointModel):
-        return
-    for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
-        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
-            raise ValueError(
-                f"loss.times has the schedule {leaf} but the model has {model.interpolant.schedule}; "
-                "draw times by the model's own."
-            )
-
-
-def _is_schedule(leaf: Any) -> bool:
-    return isinstance(leaf, AbstractSchedule)

@@ -11,7 +11,7 @@ import optax
 from .._typing import Array, Condition, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
-from ..prior import AbstractGaussianPrior
+from ..prior import AbstractGaussianPrior, Conditional, given
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: one stored row as one training event."""
@@ -51,7 +51,7 @@ class Task(eqx.Module):
         return jax.random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
     def ends(self, rows: Rows, key: KeyArray) -> tuple[Rows, Rows]:
-        """Noise and data, not coupled yet."""
+        """Noise and data, not coupled yet; noise that depends on the condition is still standard normal."""
         if self.paired:
             return rows[:, 0], rows[:, 1]
         row_key, noise_key, *_ = jax.random.split(key, 5)
@@ -59,7 +59,7 @@ class Task(eqx.Module):
         prior = self.static.prior
         if isinstance(prior, AbstractGaussianPrior):
             z = jax.random.normal(noise_key, x1.shape, x1.dtype)
-            return (z if prior.is_standard else jax.vmap(prior.transform)(z)), x1
+            return (z if prior.is_standard or isinstance(prior, Conditional) else jax.vmap(prior.transform)(z)), x1
         return jax.vmap(prior.draw)(jax.random.split(noise_key, num_rows(x1))), x1
 
     def batch_loss(
@@ -81,18 +81,21 @@ class Task(eqx.Module):
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
             pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
+        condition, x0 = pairs.follow(condition), pairs.x0
+        if isinstance(model.prior, Conditional) and not self.paired:
+            x0 = jax.vmap(lambda x0, condition: given(model.prior, condition).transform(x0))(x0, condition)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
 
         # Beside the five above, none of which has this number.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)
-        noise = jax.vmap(model.interpolant.noise)(latent_keys, pairs.x0)
+        noise = jax.vmap(model.interpolant.noise)(latent_keys, x0)
 
         def one(t: Array, x0: PyTree, x1: PyTree, condition: Condition, key: KeyArray) -> Array:
-            value = self.loss(model, t, x0, x1, condition, key=key if training else None)
+            value = self.loss(given(model, condition), t, x0, x1, condition, key=key if training else None)
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         own = jax.random.split(keys[4], n)
-        losses = jax.vmap(one)(t, noise, pairs.x1, pairs.follow(condition), own)
+        losses = jax.vmap(one)(t, noise, pairs.x1, condition, own)
         return jnp.mean(losses if pairs.weights is None else pairs.weights * losses)
 
 
