@@ -181,7 +181,7 @@ def test_loss_has_the_bound_for_its_mean(name, x64):
     x0 = jax.vmap(model.prior.draw)(jax.random.split(keys[0], n))
     noise = jax.vmap(model.interpolant.noise)(jax.random.split(keys[1], n), x0)
     t = loss.times(keys[2], n, 0.0, 1.0, jnp.float64)
-    x1 = jnp.asarray([0, 2])
+    x1 = jnp.asarray([0, 2], jnp.int32)
     draws = np.asarray(jax.jit(jax.vmap(lambda t, x0: loss(model, t, x0, x1)))(t, noise))
     assert np.abs(draws.mean() + np.log(TABLE[0, 2])) < 4 * draws.std() / np.sqrt(n)
 
@@ -191,9 +191,9 @@ def test_loss_leaves_out_what_is_no_site(x64):
     rows = np.random.default_rng(4).dirichlet(np.ones(3), 5)
     model = frx.oracle.Sites(rows).model(frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((5,), 3))
     loss = frx.loss.CategoricalBound(mask=lambda condition: condition)
-    real, x1 = jnp.asarray([1, 0, 1, 1, 0]), jnp.asarray([0, 3, 1, 2, 3])
-    x0, level = jnp.full(5, 3), jax.random.uniform(jax.random.key(0), (2000, 5))
-    t = (jnp.arange(2000) + 0.5) / 2000
+    real, x1 = jnp.asarray([1, 0, 1, 1, 0]), jnp.asarray([0, 3, 1, 2, 3], jnp.int32)
+    x0, level = jnp.full(5, 3, jnp.int32), jax.random.uniform(jax.random.key(0), (2000, 5))
+    t = (jnp.arange(2000.0) + 0.5) / 2000
     draws = np.asarray(jax.vmap(lambda t, level: loss(model, t, (x0, level), x1, real))(t, level))
     want = -np.log(rows[[0, 2, 3], [0, 1, 2]])
     # One, two or three of the real ones are lost, a third of the draws each: means of so many, times three.
@@ -223,18 +223,20 @@ def test_bits_of_uniform_tokens():
         np.testing.assert_allclose(answer.standard_error, 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("grid", [None, 3])
 @pytest.mark.parametrize("prior", [frx.prior.Masked.exclusive((6,), 3), frx.prior.UniformCategorical((6,), 3)])
-def test_what_cannot_be_is_minus_infinity(grid, prior):
-    """And no NaN on the way; rows do not depend on how many go together, and have a gradient."""
+def test_zeros_in_the_law(prior):
+    """The third row cannot be, which masks show at once; no NaN on the way. Rows know nothing of one another."""
     law = frx.oracle.Markov([0.5, 0.5, 0.0], [[0.5, 0.0, 0.5], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]], 6)
     model = law.model(frx.schedule.LogLinearMasking(0.0), prior=prior)
-    rows = [[0, 0, 2, 2, 2, 2], [1, 0, 0, 0, 0, 2], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
+    rows = np.array([[0, 0, 2, 2, 2, 2], [1, 0, 0, 0, 0, 2], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     with jax.debug_nans(True):
-        answer = frx.log_prob(model, rows, key=jax.random.key(0), grid=grid)
-    assert np.array_equal(np.isfinite(answer.value), [True, True, False, True])
-    assert answer.value[2] == -np.inf and np.all(answer.result == frx.RESULTS.successful)
-    apart = frx.log_prob(model, rows, key=jax.random.key(0), grid=grid, lanes=2)
+        answer = frx.log_prob(model, rows, key=jax.random.key(0))
+    assert np.all(answer.result == frx.RESULTS.successful)
+    good = [0, 1, 3]
+    exact, error = np.asarray(law.log_prob(rows)), np.asarray(answer.standard_error)
+    assert np.all(np.abs(np.asarray(answer.value)[good] - exact[good]) < 4 * error[good])
+    assert exact[2] == -np.inf and (prior.mask is None or (answer.value[2] == -np.inf and error[2] == np.inf))
+    apart = frx.log_prob(model, rows, key=jax.random.key(0), lanes=2)
     np.testing.assert_allclose(apart.value, answer.value, rtol=1e-5)
 
 

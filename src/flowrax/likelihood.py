@@ -6,6 +6,7 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 """
 
 import math
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -158,18 +159,9 @@ def log_prob(
     solver = augmented_solver(divergence, flow.stepper(solver))
     start, end = flow.interval(model)
     check_time("t_min", start)
-    stepping = make_stepping(
-        (end, start),
-        solver,
-        model.dtype,
-        rtol=rtol,
-        atol=atol,
-        controller=stepsize_controller,
-        grid=grid,
-        max_steps=max_steps,
-        default_tolerance=flow.default_tolerance,
-        norm=likelihood_norm,
-    )
+    steps: Any = {"rtol": rtol, "atol": atol, "controller": stepsize_controller, "grid": grid, "max_steps": max_steps}
+    steps |= {"default_tolerance": flow.default_tolerance, "norm": likelihood_norm}
+    stepping = make_stepping((end, start), solver, model.dtype, **steps)
     condition = cast_condition(condition, model.dtype, events.shape[0])
     check_range("x", model.prior, events, condition)
     keys = None if key is None else keys_of_rows(key, len(events))
