@@ -50,6 +50,9 @@ class Whitened(AbstractDynamics):
     def interval(self, model):
         return self.ends
 
+    def path_time(self, model, t):
+        return model.schedule.time_at(jnp.asarray(t))
+
     def source(self, model):
         return model.source_at(self.start)
 
@@ -73,7 +76,7 @@ class Whitened(AbstractDynamics):
             size = 1.0 if self.by_noise else jnp.exp(-log_snr / 2)
             return lx.DiagonalLinearOperator(jnp.broadcast_to(size, state.shape).astype(state.dtype))
 
-        return dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, make_noise(model.shape, 0)))
+        return dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, make_noise(model.shape, 0))), None
 
 
 def laws():

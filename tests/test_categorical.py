@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import flowrax as frx
+from chains import exact_law
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
 PRIORS = {
@@ -15,24 +16,6 @@ PRIORS = {
     "uniform": lambda: frx.prior.UniformCategorical((2,), 3),
     "custom": lambda: frx.prior.Categorical((2,), [0.2, 0.3, 0.5]),
 }
-
-
-def exact_law(model, grid, dynamics=None):
-    """The law of the end of a chain, by sums over all states: no draws."""
-    moves = frx.discrete.Ancestral() if dynamics is None else dynamics
-    times, k, (length,) = moves.times(model, grid), model.prior.num_classes, model.shape
-    states = jnp.asarray(np.indices((k,) * length).reshape(length, -1).T)
-    pi = model.prior.probabilities
-    law = jnp.prod(pi[states], axis=1)
-
-    def push(law, ends):
-        step = frx.abstract.Move(jnp.asarray(0), len(times) - 1, *ends)
-        rows = jax.vmap(lambda x: moves.probabilities(model, step, x))(states)
-        chances = jnp.prod(rows[:, jnp.arange(length), states], axis=-1)
-        return law @ chances, None
-
-    law, _ = jax.lax.scan(push, law, (times[:-1], times[1:]))
-    return np.asarray(law).reshape((k,) * length)
 
 
 @pytest.mark.parametrize("name", PRIORS)

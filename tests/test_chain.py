@@ -311,6 +311,14 @@ def test_low_temperature_gathers_at_modes():
     assert spread[0.25] < 0.7 * spread[1.0]
 
 
+def test_a_step_to_the_data_draws_nothing():
+    ddpm, vdm, x = DDPM(TABLES["linear"]), VDM(frx.Cosine()), jnp.array([0.3, -1.0])
+    for steps, at in ((ddpm, (0, x)), (vdm, (0.5, x, 0.5))):
+        prediction = steps.predict(2 * x, *at[:2])
+        np.testing.assert_array_equal(steps.step(prediction, *at), 2 * x)
+        np.testing.assert_array_equal(steps.step(prediction, *at, noise=x), 2 * x)
+
+
 def test_errors():
     vdm, ddpm, x = VDM(frx.Cosine()), DDPM(TABLES["linear"]), jnp.zeros(2, jnp.float32)
     prediction = vdm.predict(x, 0.5, x)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.abstract import AbstractDynamics
+from flowrax.abstract import AbstractPathDynamics
 
 KEY = jax.random.key(0)
 ORACLE = frx.oracle.Gaussian(np.float32([0.5, -1.0]), np.eye(2, dtype=np.float32))
@@ -28,7 +28,7 @@ def network(*, schedule=frx.Linear(), target=None, shape=(2,), **options):
     return frx.Model(negated, schedule, target, shape=shape, dtype=np.float32, **options)
 
 
-class Geometric(AbstractDynamics):
+class Geometric(AbstractPathDynamics):
     """dX = X dW: the readings differ, and Euler is for Ito's."""
 
     calculus: ClassVar[type | None] = dfx.AbstractItoSolver
@@ -41,18 +41,10 @@ class Geometric(AbstractDynamics):
     def source(self, model):
         return model.source
 
-    def initial(self, x, key):
-        return x
-
     def terms(self, model, condition, make_noise):
         noise = make_noise(model.shape, 0)
-        return dfx.MultiTerm(
-            dfx.ODETerm(lambda t, x, args: jnp.zeros_like(x)),
-            dfx.ControlTerm(lambda t, x, args: lx.DiagonalLinearOperator(x), noise),
-        )
-
-    def readout(self, state):
-        return state
+        drift = dfx.ODETerm(lambda t, x, args: jnp.zeros_like(x))
+        return dfx.MultiTerm(drift, dfx.ControlTerm(lambda t, x, args: lx.DiagonalLinearOperator(x), noise)), None
 
     def stepper(self, solver):
         return dfx.Euler() if solver is None else solver

@@ -34,12 +34,14 @@ def test_size_of_a_last_step(point, x64):
 
 
 def test_last_step_of_sample(x64):
-    """After a solve that stops at 0.96, what the step makes of its end."""
+    """After a solve that stops at 0.96, what the step makes of its end; it is one evaluation more."""
     model = frx.oracle.Gaussian(np.array([0.5]), np.array([[0.3]])).model(frx.Linear())
     sde = frx.ReverseSDE(dyn.LinearDecay(), t_max=0.96)
     options = dict(x0=np.array([[0.4], [-1.0]]), dynamics=sde, solver=dfx.Euler(), grid=5)
     end = frx.sample(model, jax.random.key(0), 2, **options).x
-    got = frx.sample(model, jax.random.key(0), 2, last_step=frx.MeanStep(sde), **options).x
+    answer = frx.sample(model, jax.random.key(0), 2, last_step=frx.MeanStep(sde), **options)
+    got = answer.x
+    np.testing.assert_array_equal(answer.stats.num_evaluations, 5 + 1)
     # The law at t is N(m t, v) with v = 0.3 t^2 + (1 - t)^2, so score and velocity are affine.
     t, v = 0.96, 0.3 * 0.96**2 + 0.04**2
     score = (0.5 * t - end) / v

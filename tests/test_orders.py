@@ -74,8 +74,8 @@ def strong_errors():
                 return dfx.VirtualBrownianTree(t0, t1, (t1 - t0) / 2**14, form, key, levy_area=area)
 
             x0 = model.source_at(t0).draw(jax.random.fold_in(key, 1))
-            terms = dynamics.terms(model, None, make_noise)
-            return dfx.diffeqsolve(terms, solver, t0, t1, step, x0, (model, None), max_steps=FINE + 1).ys[0]
+            terms, args = dynamics.terms(model, None, make_noise)
+            return dfx.diffeqsolve(terms, solver, t0, t1, step, x0, args, max_steps=FINE + 1).ys[0]
 
         keys = jax.random.split(jax.random.key(0), PATHS)
         ends = {}

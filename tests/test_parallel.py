@@ -97,8 +97,10 @@ def test_samples_do_not_depend_on_each_other(model, key, x64):
 
 @pytest.mark.accuracy
 def test_a_state_of_two_parts(key):
-    """Underdamped Langevin carries positions and velocities."""
-    model = mixture(3, 2, seed=5).model(frx.Linear())
+    """Underdamped Langevin carries positions and velocities, of a network too."""
+    exact = mixture(3, 2, seed=5).model(frx.Linear())
+    network = lambda t, x, c: exact.predict(t, x).score  # noqa: E731
+    model = frx.Model(network, frx.Linear(), frx.Score(), shape=(2,), dtype=exact.dtype)
     options = {"dynamics": frx.UnderdampedLangevin(0.9, 0.2), "solver": dfx.ShOULD(), "grid": 20}
     want = frx.sample(model, key, 3, **options).x
     assert np.allclose(frx.parallel_sample(model, key, 3, tolerance=0.0, **options).x, want, rtol=0, atol=1e-5)

@@ -14,7 +14,6 @@ from flowrax.coupling import (
     PerNoise,
     Plan,
     Sinkhorn,
-    SquaredDistance,
     UnbalancedSinkhorn,
 )
 
@@ -40,12 +39,13 @@ def test_a_balanced_plan_is_optimal(x64, getkey):
     np.testing.assert_allclose(across, jnp.zeros_like(plan), atol=1e-10)
 
 
-def test_an_absolute_unit_is_that_of_the_cost(x64, getkey):
+@pytest.mark.parametrize(("coupling", "regs"), [(Sinkhorn, [0.1]), (UnbalancedSinkhorn, [0.1, 0.5])])
+def test_an_absolute_unit_is_that_of_the_cost(coupling, regs, x64, getkey):
     x0, x1 = ends(getkey)
     largest = float(jnp.max(jnp.sum((x1[:, None] - x0[None]) ** 2, axis=2)))
-    plan = Sinkhorn(0.1 * largest, absolute=True).log_plan(x0, x1)
-    np.testing.assert_allclose(plan, Sinkhorn(0.1).log_plan(x0, x1), rtol=1e-10)
-    assert not np.allclose(Sinkhorn(0.1, absolute=True).log_plan(x0, x1), plan, rtol=0.1)
+    plan = coupling(*(largest * reg for reg in regs), absolute=True).log_plan(x0, x1)
+    np.testing.assert_allclose(plan, coupling(*regs).log_plan(x0, x1), rtol=1e-10)
+    assert not np.allclose(coupling(*regs, absolute=True).log_plan(x0, x1), plan, rtol=0.1)
 
 
 @pytest.mark.parametrize("reg_marginal", [0.1, 2.0])
@@ -180,27 +180,27 @@ def test_any_function_may_find_the_plan(getkey):
         Plan(lambda costs: costs[0])(getkey(), x0, x1)
 
 
-@pytest.mark.accuracy
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
 def test_ott_finds_the_same_plan(x64, getkey):
-    pytest.importorskip("jaxopt", exc_type=ImportError)
-    geometry = pytest.importorskip("ott.geometry.geometry")
-    problem = pytest.importorskip("ott.problems.linear.linear_problem")
-    solver = pytest.importorskip("ott.solvers.linear.sinkhorn")
+    from ott.geometry.geometry import Geometry
+    from ott.problems.linear.linear_problem import LinearProblem
+    from ott.solvers.linear import sinkhorn
+
     plans = []
 
     def plan(costs, tau=1.0):
-        given = geometry.Geometry(cost_matrix=costs / jnp.max(costs), epsilon=0.1)
-        solve = solver.Sinkhorn(threshold=1e-12, max_iterations=5000)
-        plans.append(solve(problem.LinearProblem(given, tau_a=tau, tau_b=tau)).matrix)
+        geometry = Geometry(cost_matrix=costs / jnp.max(costs), epsilon=0.1)
+        solve = sinkhorn.Sinkhorn(threshold=1e-12, max_iterations=5000)
+        plans.append(solve(LinearProblem(geometry, tau_a=tau, tau_b=tau)).matrix)
         return plans[-1]
 
     x0, x1 = ends(getkey)
     for ours, tau in (
         (Sinkhorn(0.1, num_iterations=5000), 1.0),
+        # Of ott, tau = 0.9 is the penalty 0.9 where epsilon is 0.1.
         (UnbalancedSinkhorn(0.1, 0.9, num_iterations=5000), 0.9),
     ):
-        Plan(lambda costs, tau=tau: plan(costs, tau), cost=SquaredDistance())(getkey(), x0, x1)
+        Plan(lambda costs, tau=tau: plan(costs, tau))(getkey(), x0, x1)
         np.testing.assert_allclose(plans[-1], jnp.exp(ours.log_plan(x0, x1)), rtol=1e-6, atol=1e-9)
 
 

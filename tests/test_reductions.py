@@ -124,6 +124,12 @@ def test_equilibrium_target_is_the_decayed_velocity_of_any_path(schedule, x64, k
         assert float(frx.loss.EquilibriumMatching()(model, jnp.asarray(t), x0, x1)) < 1e-14
 
 
+def test_equilibrium_matching_wants_a_network_blind_to_time(key):
+    model = frx.Model(frx.nn.MLP((2,), key=key), frx.Linear(), shape=(2,))
+    with pytest.raises(ValueError, match=r"^EquilibriumMatching .* but MLP sees the time; wrap it: Model.nn.Timeless"):
+        frx.loss.EquilibriumMatching()(model, jnp.asarray(0.5), jnp.zeros(2), jnp.ones(2))
+
+
 def test_dispersion(x64, key):
     z = jax.random.normal(key, (5, 2, 3))
     squares = np.sum((np.asarray(z)[:, None] - np.asarray(z)[None]) ** 2, axis=(2, 3))

@@ -55,6 +55,7 @@ from .dynamics import (
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
+from .joint import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
 from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
 from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching

@@ -48,7 +48,7 @@ def check_time(name: str, t: float) -> float:
     return float(t)
 
 
-def check_fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: Any) -> None:
     """Raises `ValueError` unless a number is in [0, 1]; arrays are let through."""
     if isinstance(value, int | float) and not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1]; got {value}.")

@@ -29,7 +29,7 @@ class Stats(eqx.Module):
     num_rejected: Int[Array, "*n"]
     """Steps that the error control refused."""
     num_evaluations: Int[Array, "*n"]
-    """Evaluations of the drift, rejected steps included."""
+    """Evaluations of the drift, those of rejected steps and of a last step included."""
 
 
 class Samples(eqx.Module):

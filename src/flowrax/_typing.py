@@ -22,6 +22,8 @@ Batch = Shaped[Array, "_ ..."]
 """Samples along the leading axis."""
 BatchLike = Shaped[ArrayLike, "_ ..."]
 """The same as users have it: JAX or numpy, any dtype."""
+Rows = PyTree[Shaped[Array, "_ ..."]]
+"""Samples of several parts, each along its leading axis; or a batch."""
 PerSample = Float[Array, "*n"]
 """One number per sample (none of the axis inside a map over samples)."""
 Tokens = Int[Array, "..."]
@@ -53,6 +55,7 @@ __all__ = [
     "Numbers",
     "PerSample",
     "PyTree",
+    "Rows",
     "Scalar",
     "Shape",
     "Shaped",

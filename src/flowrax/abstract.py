@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite
 from ._typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar, Shape, Tokens
-from .interpolant import Mixture
+from .interpolant import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
@@ -32,7 +32,7 @@ class AbstractNetwork(eqx.Module):
         """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
 
 
-def call_network(network: Network, t: Scalar, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
+def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; `key` goes to those that may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)
@@ -112,7 +112,11 @@ class AbstractDynamics(eqx.Module):
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
-        """Start and end of the integration variable."""
+        """Start and end of the integration variable; raises `ValueError` for a model that this does not fit."""
+
+    @abc.abstractmethod
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        """The time of the path at which an event is when the integration variable is `t`."""
 
     @abc.abstractmethod
     def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
@@ -123,8 +127,10 @@ class AbstractDynamics(eqx.Module):
         """The state that starts at the event `x`."""
 
     @abc.abstractmethod
-    def terms(self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker) -> dfx.AbstractTerm:
-        """The diffrax terms of one sample."""
+    def terms(
+        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.AbstractTerm, PyTree]:
+        """The diffrax terms of one sample, and the `args` they are to be solved with."""
 
     @abc.abstractmethod
     def readout(self, state: PyTree[Array]) -> Event:
@@ -135,6 +141,19 @@ class AbstractDynamics(eqx.Module):
         """The diffrax solver of these terms; None picks the default."""
 
 
+class AbstractPathDynamics(AbstractDynamics):
+    """A dynamics in the time of the path, whose state is the event."""
+
+    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+        return t
+
+    def initial(self, x: Event, key: KeyArray) -> Event:
+        return x
+
+    def readout(self, state: PyTree[Array]) -> Event:
+        return state
+
+
 class Move(eqx.Module):
     """One of the steps of [`AbstractMoves`][], and the times between which it leads."""
 
@@ -143,6 +162,10 @@ class Move(eqx.Module):
     count: int = eqx.field(static=True)
     start: Array
     end: Array
+    first: PyTree = None
+    """The event before the first step: what was given, say, among masks."""
+    key: KeyArray | None = None
+    """Of the sample, the same in all its steps, for what they share; a step draws from the key it is given."""
 
 
 class AbstractMoves(eqx.Module):
@@ -195,6 +218,8 @@ class AbstractContinuousModel(AbstractModel):
     prior: eqx.AbstractVar[AbstractPrior]
     """The law of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
+    is_affine: eqx.AbstractVar[bool]
+    r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
 
     @property
     @abc.abstractmethod
@@ -221,10 +246,32 @@ class AbstractContinuousModel(AbstractModel):
         """Where the score is finite; raises `ValueError` where the model has none."""
 
 
+class AbstractWrappedModel(AbstractContinuousModel):
+    """A model made from another one, with the noise and the default dynamics of that."""
+
+    model: eqx.AbstractVar[AbstractContinuousModel]
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.model.prior
+
+    @property
+    def is_affine(self) -> bool:
+        return self.model.is_affine
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.source_at(self.t_min)
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics:
+        return self.model.default_dynamics
+
+
 class AbstractCategoricalModel(AbstractModel):
     """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
 
-    interpolant: eqx.AbstractVar[Mixture]
+    interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]
     shape: eqx.AbstractVar[Shape]
 
@@ -233,3 +280,11 @@ class AbstractCategoricalModel(AbstractModel):
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
         r"""$\log p(x_1^i = k | x_t)$ of every site $i$ on its own, `(*shape, K)` at time `t` for one event `x`."""
+
+
+class AbstractLogitModel(AbstractCategoricalModel):
+    """One that shows what its network says of every site, of those that are known as well."""
+
+    @abc.abstractmethod
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        """What the network says, `(*shape, K)`."""

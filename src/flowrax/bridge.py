@@ -6,6 +6,8 @@ $$\mathrm{d}X = b\, \mathrm{d}t, \qquad \mathrm{d}X = (b + \varepsilon s)\, \mat
 have the marginals of the path for any $\varepsilon(t) \ge 0$ (Albergo et al. 2023, theorem 2.8 and corollary 2.18).
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 
 from ._typing import Condition, DType, Event, Scalar, Shape
@@ -54,6 +56,7 @@ class Bridge(AbstractContinuousModel):
     dtype: DType = eqx.field(static=True)
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
+    is_affine: ClassVar[bool] = False
 
     def __init__(self, flow: Model, latent: Model):
         """**Arguments:**

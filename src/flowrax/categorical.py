@@ -9,20 +9,20 @@ import jax.numpy as jnp
 
 from ._checks import check_batch, check_interval, check_shape, is_traced
 from ._typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
-from .abstract import AbstractCategoricalModel, AbstractMoves, call_network
+from .abstract import AbstractLogitModel, AbstractMoves, call_network
 from .coupling import AbstractCoupling, Independent
 from .discrete import Ancestral
-from .interpolant import Mixture, spread
+from .interpolant import AbstractCategoricalPath, Mixture, spread
 from .model import network_dtype
 from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractMasking
 
 
-class CategoricalModel(AbstractCategoricalModel):
+class CategoricalModel(AbstractLogitModel):
     """A trained, or trainable, network as a law of classes."""
 
     network: Network
-    interpolant: Mixture
+    interpolant: AbstractCategoricalPath
     prior: AbstractCategoricalPrior
     coupling: AbstractCoupling
     shape: Shape = eqx.field(static=True)
@@ -33,7 +33,7 @@ class CategoricalModel(AbstractCategoricalModel):
     def __init__(
         self,
         network: Network,
-        interpolant: Mixture | AbstractMasking,
+        interpolant: AbstractCategoricalPath | AbstractMasking,
         *,
         prior: AbstractCategoricalPrior,
         dtype: DType | None = None,
@@ -51,6 +51,7 @@ class CategoricalModel(AbstractCategoricalModel):
         """
         self.network, self.prior, self.coupling = network, prior, Independent()
         self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
+        self.interpolant.check_prior(prior)
         self.shape = prior.shape
         self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
         self.t_min, self.t_max = t_min, t_max

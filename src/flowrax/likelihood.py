@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import check_time
-from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._condition import Batched, cast_condition, split_condition
 from ._result import LogProb, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree, Scalar
 from .abstract import AbstractContinuousModel
@@ -21,7 +21,7 @@ from .divergence import AbstractDivergence, ControlVariate, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, place, solve
 from .likelihood_error import ErrorOptions, keys_of_rows, solve_with_errors
-from .prior import check_range
+from .prior import check_range, row_of
 from .stepper import Trapezoidal
 
 _EXACT = Exact()
@@ -134,7 +134,6 @@ def log_prob(
     for a failed solve.
     """
     events = model.events("x", x)
-    check_range("x", model.prior, events)
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
     flow = ProbabilityFlow()
@@ -154,6 +153,7 @@ def log_prob(
         norm=likelihood_norm,
     )
     condition = cast_condition(condition, model.dtype, events.shape[0])
+    check_range("x", model.prior, events, condition)
     keys = None if key is None else keys_of_rows(key, len(events))
 
     def evaluate(
@@ -199,7 +199,8 @@ def _log_prob(
         )
         latent, change = solved.y
         # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
-        value = jax.vmap(model.source.log_density)(latent) - jnp.mean(change, axis=-1)
+        start = jax.vmap(lambda x, row: row_of(model, condition, row)[0].source.log_density(x))(latent, rows)
+        value = start - jnp.mean(change, axis=-1)
         return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)
 
     shared = divergence, model, condition, keys, solver, stepping
@@ -210,4 +211,4 @@ def _field(shared: PyTree, start: PyTree) -> tuple[dfx.AbstractTerm, PyTree]:
     """The term of one sample, and its arguments `(model, condition)`."""
     divergence, model, condition = shared
     _, (probes, row) = start
-    return augmented_terms(divergence, probes), (model, condition_of(condition, row))
+    return augmented_terms(divergence, probes), row_of(model, condition, row)

@@ -35,7 +35,7 @@ from .prediction import (
     gaussian_or_raise,
     latent_ends,
 )
-from .prior import AbstractPrior, Gaussian, blurred, check_prior, project, rescaled
+from .prior import AbstractPrior, Gaussian, blurred, check_prior, given, project, rescaled
 from .schedule import AbstractSchedule, Scales
 from .target import AbstractTarget, Data, Latent as LatentTarget, Score, Velocity
 
@@ -122,6 +122,10 @@ class Model(AbstractContinuousModel):
         return self.interpolant.schedule
 
     @property
+    def is_affine(self) -> bool:
+        return self.interpolant.gamma is None
+
+    @property
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
@@ -167,11 +171,11 @@ class Model(AbstractContinuousModel):
         network = functools.partial(call_network, self.network if network is None else network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
-        return self._project(out)
+        return self._project(out, condition)
 
-    def _project(self, x: Event) -> Event:
+    def _project(self, x: Event, condition: Condition) -> Event:
         # A latent leaves the range of whatever prior.
-        return project(self.prior, x) if self.interpolant.gamma is None else x
+        return project(given(self.prior, condition), x) if self.interpolant.gamma is None else x
 
     def regressand(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
         """What the output is regressed on, given a draw of noise and data; a path with a latent needs `t` too."""
@@ -187,11 +191,11 @@ class Model(AbstractContinuousModel):
         return self.target.of(x1, x0, scales)
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
-        x = self._project(x)
+        x, prior = self._project(x, condition), given(self.prior, condition)
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
-        return Converted(output, x, scales, self.target, self.prior, self.coupling.independent, self._timeless)
+        return Converted(output, x, scales, self.target, prior, self.coupling.independent, self._timeless)
 
 
 def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
@@ -204,10 +208,22 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     **Returns:** start and end.
     """
     low, high = model.t_min, model.t_max
-    if isinstance(model, Model) and model.interpolant.gamma is None and isinstance(model.target, Velocity):
+    if isinstance(model, Model) and model.is_affine and isinstance(model.target, Velocity):
         low = max(low, NOISE_MARGIN) if model.schedule.is_singular("determinant", 0.0) else low
         high = min(high, 1 - TIME_MARGIN) if model.schedule.is_singular("determinant", 1.0) else high
     return low, high
+
+
+def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Scalar) -> None:
+    """Raises `ValueError` where the data prediction is infinite at `start` or `end`, at which `who` needs it."""
+    low, high = data_interval(model)
+    if low <= start and end <= high:
+        return
+    t, mend = (start, f"t_min={low}") if start < low else (end, f"t_max={high}")
+    raise ValueError(
+        f"{who} needs the data at t={t}, where a velocity on {type(model.schedule).__name__} does not give it; "
+        f"give the model {mend}, or another target."
+    )
 
 
 def network_dtype(network: Network) -> DType:

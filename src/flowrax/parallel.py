@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import check_batch, check_finite
-from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._condition import Batched, cast_condition, split_condition
 from ._result import RESULTS, Samples, Stats, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics
 from .engine import Grid, Stepping, evaluations_per_step, make_noise, make_stepping
-from .prior import AbstractPrior, check_range
+from .prior import check_range, row_of
 
 _NONFINITE: Any = RESULTS.nonfinite
 
@@ -79,12 +79,13 @@ def parallel_sample(
         raise ValueError(f"window={window} holds no step; use at least 1.")
     dynamics = model.default_dynamics if dynamics is None else dynamics
     solver = dynamics.stepper(dfx.Euler() if solver is None else solver)
+    condition = cast_condition(condition, model.dtype, num_samples)
     start = None
     if x0 is not None:
         start = jnp.asarray(x0, model.dtype)
         check_batch("x0", start, model.shape, num_samples)
         check_finite("x0", start)
-        check_range("x0", model.prior, start)
+        check_range("x0", model.prior, start, condition)
     stepping = make_stepping(
         dynamics.interval(model),
         solver,
@@ -99,7 +100,6 @@ def parallel_sample(
     )
     window = min(window, stepping.max_steps)
     picard = _Picard(dynamics, solver, stepping, jnp.asarray(tolerance, model.dtype), window)
-    condition = cast_condition(condition, model.dtype, num_samples)
     answer = _sample(picard, model, key, num_samples, condition, start)
     return raise_if_failed("parallel_sample", answer, answer.result, None) if throw else answer
 
@@ -125,16 +125,15 @@ class _Picard(eqx.Module):
         self,
         model: AbstractContinuousModel,
         condition: Condition,
-        source: AbstractPrior,
         x0: Event | None,
         key: KeyArray,
     ) -> Samples:
         """One sample."""
         source_key, noise_key, state_key, _ = jax.random.split(key, 4)
-        x0 = source.draw(source_key) if x0 is None else x0
+        start: Event = self.dynamics.source(model).draw(source_key) if x0 is None else x0
         noise = make_noise(self.stepping, self.solver, noise_key, model.dtype)
-        terms, args = self.dynamics.terms(model, condition, noise), (model, condition)
-        state = self.dynamics.initial(x0, state_key)
+        terms, args = self.dynamics.terms(model, condition, noise)
+        state = self.dynamics.initial(start, state_key)
         _check_memory(self.solver, terms, self.stepping, state, args)
         states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (self.window + 1, *leaf.shape)), state)
         zero = jnp.zeros((), jnp.int32)
@@ -208,10 +207,9 @@ def _sample(
     condition: Condition | Batched,
     x0: Batch | None,
 ) -> Samples:
-    source = picard.dynamics.source(model)
     condition, rows = split_condition(condition)
 
     def one(index: Array, x0: Event | None, row: PyTree) -> Samples:
-        return picard.draw(model, condition_of(condition, row), source, x0, jax.random.fold_in(key, index))
+        return picard.draw(*row_of(model, condition, row), x0, jax.random.fold_in(key, index))
 
     return jax.vmap(one)(jnp.arange(num_samples), x0, rows)

@@ -1,5 +1,6 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import diffrax as dfx
@@ -8,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from .abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves
-from .bridge import Bridge
 from .divergence import AbstractDivergence, Exact
-from .dynamics import SBDM, ReverseSDE, UnderdampedLangevin, path_time
 from .engine import (
     Grid,
     Placement,
@@ -28,10 +27,11 @@ from .engine import (
     place,
     solve,
 )
-from .last_step import AbstractLastStep, check_end
+from .last_step import AbstractLastStep
 from .likelihood import augmented_solver, augmented_state, augmented_terms, likelihood_norm
-from .prior import AbstractPrior, check_range
+from .prior import AbstractPrior, check_range, row_of
 from .sample_moves import check_unused, sample_by_moves
+from .stepper import check_predictions
 
 
 def sample(
@@ -40,7 +40,7 @@ def sample(
     num_samples: int,
     *,
     condition: Condition | Batched = None,
-    x0: BatchLike | None = None,
+    x0: BatchLike | Mapping[str, BatchLike] | None = None,
     dynamics: AbstractDynamics | AbstractMoves | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
@@ -97,18 +97,16 @@ def sample(
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
     _check_density(dynamics, with_log_prob, divergence, last_step)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    start = None if x0 is None else _check_start(model, x0, num_samples)
-    solver = dynamics.stepper(solver)
-    _check_solver(model, dynamics, solver, last_step)
+    condition, start = _check_rows(model, num_samples, condition, x0)
+    solver, interval = dynamics.stepper(solver), dynamics.interval(model)
+    _check_solver(model, dynamics, solver, last_step, interval)
     if with_log_prob:
         divergence = Exact() if divergence is None else divergence
         solver = augmented_solver(divergence, solver)
     tolerances = {"rtol": rtol, "atol": atol, "controller": stepsize_controller, "grid": grid, "max_steps": max_steps}
     norm = likelihood_norm if with_log_prob else optx.rms_norm
     stepping = make_stepping(
-        dynamics.interval(model),
+        interval,
         solver,
         model.dtype,
         **tolerances,
@@ -118,7 +116,7 @@ def sample(
     )
     kept = check_saveat(saveat, stepping)
     plan = _Plan(dynamics, divergence, last_step, solver, stepping, kept, adjoint, progress)
-    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    shared, rows = split_condition(condition)
     rows, placement = place((start, rows), (model, plan, shared))
     answer = _sample(plan, model, key, num_samples, shared, rows, lanes, placement)
     return raise_if_failed("sample", answer, answer.result, stepping.max_steps) if throw else answer
@@ -139,11 +137,10 @@ class _Plan(eqx.Module):
     def start(self, x0: Event | None, source: AbstractPrior, key: KeyArray) -> "_Start":
         """One sample before its solve."""
         source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
-        x0 = source.draw(source_key) if x0 is None else x0
+        x: Event = source.draw(source_key) if x0 is None else x0
         if self.divergence is None:
-            return _Start(x0, self.dynamics.initial(x0, state_key), noise_key, None)
-        state = augmented_state(self.divergence, x0)
-        return _Start(x0, state, noise_key, self.divergence.probes(probe_key, x0))
+            return _Start(x, self.dynamics.initial(x, state_key), noise_key, None)
+        return _Start(x, augmented_state(self.divergence, x), noise_key, self.divergence.probes(probe_key, x))
 
     def readout(self, state: PyTree) -> Event:
         """The event in a state."""
@@ -158,22 +155,31 @@ class _Start(eqx.Module):
 
 
 def _field(shared: tuple[_Plan, AbstractContinuousModel, Condition], start: PyTree) -> tuple[Any, PyTree]:
-    """The terms of one sample, and their arguments `(model, condition)`."""
+    """The terms of one sample, and their arguments."""
     plan, model, condition = shared
     _, (noise_key, probes, row) = start
-    condition = condition_of(condition, row)
+    model, condition = row_of(model, condition, row)
     if plan.divergence is not None:
         return augmented_terms(plan.divergence, probes), (model, condition)
     noise = make_noise(plan.stepping, plan.solver, noise_key, model.dtype)
-    terms = plan.dynamics.terms(model, condition, noise)
-    # The terms of this one hold what they need; diffrax would trace all of a model.
-    return terms, None if isinstance(plan.dynamics, UnderdampedLangevin) else (model, condition)
+    return plan.dynamics.terms(model, condition, noise)
 
 
-def _check_start(model: AbstractContinuousModel, x0: BatchLike, num_samples: int) -> Batch:
+def _source(plan: _Plan, model: AbstractContinuousModel, condition: Condition, row: PyTree) -> AbstractPrior:
+    return plan.dynamics.source(row_of(model, condition, row)[0])
+
+
+def _check_rows(
+    model: AbstractContinuousModel, num_samples: int, condition: Condition | Batched, x0: Any
+) -> tuple[Condition | Batched, Batch | None]:
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    condition = cast_condition(condition, model.dtype, num_samples)
+    if x0 is None:
+        return condition, None
     start = model.events("x0", x0, num_samples)
-    check_range("x0", model.prior, start)
-    return start
+    check_range("x0", model.prior, start, condition)
+    return condition, start
 
 
 def _check_density(
@@ -199,13 +205,12 @@ def _check_solver(
     dynamics: AbstractDynamics,
     solver: dfx.AbstractSolver,
     last_step: AbstractLastStep | None,
+    interval: tuple[float, float],
 ) -> None:
-    check_end(model, dynamics, solver, last_step)
-    if isinstance(model, Bridge) and isinstance(dynamics, ReverseSDE) and isinstance(dynamics.coefficient, SBDM):
-        raise ValueError(
-            "SBDM, the default of ReverseSDE, is the noise of paths from noise to data; on a Bridge give another "
-            "coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
-        )
+    start, end = (dynamics.path_time(model, t) for t in interval)
+    check_predictions(solver, model, start, end)
+    if last_step is not None:
+        last_step.check(model, end)
     if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
         reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
         raise ValueError(
@@ -227,8 +232,9 @@ def _sample(
 ) -> Samples:
     def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
         (plan, model, condition, key), (x0, rows) = shared, rows
-        source = plan.dynamics.source(model)
-        start = jax.vmap(lambda i, x0: plan.start(x0, source, jax.random.fold_in(key, i)))(index, x0)
+        start = jax.vmap(
+            lambda i, x0, row: plan.start(x0, _source(plan, model, condition, row), jax.random.fold_in(key, i))
+        )(index, x0, rows)
         solved = solve(
             _field,
             (plan, model, condition),
@@ -254,17 +260,23 @@ def _answer(
     start: _Start,
     solved: Solved,
 ) -> Samples:
-    x, log_prob, error = jax.vmap(plan.readout)(solved.y), None, None
+    x, stats, log_prob, error = jax.vmap(plan.readout)(solved.y), solved.stats, None, None
     if plan.divergence is not None:
         change = solved.y[1]
-        source = plan.dynamics.source(model)
-        log_prob = jax.vmap(source.log_density)(start.x0) + jnp.mean(change, axis=-1)
+        start_density = jax.vmap(lambda x, row: _source(plan, model, condition, row).log_density(x))(start.x0, rows)
+        log_prob = start_density + jnp.mean(change, axis=-1)
         error = plan.divergence.standard_error(change)
     if plan.last_step is not None:
         last_step, end = plan.last_step, plan.stepping.end
-        end = jnp.asarray(path_time(plan.dynamics, end), end.dtype)
-        x = jax.vmap(lambda x, row: last_step(model, end, x, condition_of(condition, row)))(x, rows)
+        end = jnp.asarray(plan.dynamics.path_time(model, end), end.dtype)
+
+        def finish(x: Event, row: PyTree) -> Event:
+            own, own_condition = row_of(model, condition, row)
+            return last_step(own, end, x, own_condition)
+
+        x = jax.vmap(finish)(x, rows)
+        stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
         times, trajectory = solved.saved.times, jax.vmap(jax.vmap(plan.readout))(solved.saved.values)
-    return Samples(x, log_prob, error, trajectory, times, solved.stats, solved.result)
+    return Samples(x, log_prob, error, trajectory, times, stats, solved.result)

@@ -6,7 +6,7 @@ import equinox as eqx
 
 from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
-from ._typing import Array, BatchLike, Condition, KeyArray, PyTree
+from ._typing import Array, Condition, KeyArray, PyTree
 from .abstract import AbstractModel, AbstractMoves
 from .engine import Grid, MovePlan, Placement, ProgressLike, keeps_steps, on_each_device, place, sample_moves
 
@@ -28,7 +28,7 @@ def sample_by_moves(
     moves: AbstractMoves,
     *,
     condition: Condition | Batched,
-    x0: BatchLike | None,
+    x0: Any,
     grid: Grid | None,
     saveat: Any,
     lanes: int | None,

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ._typing import Array, Condition, DType, Event, Scalar, Shape
-from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from .interpolant import Affine
-from .model import Model, data_interval
+from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from .model import data_interval
 from .prior import AbstractPrior, rescaled
 from .schedule import AbstractSchedule, Scales
 
@@ -80,7 +79,7 @@ class WarpedPrediction(AbstractPrediction):
         return self.prediction.score / self.factor
 
 
-class WarpedModel(AbstractContinuousModel):
+class WarpedModel(AbstractWrappedModel):
     """What [`warp`][] returns."""
 
     model: AbstractContinuousModel
@@ -93,8 +92,8 @@ class WarpedModel(AbstractContinuousModel):
 
     def __init__(self, model: AbstractContinuousModel, schedule: AbstractSchedule) -> None:
         """Arguments as of [`warp`][]."""
-        if isinstance(model, Model) and not isinstance(model.interpolant, Affine):
-            raise ValueError(f"The path is {type(model.interpolant).__name__}; only an affine one can be warped.")
+        if not model.is_affine:
+            raise ValueError("The path of this model has a latent; only an affine one can be warped.")
         self.model, self.schedule = model, schedule
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min, t_max = _overlap(model, schedule, *data_interval(model))
@@ -107,22 +106,10 @@ class WarpedModel(AbstractContinuousModel):
         else:
             self.score_ends = max(low, self.t_min), min(high, self.t_max)
 
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.model.prior
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.source_at(self.t_min)
-
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The law from which the model would start at the same log-SNR, scaled."""
         time, factor = self._at(jnp.asarray(t, float))
         return rescaled(self.model.source_at(time), factor)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return self.model.default_dynamics
 
     @property
     def score_interval(self) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import equinox as eqx
 
 from .._typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ..abstract import AbstractPrediction
-from ..dynamics import AbstractDiffusion, Cotangent, StochasticFlow
+from ..dynamics import AbstractDiffusion, StochasticFlow
 from ..model import Converted
 from ..schedule import AbstractSchedule, Linear
 from ..target import AbstractTarget, Velocity
@@ -78,7 +78,7 @@ class CFM(eqx.Module):
     ) -> Event:
         """An Euler-Maruyama step of [`StochasticFlow`][]; `diffusion` is [`Cotangent`][] without."""
         sde = StochasticFlow(
-            Cotangent() if diffusion is None else diffusion,
+            diffusion,
             score_temperature=score_temperature,
             noise_temperature=noise_temperature,
             t_ode=t_ode,

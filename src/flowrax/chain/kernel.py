@@ -85,11 +85,13 @@ def add_noise(
 
     - `mean`: an event.
     - `std`: a scalar.
-    - `key`, `noise`: one of the two, or `ValueError`.
+    - `key`, `noise`: one of the two, or `ValueError`; neither where `std` is seen to be zero.
     - `temperature`: a factor on the noise.
 
     **Returns:** an event.
     """
+    if key is None and noise is None and not is_traced(std) and std == 0:
+        return mean
     if (key is None) == (noise is None):
         raise ValueError("This step draws noise: pass key=, or noise= of standard normals like the event.")
     if noise is None:

@@ -32,7 +32,8 @@ class VDM(eqx.Module):
 
     Noise is standard normal and independent of the data; the verbs take any prior.
 
-    Common arguments: `key` or `noise`, standard normal numbers of the shape of `x`, where a step draws; `mask`,
+    Common arguments: `key` or `noise`, standard normal numbers of the shape of `x`, where a step draws (one to the data
+    does not, and outside `jit` needs neither); `mask`,
     `(..., nodes)` for events `(..., nodes, features)`, whose masked nodes are zero after the step; `centre`, whether
     the mean of the others is removed.
 

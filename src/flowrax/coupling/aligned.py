@@ -10,7 +10,7 @@ import numpy as np
 from .._typing import Array, Batch, Condition, Int, KeyArray
 from .alignment import kabsch
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
-from .cost import Cost, KabschDistance, Of
+from .cost import Cost, KabschDistance, Of, SquaredDistance, of_rows
 from .draw import AbstractDraw
 from .exact_ot import ExactOT
 
@@ -117,9 +117,11 @@ class EquivariantOT(AbstractHostCoupling):
         - `block_size`, `draw`: as of [`ExactOT`][].
         - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`; the squared distance of
             the points that count without.
-        - `noise_to_data`, `translate`, `mask`: as of [`Kabsch`][].
+        - `noise_to_data`, `translate`, `mask`: as of [`Kabsch`][]. The mask is that of the cost, and needs to be given
+            with a cost of one's own only: points that count in one of the two alone are a `ValueError`.
         """
         cost = KabschDistance(mask=mask) if cost is None else cost
+        mask = _one_mask(cost, mask)
         self.transport = ExactOT(block_size=block_size, cost=cost, draw=draw)
         self.alignment = Kabsch(noise_to_data=noise_to_data, translate=translate, mask=mask)
 
@@ -131,3 +133,12 @@ class EquivariantOT(AbstractHostCoupling):
 
     def pairs(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition, order: Int[Array, " n"]) -> Pairs:
         return self.alignment.turn(self.transport.pairs(key, x0, x1, condition, order), condition)
+
+
+def _one_mask(cost: Cost, mask: Of | None) -> Of | None:
+    alone = of_rows(cost)
+    if not isinstance(alone, KabschDistance | SquaredDistance):
+        return mask
+    if mask is not None and mask is not alone.mask:
+        raise ValueError("The cost looks at other points than mask does; give the mask to the cost alone.")
+    return alone.mask

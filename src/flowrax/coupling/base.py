@@ -1,21 +1,22 @@
 """What a coupling is: how a batch of noise meets a batch of data."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree
+from .._typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree, Rows
 
 
 class Pairs(eqx.Module):
     """What a coupling gives: row `k` of `x0` meets row `k` of `x1`."""
 
-    x0: Batch
+    x0: Rows
     """`(n, *event)`."""
-    x1: Batch
+    x1: Rows
     """`(n, *event)`."""
     noise_rows: Int[Array, " n"]
     """Which row of the batch of noise each pair is made of."""
@@ -36,7 +37,7 @@ class AbstractCoupling(eqx.Module):
     """Whether noise and data stay independent; only then does a model of the pairs have a score."""
 
     @abc.abstractmethod
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+    def __call__(self, key: KeyArray, x0: Any, x1: Any, condition: Condition = None) -> Pairs:
         """The pairs of `x0` and `x1`, both `(n, *event)`.
 
         `condition`, leaves `(n, ...)`, is what is known of each row of data. Row `k` of the noise has no condition of

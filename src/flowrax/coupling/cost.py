@@ -112,12 +112,16 @@ class Conditional(eqx.Module):
         return cost + self.weight * SquaredDistance()(*[labels.astype(cost.dtype)] * 2)
 
 
+def of_rows(cost: Cost) -> Cost:
+    """The cost of the rows alone, without what any [`Conditional`][] adds."""
+    while isinstance(cost, Conditional):
+        cost = cost.cost
+    return cost
+
+
 def in_units(cost: Cost, x1: Batch, x0: Batch, condition: Condition) -> Array:
     """The costs over the largest of the rows alone: the distance of conditions has a unit of its own."""
-    of_rows = cost
-    while isinstance(of_rows, Conditional):
-        of_rows = of_rows.cost
-    alone = of_rows(x1, x0, condition)
+    alone = of_rows(cost)(x1, x0, condition)
     # Forbidden pairs cost infinity, which is no unit.
     largest = jnp.max(jnp.where(jnp.isfinite(alone), alone, -jnp.inf))
     return cost(x1, x0, condition) / jnp.where(largest > 0, largest, 1)

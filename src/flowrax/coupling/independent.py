@@ -2,9 +2,10 @@ r"""$(x_0, x_1) \sim p_0 \otimes p_1$."""
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
-from .._typing import Batch, Condition, KeyArray
+from .._typing import Condition, KeyArray, Rows
 from .base import AbstractCoupling, Pairs
 
 
@@ -13,6 +14,6 @@ class Independent(AbstractCoupling):
 
     independent: ClassVar[bool] = True
 
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        rows = jnp.arange(x0.shape[0], dtype=jnp.int32)
+    def __call__(self, key: KeyArray, x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
+        rows = jnp.arange(jax.tree.leaves(x0)[0].shape[0], dtype=jnp.int32)
         return Pairs(x0, x1, rows, rows)

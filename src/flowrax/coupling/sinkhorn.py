@@ -25,8 +25,12 @@ from .cost import Cost, SquaredDistance, in_units
 from .draw import AbstractDraw, PerData
 
 
-def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> Array:
-    scaled = -costs / reg
+def _log_plan(
+    coupling: "Sinkhorn | UnbalancedSinkhorn", damping: float, x0: Batch, x1: Batch, condition: Condition
+) -> Array:
+    cost = coupling.cost
+    costs = cost(x1, x0, condition) if coupling.absolute else in_units(cost, x1, x0, condition)
+    scaled = -costs / coupling.reg
     log_marginal = -math.log(costs.shape[0])
 
     def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -35,7 +39,7 @@ def _log_plan(costs: Array, reg: float, damping: float, num_iterations: int) -> 
         return damping * (log_marginal - jax.nn.logsumexp(scaled + v[None], axis=1)), v
 
     zeros = jnp.zeros(costs.shape[:1], costs.dtype)
-    u, v = jax.lax.fori_loop(0, num_iterations, update, (zeros, zeros))
+    u, v = jax.lax.fori_loop(0, coupling.num_iterations, update, (zeros, zeros))
     return scaled + u[:, None] + v[None]
 
 
@@ -100,8 +104,7 @@ class Sinkhorn(AbstractCoupling):
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns)."""
-        costs = self.cost(x1, x0, condition) if self.absolute else in_units(self.cost, x1, x0, condition)
-        return _log_plan(costs, self.reg, 1.0, self.num_iterations)
+        return _log_plan(self, 1.0, x0, x1, condition)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
@@ -139,6 +142,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
 
     reg: float = eqx.field(static=True)
     reg_marginal: float = eqx.field(static=True)
+    absolute: bool = eqx.field(static=True)
     num_iterations: int = eqx.field(static=True)
     cost: Cost
     draw: AbstractDraw
@@ -149,24 +153,25 @@ class UnbalancedSinkhorn(AbstractCoupling):
         reg: float = 0.05,
         reg_marginal: float = 1.0,
         *,
+        absolute: bool = False,
         num_iterations: int = 100,
         cost: Cost | None = None,
         draw: AbstractDraw | None = None,
     ) -> None:
         r"""**Arguments:**
 
-        - `reg_marginal`: $\rho$, in units of the largest cost of the batch; a large one keeps the marginals.
-        - `reg`, `num_iterations`, `cost`, `draw`: as of [`Sinkhorn`][].
+        - `reg_marginal`: $\rho$, in the units of `reg`; a large one keeps the marginals.
+        - `reg`, `absolute`, `num_iterations`, `cost`, `draw`: as of [`Sinkhorn`][].
         """
         _check(reg=reg, reg_marginal=reg_marginal, num_iterations=num_iterations)
-        self.reg, self.reg_marginal, self.num_iterations = reg, reg_marginal, num_iterations
+        self.reg, self.reg_marginal, self.absolute, self.num_iterations = reg, reg_marginal, absolute, num_iterations
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns); its mass is not one."""
         damping = self.reg_marginal / (self.reg_marginal + self.reg)
-        return _log_plan(in_units(self.cost, x1, x0, condition), self.reg, damping, self.num_iterations)
+        return _log_plan(self, damping, x0, x1, condition)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
@@ -175,10 +180,12 @@ class UnbalancedSinkhorn(AbstractCoupling):
 class Plan(AbstractCoupling):
     """Draws pairs from a plan that any function finds from the costs, such as one of ott-jax (the extra `ot`).
 
-    def low_rank(costs):
-        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.01)
+    ```python
+    def plan(costs):
+        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.5)
         problem = ott.problems.linear.linear_problem.LinearProblem(geometry)
         return ott.solvers.linear.sinkhorn.Sinkhorn()(problem).matrix
+    ```
     """
 
     plan: Callable[[Array], Array] = eqx.field(static=True)

@@ -1,4 +1,24 @@
 """Moves of tokens: how a categorical model goes from noise to data."""
 
 from .ancestral import Ancestral as Ancestral
+from .blocks import Blocks as Blocks
 from .draw import draw as draw, log_tempered as log_tempered
+from .first_hitting import FirstHitting as FirstHitting
+from .order import (
+    AbstractOrder as AbstractOrder,
+    Confidence as Confidence,
+    Entropy as Entropy,
+    LeftToRight as LeftToRight,
+    Margin as Margin,
+    RandomOrder as RandomOrder,
+)
+from .path_planning import PathPlanning as PathPlanning
+from .remasking import (
+    AbstractRemasking as AbstractRemasking,
+    Capped as Capped,
+    Loop as Loop,
+    Remasking as Remasking,
+    Rescaled as Rescaled,
+)
+from .score import score as score
+from .unmask import Unmask as Unmask

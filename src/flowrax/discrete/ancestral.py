@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
+from ..interpolant import AbstractReverse, AveragedPosterior
 from .draw import draw, log_tempered
 
 
@@ -16,10 +17,11 @@ class Ancestral(AbstractMoves):
 
     With an exact model each site has the exact law whatever the steps; that sites jump together in one step, each for
     itself, is an error of first order in the steps. For masks it is the sampler of masked diffusion (Sahoo et al.
-    2024, eq. 6), for other noise that of D3PM, with the posterior averaged rather than the data within it.
+    2024, eq. 6), for other noise that of D3PM; `reverse=interpolant.AveragedJoint()` is D3PM as it was published.
     """
 
     temperature: float | Array = 1.0
+    reverse: AbstractReverse = AveragedPosterior()
 
     def __check_init__(self) -> None:
         check_not_negative("temperature", self.temperature)
@@ -36,7 +38,7 @@ class Ancestral(AbstractMoves):
     ) -> Array:
         """Of every class after the step, `(*shape, K)`."""
         p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
-        return model.interpolant.posterior(model.prior, step.start, step.end, x, p1)
+        return self.reverse(model.interpolant, model.prior, step.start, step.end, x, p1)
 
     def move(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, KeyArray, Tokens
-from ..interpolant import spread
+from ..interpolant import invert
 
 
 def draw(key: KeyArray, weights: Array) -> Tokens:
@@ -21,41 +21,6 @@ def draw(key: KeyArray, weights: Array) -> Tokens:
     """
     level = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
     return invert(level, weights)
-
-
-def invert(level: Array, weights: Array) -> Tokens:
-    """The class at which the distribution function passes `level`, in [0, 1); as [`draw`][].
-
-    **Arguments:**
-
-    - `level`: `(*shape)`.
-    - `weights`: `(*shape, K)`.
-
-    **Returns:** `(*shape)` integers.
-    """
-    num_classes = weights.shape[-1]
-    width = max(1, round(num_classes**0.5))
-    padding = -num_classes % width
-    padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, padding)])
-    blocks = padded.reshape(*weights.shape[:-1], -1, width)
-    sums = jnp.sum(blocks, axis=-1)
-    total = jnp.sum(sums, axis=-1)
-    found, rest = _passed(level * total, sums)
-    inside = jnp.take_along_axis(blocks, found[..., None, None], axis=-2)[..., 0, :]
-    index, _ = _passed(rest, inside)
-    answer = found * width + index
-    return jnp.where((total > 0) & (total < jnp.inf), answer, -1)
-
-
-def _passed(target: Array, weights: Array) -> tuple[Array, Array]:
-    """The first entry, of those that are not zero, at which the running sum passes the target; and what is left."""
-    sums = jnp.cumsum(weights, axis=-1)
-    positive = jnp.where(weights > 0, spread(jnp.arange(weights.shape[-1], dtype=jnp.int32), weights.ndim), -1)
-    # Rounding may put the target past the last sum.
-    index = jnp.minimum(jnp.sum(sums <= target[..., None], axis=-1, dtype=jnp.int32), jnp.max(positive, axis=-1))
-    index = jnp.maximum(index, 0)
-    before = jnp.take_along_axis(sums - weights, index[..., None], axis=-1)[..., 0]
-    return index, jnp.maximum(target - before, 0)
 
 
 def log_tempered(log_probabilities: Array, temperature: float | Array) -> Array:

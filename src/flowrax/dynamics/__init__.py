@@ -21,7 +21,7 @@ from .diffusion import (
     SineHump as SineHump,
 )
 from .flow import ProbabilityFlow as ProbabilityFlow
-from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin, path_time as path_time
+from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin
 from .noise import gaussian_prior as gaussian_prior, scaled_score as scaled_score, shaped as shaped
 from .predictor_corrector import PredictorCorrector as PredictorCorrector
 from .reverse_sde import ReverseSDE as ReverseSDE

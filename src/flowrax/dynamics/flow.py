@@ -4,13 +4,13 @@ from typing import ClassVar
 
 import diffrax as dfx
 
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._typing import Condition, Event, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from .semilinear import SemilinearTerm
 
 
-class ProbabilityFlow(AbstractDynamics):
+class ProbabilityFlow(AbstractPathDynamics):
     """The ODE whose solutions have the marginals of the interpolant; the only dynamics that carries a density."""
 
     calculus: ClassVar[type | None] = None
@@ -28,14 +28,10 @@ class ProbabilityFlow(AbstractDynamics):
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> SemilinearTerm:
-        return SemilinearTerm(self.drift)
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[SemilinearTerm, PyTree]:
+        return SemilinearTerm(self.drift), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         return dfx.Dopri5() if solver is None else solver

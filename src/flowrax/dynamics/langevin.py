@@ -28,13 +28,6 @@ def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Conditi
     return scaled_score(model, model.predict(jnp.asarray(time, x.dtype), x, condition).score)
 
 
-def path_time(dynamics: AbstractDynamics, end: Scalar) -> Scalar:
-    """The time of the path at which a dynamics that stops at `end` leaves an event."""
-    if isinstance(dynamics, Langevin | UnderdampedLangevin):
-        return dynamics.time
-    return end
-
-
 def _check_score(model: AbstractContinuousModel, time: float) -> None:
     low, high = model.score_interval
     if not low <= time <= high:
@@ -78,15 +71,20 @@ class Langevin(AbstractDynamics):
         _check_score(model, self.time)
         return 0.0, self.duration
 
+    def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:
+        return self.time
+
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.time)
 
     def initial(self, x: Event, key: KeyArray) -> Event:
         return x
 
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.MultiTerm, PyTree]:
         path = shaped(model, make_noise(model.shape, 0))
-        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, path))
+        return dfx.MultiTerm(dfx.ODETerm(self.drift), dfx.ControlTerm(self.diffusion, path)), (model, condition)
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state
@@ -138,19 +136,23 @@ class UnderdampedLangevin(AbstractDynamics):
             raise ValueError("UnderdampedLangevin has momenta for the standard normal prior only; use Langevin.")
         return 0.0, self.duration
 
+    def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:
+        return self.time
+
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.time)
 
     def initial(self, x: Event, key: KeyArray) -> tuple[Event, Event]:
         return x, jax.random.normal(key, x.shape, x.dtype)
 
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.MultiTerm, PyTree]:
         friction, unit = jnp.asarray(self.friction, model.dtype), jnp.asarray(1.0, model.dtype)
         gradient = _Bound(self.negative_score, (model, condition))
-        return dfx.MultiTerm(
-            dfx.UnderdampedLangevinDriftTerm(friction, unit, gradient),
-            dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0)),
-        )
+        drift = dfx.UnderdampedLangevinDriftTerm(friction, unit, gradient)
+        noise = dfx.UnderdampedLangevinDiffusionTerm(friction, unit, make_noise(model.shape, 0))
+        return dfx.MultiTerm(drift, noise), None
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state[0]

@@ -118,17 +118,22 @@ class PredictorCorrector(AbstractDynamics):
         score_low, score_high = model.score_interval
         return max(low, score_low), min(high, score_high)
 
+    def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:
+        return self.predictor.path_time(model, t)
+
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.interval(model)[0])
 
     def initial(self, x: Event, key: KeyArray) -> PyTree[Array]:
         return self.predictor.initial(x, key)
 
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
-        inner = self.predictor.terms(model, condition, make_noise)
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.MultiTerm, PyTree]:
+        inner, args = self.predictor.terms(model, condition, make_noise)
         parts = inner.terms if isinstance(inner, dfx.MultiTerm) else (inner,)
         path = shaped(model, make_noise((self.num_steps, *model.shape), 1))
-        return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path))
+        return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path)), args
 
     def readout(self, state: PyTree[Array]) -> Event:
         return self.predictor.readout(state)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import lineax as lx
 
 from .._checks import check_interval, check_steps_of_noise
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._typing import Array, Condition, Event, PyTree, Scalar
+from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..prediction import Converted
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
@@ -22,7 +22,7 @@ from .noise import scaled_score, shaped
 from .semilinear import SemilinearTerm
 
 
-class AbstractScoreSDE(AbstractDynamics):
+class AbstractScoreSDE(AbstractPathDynamics):
     """An SDE of that form, whose noise is additive; its interval is where the score and the coefficients are finite."""
 
     t_min: eqx.AbstractVar[float | None]
@@ -81,6 +81,11 @@ class AbstractScoreSDE(AbstractDynamics):
         return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, x.shape).astype(x.dtype))
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        if self.linear_scale is not None and not model.is_affine:
+            raise ValueError(
+                "SBDM, the default of ReverseSDE, is the noise of paths from noise to data; on a Bridge give another "
+                "coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
+            )
         low, high = model.score_interval
         low, high = max(low, model.t_min), model.t_max if self.score_until <= high else min(high, model.t_max)
         if self.is_singular_at_start(model.schedule):
@@ -95,15 +100,12 @@ class AbstractScoreSDE(AbstractDynamics):
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.interval(model)[0])
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.MultiTerm, PyTree]:
         drift = SemilinearTerm(self.drift, self.linear_scale)
-        return dfx.MultiTerm(drift, dfx.ControlTerm(self.diffusion, shaped(model, make_noise(model.shape, 0))))
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
+        noise = dfx.ControlTerm(self.diffusion, shaped(model, make_noise(model.shape, 0)))
+        return dfx.MultiTerm(drift, noise), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         check_steps_of_noise(type(self).__name__, solver)

@@ -16,11 +16,11 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import check_interval, check_not_negative, check_time
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._typing import Array, Condition, Event, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
-from .diffusion import AbstractDiffusion, as_diffusion
+from .diffusion import AbstractDiffusion, Cotangent, as_diffusion
 from .noise import scaled_score
 from .reverse_sde import ReverseSDE
 from .score_sde import AbstractScoreSDE
@@ -47,7 +47,7 @@ def score_scale(schedule: AbstractSchedule, t: Scalar, temperature: float | Arra
     return (data + noise) / (temperature * data + noise)
 
 
-class TemperedFlow(AbstractDynamics):
+class TemperedFlow(AbstractPathDynamics):
     r"""The probability flow at a temperature: $\mathrm{d}x / \mathrm{d}t = v + (\lambda_T - 1) \tfrac{g^2}{2} s$.
 
     Of Gaussian data with unit variance it makes a Gaussian of variance $T$. It carries no density. At temperature 1 use
@@ -96,14 +96,10 @@ class TemperedFlow(AbstractDynamics):
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source_at(self.interval(model)[0])
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.ODETerm:
-        return dfx.ODETerm(self.drift)
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.ODETerm, PyTree]:
+        return dfx.ODETerm(self.drift), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         return dfx.Dopri5() if solver is None else solver
@@ -205,7 +201,7 @@ class StochasticFlow(AbstractScoreSDE):
 
     def __init__(
         self,
-        diffusion: AbstractDiffusion | Callable[[Scalar], Array],
+        diffusion: AbstractDiffusion | Callable[[Scalar], Array] | None = None,
         *,
         score_temperature: float | Array = 1.0,
         noise_temperature: float | Array = 1.0,
@@ -215,7 +211,7 @@ class StochasticFlow(AbstractScoreSDE):
     ):
         """**Arguments:**
 
-        - `diffusion`: the coefficient `w`, or a function of the time.
+        - `diffusion`: the coefficient `w`, or a function of the time; [`Cotangent`][] without.
         - `score_temperature`: the factor on the score's share of the drift.
         - `noise_temperature`: the factor on the variance of the noise.
         - `t_ode`: from this time on it is the probability flow, so that the state may go up to the data.
@@ -224,7 +220,7 @@ class StochasticFlow(AbstractScoreSDE):
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         check_not_negative("score_temperature", score_temperature)
         check_not_negative("noise_temperature", noise_temperature)
-        self.coefficient = as_diffusion(diffusion)
+        self.coefficient = as_diffusion(Cotangent() if diffusion is None else diffusion)
         self.score_temperature, self.noise_temperature = score_temperature, noise_temperature
         self.t_ode, self.t_min, self.t_max = check_time("t_ode", t_ode), t_min, t_max
 

@@ -61,12 +61,13 @@ def _together(
     def body(carry: PyTree, xs: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
         x, progress = carry
         k, begin, end = xs
-        step = Move(k, count, begin, end)
 
-        def one(x: PyTree, key: Array, row: PyTree) -> PyTree:
+        def one(x: PyTree, first: PyTree, key: Array, row: PyTree) -> PyTree:
+            # A fold that no step has: what the steps share is drawn apart from what each draws.
+            step = Move(k, count, begin, end, first, jax.random.fold_in(key, count))
             return plan.moves.move(model, step, x, condition_of(condition, row), jax.random.fold_in(key, k))
 
-        x = jax.vmap(one)(x, keys[:, 1], rows)
+        x = jax.vmap(one)(x, start, keys[:, 1], rows)
         return (x, meter.step(progress, (k + 1) / count)), (x if plan.keeps else None)
 
     steps = jnp.arange(count), plan.times[:-1], plan.times[1:]

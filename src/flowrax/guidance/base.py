@@ -11,8 +11,8 @@ import abc
 import equinox as eqx
 
 from .._typing import Array, Condition, DType, Event, Scalar, Shape
-from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from ..dynamics import ProbabilityFlow, scaled_score
+from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from ..dynamics import scaled_score
 from ..observation import LinearGaussian
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule, Scales
@@ -61,7 +61,7 @@ class GuidedPrediction(AbstractPrediction):
         return self.base.score + self.likelihood_score
 
 
-class GuidedModel(AbstractContinuousModel):
+class GuidedModel(AbstractWrappedModel):
     """A model conditioned on an observation: sampled, solved and evaluated like any other.
 
     It starts where `alpha > 0`, from the law of the unguided model there.
@@ -93,21 +93,9 @@ class GuidedModel(AbstractContinuousModel):
     def schedule(self) -> AbstractSchedule:
         return self.model.schedule
 
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.model.prior
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.source_at(self.t_min)
-
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The unguided law at `t`."""
         return self.model.source_at(t)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return ProbabilityFlow()
 
     @property
     def score_interval(self) -> tuple[float, float]:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Condition, DType, Event, Scalar, Shape
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from ..dynamics import ProbabilityFlow
+from ..abstract import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 
@@ -42,7 +41,7 @@ class MixedPrediction(AbstractPrediction):
         return self._mix(self.guided.score, self.other.score)
 
 
-class ClassifierFree(AbstractContinuousModel):
+class ClassifierFree(AbstractWrappedModel):
     r"""A conditional model whose condition counts for more: classifier-free guidance, or guidance by another model.
 
     Its score is $(1 - w) \nabla \log p_t(x) + w \nabla \log p_t(x | c)$, which for $w > 1$ is that of no noised law:
@@ -123,21 +122,9 @@ class ClassifierFree(AbstractContinuousModel):
     def schedule(self) -> AbstractSchedule:
         return self.model.schedule
 
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.model.prior
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.source_at(self.t_min)
-
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The model's own law at `t`."""
         return self.model.source_at(t)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return ProbabilityFlow()
 
     @property
     def score_interval(self) -> tuple[float, float]:

@@ -10,4 +10,19 @@ from .gamma import (
     SineSquared as SineSquared,
 )
 from .latent import EncoderDecoder as EncoderDecoder, Latent as Latent
-from .mixture import Mixture as Mixture, probabilities_of as probabilities_of, spread as spread
+from .mixture import Mixture as Mixture
+from .path import AbstractCategoricalPath as AbstractCategoricalPath
+from .reverse import (
+    AbstractReverse as AbstractReverse,
+    AveragedJoint as AveragedJoint,
+    AveragedPosterior as AveragedPosterior,
+    variational_term as variational_term,
+)
+from .sites import (
+    invert as invert,
+    log_or_infinity as log_or_infinity,
+    mean_where as mean_where,
+    probabilities_of as probabilities_of,
+    spread as spread,
+)
+from .transitions import AbstractTransitions as AbstractTransitions, Ordinal as Ordinal, Transitions as Transitions

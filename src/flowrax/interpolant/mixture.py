@@ -6,16 +6,17 @@ diffusion where $\pi$ is a mask, and the mixture path of discrete flow matching 
 $\kappa = \alpha$.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, KeyArray, PyTree, Scalar, Tokens
+from .._typing import Array, DType, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
+from .path import AbstractCategoricalPath
+from .sites import log_or_infinity, probabilities_of, spread
 
 
-class Mixture(eqx.Module):
+class Mixture(AbstractCategoricalPath):
     """The path between independent sites of noise and data.
 
     ??? cite "Reference"
@@ -41,6 +42,9 @@ class Mixture(eqx.Module):
 
     schedule: AbstractMasking
 
+    def check_prior(self, prior: AbstractCategoricalPrior) -> None:
+        """Any prior is the noise of a mixture."""
+
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
         """The draw of the prior and a uniform number of each site, which says when it is lost."""
         return x0, jax.random.uniform(key, x0.shape)
@@ -56,6 +60,37 @@ class Mixture(eqx.Module):
         alpha = self.schedule.alpha(t).astype(p1.dtype)
         lost = self.schedule.mask_probability(t).astype(p1.dtype)
         return alpha * p1 + lost * spread(prior.probabilities.astype(p1.dtype), p1.ndim)
+
+    def log_marginal(self, prior: AbstractCategoricalPrior, t: Scalar, log_p1: Array) -> Array:
+        lost = self.schedule.mask_probability(t) * prior.probabilities
+        data = log_p1 + jnp.log(self.schedule.alpha(t)).astype(log_p1.dtype)
+        noise = spread(log_or_infinity(lost).astype(log_p1.dtype), log_p1.ndim)
+        noise = noise + jax.nn.logsumexp(log_p1, axis=-1, keepdims=True)
+        top = jax.lax.stop_gradient(jnp.maximum(data, noise))
+        top = jnp.where(top > -jnp.inf, top, 0)
+        return log_or_infinity(jnp.exp(data - top) + jnp.exp(noise - top)) + top
+
+    def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
+        r"""$q(x_s | x_t) = \rho\, \delta_{x_t} + (1 - \rho)\, \pi$ with $\rho = \alpha_s / \alpha_t$."""
+        p = probabilities_of(x, prior.num_classes)
+        kept, lost = self._step(s, t, p.dtype)
+        return kept * p + lost * spread(prior.probabilities.astype(p.dtype), p.ndim)
+
+    def likelihood(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens) -> Array:
+        r"""$q(x_s = x | x_t = k) = \rho\, \delta_{k x} + (1 - \rho)\, \pi_x$."""
+        here = jax.nn.one_hot(x, prior.num_classes, dtype=prior.probabilities.dtype)
+        kept, lost = self._step(s, t, here.dtype)
+        return kept * here + lost * prior.probabilities[x][..., None]
+
+    def _step(self, s: Scalar, t: Scalar, dtype: DType) -> tuple[Array, Array]:
+        r"""$\rho$ and $1 - \rho$."""
+        start, end = self.schedule.alpha(s), self.schedule.alpha(t)
+        return (start / end).astype(dtype), (self._lost(s, t) / end).astype(dtype)
+
+    def _lost(self, s: Scalar, t: Scalar) -> Array:
+        r"""$\alpha_t - \alpha_s$, as a difference of the smaller numbers."""
+        start, end = self.schedule.alpha(s), self.schedule.alpha(t)
+        return jnp.where(end < 0.5, end - start, self.schedule.mask_probability(s) - self.schedule.mask_probability(t))
 
     def posterior(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, x1: Array) -> Array:
         r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for $s < t$ and one site at a time.
@@ -74,35 +109,9 @@ class Mixture(eqx.Module):
         alpha_t, lost_t = schedule.alpha(t).astype(dtype), schedule.mask_probability(t).astype(dtype)
         here = jax.nn.one_hot(x, prior.num_classes, dtype=dtype)
         pi_x, pi = pi[x][..., None], spread(pi, p1.ndim)
-        back = alpha_s * here + (lost_s - lost_t) * pi_x
+        back = alpha_s * here + self._lost(s, t).astype(dtype) * pi_x
         evidence = alpha_s * here + lost_s * pi_x
         ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
         joint = back * (ratio + lost_t / alpha_t * pi * weight)
         return jnp.where(weight > 0, joint, here)
-
-
-def spread(row: Array, ndim: int) -> Array:
-    """Numbers of each class with axes before them, to go with those of every site.
-
-    **Arguments:**
-
-    - `row`: `(K,)`.
-    - `ndim`: how many axes there shall be.
-
-    **Returns:** `(1, ..., 1, K)`.
-    """
-    return row.reshape((1,) * (ndim - 1) + row.shape)
-
-
-def probabilities_of(x: Array, num_classes: int) -> Array:
-    """Tokens as one-hot rows; probabilities, which are floating, as they are.
-
-    **Arguments:**
-
-    - `x`: `(*shape)` integers or `(*shape, K)` probabilities.
-    - `num_classes`: `K`.
-
-    **Returns:** `(*shape, K)`.
-    """
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else jax.nn.one_hot(x, num_classes, dtype=jnp.result_type(float))

@@ -2,8 +2,15 @@
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
 from .antithetic import Antithetic as Antithetic
-from .cross_entropy import CrossEntropy as CrossEntropy
+from .cross_entropy import (
+    AbstractTokenWeight as AbstractTokenWeight,
+    Bound as Bound,
+    CrossEntropy as CrossEntropy,
+    InverseRemaining as InverseRemaining,
+)
 from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
+from .hybrid import Hybrid as Hybrid
+from .joint import Apart as Apart, JointMatching as JointMatching
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (
     MeanFlowGuidance as MeanFlowGuidance,

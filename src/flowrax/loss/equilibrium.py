@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Batch, Condition, Event, KeyArray, Scalar
+from ..abstract import AbstractNetwork, AbstractTimelessNetwork
 from ..model import Model
 from ..target import Velocity
 from ..times import AbstractTimes, Stratified
@@ -52,6 +53,12 @@ class EquilibriumMatching(AbstractLoss):
         if not isinstance(model.target, Velocity):
             raise ValueError(
                 f"EquilibriumMatching fits a velocity; the model's target is {type(model.target).__name__}."
+            )
+        # A plain function is taken at its word.
+        if isinstance(model.network, AbstractNetwork) and not isinstance(model.network, AbstractTimelessNetwork):
+            raise ValueError(
+                f"EquilibriumMatching fits one field for all times, but {type(model.network).__name__} sees the time; "
+                "wrap it: Model(nn.Timeless(network), ...)."
             )
         given = condition
         if key is not None and self.condition_dropout is not None:

@@ -37,7 +37,7 @@ class AbstractReduction(eqx.Module):
         if self.mask is None:
             total = jnp.sum(error**2)
             return total / self.count(error.shape, error.shape[0] if error.shape else 1, min(1, error.ndim))
-        mask = jnp.asarray(self.mask(condition)) != 0
+        mask = jnp.asarray(self.mask(condition)).astype(bool)
         if mask.shape != error.shape[: mask.ndim]:
             raise ValueError(f"The mask has shape {mask.shape}, which does not start the event's shape {error.shape}.")
         inner = mask.reshape(mask.shape + (1,) * (error.ndim - mask.ndim))

@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -143,6 +144,7 @@ class OracleModel(AbstractContinuousModel):
     dtype: DType = eqx.field(static=True)
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
+    is_affine: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._typing import Array, Condition, KeyArray, Numbers, Scalar, Shape, Tokens
 from ..abstract import AbstractNetwork
 from ..categorical import CategoricalModel
-from ..interpolant import Mixture
+from ..interpolant import AbstractCategoricalPath, Mixture
 from ..prior import AbstractCategoricalPrior, AbstractPrior
 from ..schedule import AbstractMasking
 
@@ -39,7 +39,9 @@ class AbstractCategoricalOracle(AbstractPrior):
         """Log-probabilities in nats of events `(n, L)`."""
         return jax.vmap(self.log_density)(jnp.asarray(x, self.dtype))
 
-    def model(self, interpolant: Mixture | AbstractMasking, *, prior: AbstractCategoricalPrior) -> CategoricalModel:
+    def model(
+        self, interpolant: AbstractCategoricalPath | AbstractMasking, *, prior: AbstractCategoricalPrior
+    ) -> CategoricalModel:
         """The exact model of this law, to be sampled and bounded as any other.
 
         **Arguments:**
@@ -55,7 +57,7 @@ class ExactDenoiser(AbstractNetwork):
     r"""$\log p(x_1^i = k | x_t)$ as a network."""
 
     oracle: AbstractCategoricalOracle
-    interpolant: Mixture
+    interpolant: AbstractCategoricalPath
     prior: AbstractCategoricalPrior
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:

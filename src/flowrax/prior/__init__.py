@@ -9,6 +9,12 @@ from .categorical import (
     pad_classes as pad_classes,
 )
 from .centred import CentredGaussian as CentredGaussian, remove_centre as remove_centre
+from .conditional import (
+    Conditional as Conditional,
+    check_range as check_range,
+    given as given,
+    row_of as row_of,
+)
 from .correlated import CorrelatedGaussian as CorrelatedGaussian
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
@@ -18,7 +24,6 @@ from .scaled import (
     Scaled as Scaled,
     blurred as blurred,
     check_prior as check_prior,
-    check_range as check_range,
     project as project,
     rescaled as rescaled,
 )

@@ -6,6 +6,7 @@ range of $C$ and $m \in S$: its density is with respect to $S$ and $C^{-1}$ stan
 
 import abc
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,11 +27,11 @@ class AbstractPrior(eqx.Module):
         """The dimension of the set on which it has its density: that of `C` for a Gaussian."""
 
     @abc.abstractmethod
-    def draw(self, key: KeyArray) -> Event:
+    def draw(self, key: KeyArray) -> Any:
         """One event of shape `shape`."""
 
     @abc.abstractmethod
-    def log_density(self, x: Event) -> Array:
+    def log_density(self, x: Any) -> Array:
         """Log-density of one event, a scalar in nats."""
 
 

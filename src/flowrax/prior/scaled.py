@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape, is_traced
-from .._typing import Array, Batch, DType, Event, KeyArray, Scalar, Shape
+from .._checks import check_shape
+from .._typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .gaussian import Gaussian
 
@@ -103,27 +103,6 @@ def project(prior: AbstractPrior, x: Event) -> Event:
     **Returns:** the part of `x` in the range of a Gaussian prior's covariance; for any other prior, `x`.
     """
     return prior.project(x) if isinstance(prior, AbstractGaussianPrior) and not prior.is_standard else x
-
-
-def check_range(name: str, prior: AbstractPrior, x: Batch) -> None:
-    """Raises `ValueError` for concrete events that leave the range of a singular prior by more than rounding.
-
-    A model of it never reaches them, and its density does not count what is outside.
-
-    **Arguments:**
-
-    - `name`: of the events, for the message.
-    - `prior`: the law of `x0`.
-    - `x`: `(n, *event)`.
-    """
-    if is_traced(prior, x) or not isinstance(prior, AbstractGaussianPrior) or prior.is_standard:
-        return
-    outside = jnp.max(jnp.abs(x - jax.vmap(prior.project)(x)), initial=0)
-    if outside > jnp.finfo(x.dtype).eps ** 0.5 * jnp.max(jnp.abs(x), initial=0):
-        raise ValueError(
-            f"{name} leaves the range of the singular prior {type(prior).__name__} by up to {float(outside):.3g}; "
-            "centre it with prior.remove_centre, or use another prior."
-        )
 
 
 def check_prior(prior: AbstractPrior, shape: Shape, dtype: DType) -> None:

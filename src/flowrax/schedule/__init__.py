@@ -27,10 +27,11 @@ from .masking import (
     AbstractMasking as AbstractMasking,
     CosineMasking as CosineMasking,
     LogLinearMasking as LogLinearMasking,
+    PolynomialMasking as PolynomialMasking,
 )
 from .polynomial import Polynomial as Polynomial
 from .shifted import ResolutionShift as ResolutionShift, shift_time as shift_time
-from .tabulated import Tabulated as Tabulated
+from .tabulated import Tabulated as Tabulated, TabulatedMasking as TabulatedMasking
 from .variance_exploding import EDM as EDM, VarianceExploding as VarianceExploding
 from .variance_preserving import (
     AbstractVariancePreserving as AbstractVariancePreserving,

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Times
+from .polynomial import lost_power, power
 
 
 class AbstractMasking(eqx.Module):
@@ -136,3 +137,44 @@ class CosineMasking(AbstractMasking):
 
 
 _QUARTER = math.pi / 2
+
+
+class PolynomialMasking(AbstractMasking):
+    r"""$\alpha = t^n$: the path of discrete flow matching with $\kappa = t^n$ (Gat et al. 2024, section 3).
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{gat2024discrete,
+            author={Gat, Itai and Remez, Tal and Shaul, Neta and Kreuk, Felix and Chen, Ricky T. Q. and
+                Synnaeve, Gabriel and Adi, Yossi and Lipman, Yaron},
+            title={Discrete Flow Matching},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2024},
+        }
+        ```
+    """
+
+    exponent: float
+    eps: float = eqx.field(static=True, default=0.0)
+
+    def __init__(self, exponent: float = 2.0):
+        """**Arguments:**
+
+        - `exponent`: $n$, at least 1, or `ValueError`: below, the rate would be infinite at `t = 0`.
+        """
+        if not exponent >= 1:
+            raise ValueError(f"exponent must be at least 1; got {exponent}.")
+        self.exponent = float(exponent)
+
+    def alpha(self, t: Times) -> Array:
+        return power(jnp.asarray(t), self.exponent)
+
+    def alpha_rate(self, t: Times) -> Array:
+        return self.exponent * power(jnp.asarray(t), self.exponent - 1)
+
+    def mask_probability(self, t: Times) -> Array:
+        return lost_power(1 - jnp.asarray(t), self.exponent)
+
+    def time_at(self, alpha: Times) -> Array:
+        return jnp.asarray(alpha) ** (1 / self.exponent)

@@ -11,6 +11,7 @@ from .exponential import (
     EDMHeun as EDMHeun,
     Restart as Restart,
     UniPC as UniPC,
+    check_predictions as check_predictions,
 )
 from .jump import Jump as Jump
 from .quadrature import Trapezoidal as Trapezoidal

@@ -6,8 +6,8 @@ from typing import ClassVar
 import diffrax as dfx
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._typing import Condition, Event, PyTree, Scalar
+from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ..loss import average_velocity
 from ..model import Model
 from ..prior import AbstractPrior, project
@@ -31,7 +31,7 @@ class JumpTerm(dfx.AbstractTerm):
         return self.prod(self.average(*control, y, args), control)
 
 
-class Jump(AbstractDynamics):
+class Jump(AbstractPathDynamics):
     """Samples a model of average velocity in as many evaluations as the grid has steps: `sample(..., grid=1)`.
 
     Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid.
@@ -54,23 +54,18 @@ class Jump(AbstractDynamics):
     default_tolerance: ClassVar[float] = 1e-5
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
+        if not isinstance(model, Model):
+            raise ValueError(f"Jump needs a Model of average velocity; {type(model).__name__} has none.")
+        average_velocity(model)
         return model.t_min, model.t_max
 
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> JumpTerm:
-        if not isinstance(model, Model):
-            raise ValueError(f"Jump needs a Model of average velocity; {type(model).__name__} has none.")
-        # Called by name below, so that gradients reach the model in `args`.
-        average_velocity(model)
-        return JumpTerm(_average)
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[JumpTerm, PyTree]:
+        return JumpTerm(_average), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         if solver is not None and type(solver) is not dfx.Euler:

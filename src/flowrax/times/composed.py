@@ -1,5 +1,6 @@
 """Laws of times that are made of other laws."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +8,7 @@ from .._checks import check_fraction, check_interval
 from .._typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
-from .samplers import Uniform
+from .samplers import Stratified, Uniform
 
 
 class Mixture(AbstractUnitTimes):
@@ -34,6 +35,25 @@ class Shifted(AbstractUnitTimes):
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return shift_time(self.times.unit(key, n, dtype), self.shift)
+
+
+class Stepped(AbstractUnitTimes):
+    """Where the steps of a chain start: times of a law, moved down to the nearest of `0, 1 / T, ..., 1 - 1 / T`.
+
+    A uniform law draws every index of a [`DiscreteSchedule`][flowrax.schedule.DiscreteSchedule] of `T` steps equally
+    often.
+    """
+
+    num_steps: int = eqx.field(static=True)
+    times: AbstractUnitTimes = Stratified()
+
+    def __check_init__(self) -> None:
+        if not self.num_steps >= 1:
+            raise ValueError(f"num_steps must be at least 1; got {self.num_steps}.")
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        place = jnp.floor(self.times.unit(key, n, dtype) * self.num_steps)
+        return jnp.minimum(place, self.num_steps - 1) / self.num_steps
 
 
 class Within(AbstractTimes):

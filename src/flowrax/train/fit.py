@@ -6,7 +6,8 @@ import os
 import pathlib
 import re
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic
 
 import equinox as eqx
 import jax
@@ -14,24 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import check_finite, check_shape
-from .._typing import Batch, BatchLike, Condition, KeyArray
-from ..categorical import CategoricalModel
+from .._condition import Batched
+from .._typing import BatchLike, Condition, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
-from ..loss import AbstractLoss, Antithetic, CrossEntropy, Matching
-from ..model import Model
-from ..prior import check_range
-from ..schedule import AbstractSchedule
-from ..target import Velocity
+from ..joint import JointModel
+from ..loss import AbstractLoss
 from .checkpoint import load, save
 from .prefetch import Prefetch
-from .step import Augment, Task, TrainState, advance, first_state, held_out_loss
+from .prepare import Trainable, check_data, check_schedules, coupled, default_loss, paired, without_priors
+from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
-Trainable = Model | CategoricalModel
 
 
-class FitResult(eqx.Module):
+class FitResult(eqx.Module, Generic[Trainable]):
     """What `fit` returns."""
 
     model: Trainable
@@ -50,7 +47,7 @@ class FitResult(eqx.Module):
 
 def fit(
     model: Trainable,
-    data: BatchLike,
+    data: BatchLike | Mapping[str, BatchLike],
     key: KeyArray,
     *,
     loss: AbstractLoss | None = None,
@@ -59,7 +56,7 @@ def fit(
     num_steps: int = 10_000,
     batch_size: int = 256,
     condition: Condition = None,
-    validation: BatchLike | None = None,
+    validation: BatchLike | Mapping[str, BatchLike] | None = None,
     validation_condition: Condition = None,
     validate_every: int = 500,
     patience: int | None = None,
@@ -69,15 +66,17 @@ def fit(
     validation_x0: BatchLike | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> FitResult:
+) -> FitResult[Trainable]:
     """Minimises a matching loss over the network's parameters.
 
     **Arguments:**
 
     - `model`: its network is trained.
-    - `data`: `(n, *row)`; rows are events unless `augment` makes them so.
+    - `data`: `(n, *row)`; rows are events unless `augment` makes them so. Integers for a [`CategoricalModel`][], a
+        dictionary of the parts for a [`JointModel`][].
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
-    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent.
+    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent,
+        `loss.CrossEntropy` for classes, `loss.JointMatching` for several parts.
     - `coupling`: how noise meets data, and what the returned model records; the model's without. Conditions follow
         their data. Held-out rows are paired in batches of `batch_size`, as in training.
     - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
@@ -100,20 +99,23 @@ def fit(
     """
     if coupling is not None:
         model = coupled(model, coupling)
-    rows, held_out = _check_data(model, data, validation, augment, key)
+    conditions = Batched(condition), Batched(validation_condition)
+    rows, held_out = check_data(model, data, validation, augment, key, conditions)
+    if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
+        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
         model = coupled(model, Given())
-        rows = _paired("x0", x0, rows)
-        held_out = None if held_out is None else _paired("validation_x0", validation_x0, held_out)
+        rows = paired("x0", x0, rows)
+        held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
-    trained = eqx.tree_at(lambda m: m.prior, jax.tree.map(eqx.is_inexact_array, model), replace=False)
+    trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
-    _check_schedules(loss, model)
+    check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer), num_steps)
@@ -139,10 +141,10 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        model: Trainable,
-        data: Batch,
+        model: Any,
+        data: Rows,
         condition: Condition,
-        validation: Batch | None,
+        validation: Rows | None,
         validation_condition: Condition,
         key: KeyArray,
         checkpoint: str | os.PathLike[str] | None,
@@ -229,7 +231,7 @@ class _Run:
     def _validate(self, state: TrainState) -> tuple[TrainState, float]:
         if self.validation is None:
             return state, float("nan")
-        repeats = max(1, 4096 // self.validation.shape[0])
+        repeats = max(1, 4096 // num_rows(self.validation))
         value = held_out_loss(
             self.task, state.average, self.validation, self.validation_condition, self.validation_key, repeats
         )
@@ -263,67 +265,3 @@ class _Bar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def _check_data(
-    model: Trainable, data: BatchLike, validation: BatchLike | None, augment: Augment | None, key: KeyArray
-) -> tuple[Batch, Batch | None]:
-    if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
-        raise ValueError(
-            "The network has no arrays to train. A function that closes over a network hides them: make it an "
-            "eqx.Module that holds the network."
-        )
-    if isinstance(model, CategoricalModel) and augment is None:
-        return model.events("data", data), None if validation is None else model.events("validation", validation)
-    rows = jnp.asarray(data, model.dtype)
-    check_finite("data", rows)
-    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    event = row if augment is None else jax.eval_shape(augment, key, row)
-    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
-    if augment is None:
-        check_range("data", model.prior, rows)
-    if validation is None:
-        return rows, None
-    held_out = jnp.asarray(validation, model.dtype)
-    check_finite("validation", held_out)
-    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
-    return rows, held_out
-
-
-def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
-    """The model with another coupling."""
-    model = eqx.tree_at(lambda m: m.coupling, model, coupling)
-    if isinstance(model, Model):
-        model.check_score()
-    return model
-
-
-def default_loss(model: Trainable) -> AbstractLoss:
-    """What `fit` minimises when it is told nothing else."""
-    if isinstance(model, CategoricalModel):
-        return CrossEntropy()
-    is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
-    return Antithetic() if is_bridge else Matching()
-
-
-def _paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
-    if x0 is None:
-        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
-    start = jnp.asarray(x0, rows.dtype)
-    check_finite(name, start)
-    check_shape(name, start.shape, rows.shape)
-    return jnp.stack([start, rows], axis=1)
-
-
-def _check_schedules(loss: AbstractLoss, model: Trainable) -> None:
-    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
-    for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
-        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
-            raise ValueError(
-                f"loss.times has the schedule {leaf} but the model has {model.interpolant.schedule}; "
-                "draw times by the model's own."
-            )
-
-
-def _is_schedule(leaf: Any) -> bool:
-    return isinstance(leaf, AbstractSchedule)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._typing import Array, Batch, Condition, KeyArray, PyTree
+from .._typing import Array, Condition, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
-from ..prior import AbstractGaussianPrior
+from ..prior import AbstractGaussianPrior, Conditional, given
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: one stored row as one training event."""
@@ -45,27 +45,27 @@ class Task(eqx.Module):
         """The model with those parameters."""
         return eqx.combine(parameters, self.static)
 
-    def batch(self, data: Batch, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
+    def batch(self, data: Rows, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
         """Which rows step number `step` trains on, and the key of its draws."""
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
-        return jax.random.randint(batch_key, (self.batch_size,), 0, data.shape[0]), loss_key
+        return jax.random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
-    def ends(self, rows: Batch, key: KeyArray) -> tuple[Batch, Batch]:
-        """Noise and data, not coupled yet."""
+    def ends(self, rows: Rows, key: KeyArray) -> tuple[Rows, Rows]:
+        """Noise and data, not coupled yet; noise that depends on the condition is still standard normal."""
         if self.paired:
             return rows[:, 0], rows[:, 1]
         row_key, noise_key, *_ = jax.random.split(key, 5)
-        x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, rows.shape[0]), rows)
+        x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, num_rows(rows)), rows)
         prior = self.static.prior
         if isinstance(prior, AbstractGaussianPrior):
             z = jax.random.normal(noise_key, x1.shape, x1.dtype)
-            return (z if prior.is_standard else jax.vmap(prior.transform)(z)), x1
-        return jax.vmap(prior.draw)(jax.random.split(noise_key, x1.shape[0])), x1
+            return (z if prior.is_standard or isinstance(prior, Conditional) else jax.vmap(prior.transform)(z)), x1
+        return jax.vmap(prior.draw)(jax.random.split(noise_key, num_rows(x1))), x1
 
     def batch_loss(
         self,
         parameters: Any,
-        rows: Batch,
+        rows: Rows,
         condition: Condition,
         key: KeyArray,
         *,
@@ -73,7 +73,7 @@ class Task(eqx.Module):
         training: bool,
     ) -> Array:
         """Mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has found."""
-        model, n = self.model(parameters), rows.shape[0]
+        model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key)
         if order is None:
@@ -81,26 +81,34 @@ class Task(eqx.Module):
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
             pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
+        condition, x0 = pairs.follow(condition), pairs.x0
+        if isinstance(model.prior, Conditional) and not self.paired:
+            x0 = jax.vmap(lambda x0, condition: given(model.prior, condition).transform(x0))(x0, condition)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
 
         # Beside the five above, none of which has this number.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)
-        noise = jax.vmap(model.interpolant.noise)(latent_keys, pairs.x0)
+        noise = jax.vmap(model.interpolant.noise)(latent_keys, x0)
 
         def one(t: Array, x0: PyTree, x1: PyTree, condition: Condition, key: KeyArray) -> Array:
-            value = self.loss(model, t, x0, x1, condition, key=key if training else None)
+            value = self.loss(given(model, condition), t, x0, x1, condition, key=key if training else None)
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         own = jax.random.split(keys[4], n)
-        losses = jax.vmap(one)(t, noise, pairs.x1, pairs.follow(condition), own)
+        losses = jax.vmap(one)(t, noise, pairs.x1, condition, own)
         return jnp.mean(losses if pairs.weights is None else pairs.weights * losses)
 
 
+def num_rows(rows: PyTree) -> int:
+    """The length of the leading axis."""
+    return jax.tree.leaves(rows)[0].shape[0]
+
+
 def _pairs(
-    coupling: AbstractCoupling, key: KeyArray, x0: Batch, x1: Batch, condition: Condition, batch_size: int
+    coupling: AbstractCoupling, key: KeyArray, x0: Rows, x1: Rows, condition: Condition, batch_size: int
 ) -> Pairs:
     """Pairs within batches of the size that is trained on, since larger ones are paired otherwise."""
-    n = x0.shape[0]
+    n = num_rows(x0)
     if coupling.independent or n <= batch_size:
         return coupling(key, x0, x1, condition)
     full, rows = n - n % batch_size, (x0, x1, condition)
@@ -108,7 +116,7 @@ def _pairs(
     blocks = jax.tree.map(lambda z: z[:full].reshape(-1, batch_size, *z.shape[1:]), rows)
     starts = batch_size * jnp.arange(n // batch_size + 1, dtype=jnp.int32)
 
-    def one(key: KeyArray, start: Array, rows: tuple[Batch, Batch, Condition]) -> Pairs:
+    def one(key: KeyArray, start: Array, rows: tuple[Rows, Rows, Condition]) -> Pairs:
         pairs = coupling(key, *rows)
         moved = (start + pairs.noise_rows, start + pairs.data_rows)
         return eqx.tree_at(lambda p: (p.noise_rows, p.data_rows), pairs, moved)
@@ -138,7 +146,7 @@ def first_state(parameters: Any, optimizer: optax.GradientTransformation) -> Tra
 def advance(
     task: Task,
     state: TrainState,
-    data: Batch,
+    data: Rows,
     condition: Condition,
     key: KeyArray,
     num_steps: Array,
@@ -152,10 +160,12 @@ def advance(
     def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, total = carry
         rows, loss_key = task.batch(data, key, state.step)
-        own = jax.tree.map(lambda leaf: leaf[rows], condition)
+        chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
         value, gradient = jax.value_and_grad(
-            lambda p: task.batch_loss(p, data[rows], own, loss_key, order=order, training=True)
+            lambda p: task.batch_loss(
+                p, jax.tree.map(lambda leaf: leaf[rows], data), own, loss_key, order=order, training=True
+            )
         )(state.parameters)
         # optax itself mixes dtypes.
         with jax.numpy_dtype_promotion("standard"):
@@ -179,7 +189,7 @@ def _average(state: TrainState, parameters: Any, decay: float) -> Any:
 
 
 @eqx.filter_jit
-def held_out_loss(task: Task, parameters: Any, data: Batch, condition: Condition, key: KeyArray, repeats: int) -> Array:
+def held_out_loss(task: Task, parameters: Any, data: Rows, condition: Condition, key: KeyArray, repeats: int) -> Array:
     """The loss without dropout on all rows, `repeats` times with draws that are the same at every call."""
 
     def once(key: KeyArray) -> Array:

@@ -1,6 +1,9 @@
 """Exponential integrators in log-SNR time: the linear part of a diffusion's equation is solved exactly."""
 
-from .base import AbstractExponentialSolver as AbstractExponentialSolver
+from .base import (
+    AbstractExponentialSolver as AbstractExponentialSolver,
+    check_predictions as check_predictions,
+)
 from .churn import Churn as Churn
 from .ddim import DDIM as DDIM
 from .dpm_solver import DPMSolver as DPMSolver

@@ -22,10 +22,13 @@ from typing import Any, ClassVar
 
 import diffrax as dfx
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ..._typing import Array, DType, Event, PyTree, Scalar
+from ...abstract import AbstractContinuousModel
 from ...dynamics import SemilinearTerm, gaussian_prior
+from ...model import check_data
 from ...prior import AbstractGaussianPrior
 
 _SERIES_TERMS = 18
@@ -145,6 +148,8 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
     """Data predictions in one step."""
     takes_noise: eqx.AbstractClassVar[bool]
     """Whether it solves the reverse SDE as well as the probability flow."""
+    predicts_at_end: eqx.AbstractClassVar[bool]
+    """Whether a step predicts the data at its end, the last step too."""
 
     def func(self, terms: dfx.AbstractTerm, t0: Scalar, y0: Event, args: PyTree) -> PyTree:
         return terms.vf(t0, y0, args)
@@ -162,6 +167,13 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
         if term.scale is None:
             raise ValueError(f"{name} integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other noise.")
         return Problem(term, term.scale, parts[1] if len(parts) == 2 else None, direction, args)
+
+
+def check_predictions(solver: dfx.AbstractSolver, model: AbstractContinuousModel, start: Scalar, end: Scalar) -> None:
+    """Raises `ValueError` where an exponential solver, alone or within another, meets an infinite data prediction."""
+    is_exponential = lambda leaf: isinstance(leaf, AbstractExponentialSolver)  # noqa: E731
+    for part in filter(is_exponential, jax.tree.leaves(solver, is_leaf=is_exponential)):
+        check_data(model, type(part).__name__, start, end if part.predicts_at_end else start)
 
 
 def times(coefficient: Array, x: Event) -> Event:

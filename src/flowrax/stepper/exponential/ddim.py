@@ -35,6 +35,7 @@ class DDIM(AbstractExponentialSolver):
 
     num_evaluations_per_step: ClassVar[int] = 1
     takes_noise: ClassVar[bool] = True
+    predicts_at_end: ClassVar[bool] = False
 
     def order(self, terms: PyTree[dfx.AbstractTerm]) -> int:
         return 1

@@ -34,6 +34,7 @@ class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
 
     num_evaluations_per_step: int = eqx.field(static=True)
     takes_noise: ClassVar[bool] = False
+    predicts_at_end: ClassVar[bool] = False
 
     def __init__(self, order: int = 2):
         """**Arguments:**

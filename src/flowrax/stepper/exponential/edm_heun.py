@@ -35,6 +35,7 @@ class EDMHeun(AbstractExponentialSolver):
 
     num_evaluations_per_step: ClassVar[int] = 2
     takes_noise: ClassVar[bool] = False
+    predicts_at_end: ClassVar[bool] = True
 
     def order(self, terms: PyTree[dfx.AbstractTerm]) -> int:
         return 2

@@ -37,6 +37,7 @@ class DPMSolverPP(AbstractExponentialSolver):
     max_order: int = eqx.field(static=True)
     num_evaluations_per_step: ClassVar[int] = 1
     takes_noise: ClassVar[bool] = True
+    predicts_at_end: ClassVar[bool] = False
 
     def __init__(self, order: int = 2):
         """**Arguments:**

@@ -14,8 +14,8 @@ import diffrax as dfx
 import jax.numpy as jnp
 import lineax as lx
 
-from ..._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ...abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from ..._typing import Array, Condition, Event, PyTree, Scalar
+from ...abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
 from ...dynamics import ProbabilityFlow, gaussian_prior, shaped
 from ...prior import AbstractPrior
 from .base import AbstractExponentialSolver, shift, times
@@ -31,7 +31,7 @@ def renoise(model: AbstractContinuousModel, t: Array, earlier: Array, x: Event, 
     return moved + shift(gaussian_prior(model), schedule.sigma(earlier) - keep * schedule.sigma(t))
 
 
-class AbstractRenoised(AbstractDynamics):
+class AbstractRenoised(AbstractPathDynamics):
     """The probability flow with noise added on the way; its solvers are exponential ones."""
 
     calculus: ClassVar[type | None] = None
@@ -51,20 +51,16 @@ class AbstractRenoised(AbstractDynamics):
     def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         return model.source
 
-    def initial(self, x: Event, key: KeyArray) -> Event:
-        return x
-
-    def readout(self, state: PyTree[Array]) -> Event:
-        return state
-
     @abc.abstractmethod
     def num_draws(self) -> int:
         """Normal draws of an event in one step."""
 
-    def terms(self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker) -> dfx.MultiTerm:
-        flow = ProbabilityFlow().terms(model, condition, make_noise)
+    def terms(
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
+    ) -> tuple[dfx.MultiTerm, PyTree]:
+        flow, args = ProbabilityFlow().terms(model, condition, make_noise)
         path = shaped(model, make_noise((self.num_draws(), *model.shape), 0))
-        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, path))
+        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, path)), args
 
 
 def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:

@@ -38,6 +38,7 @@ class SEEDS(AbstractExponentialSolver):
 
     num_evaluations_per_step: int = eqx.field(static=True)
     takes_noise: ClassVar[bool] = True
+    predicts_at_end: ClassVar[bool] = False
 
     def __init__(self, order: int = 2):
         """**Arguments:**

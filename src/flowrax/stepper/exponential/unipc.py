@@ -45,6 +45,7 @@ class UniPC(AbstractExponentialSolver):
     predictor_order: int = eqx.field(static=True)
     num_evaluations_per_step: ClassVar[int] = 1
     takes_noise: ClassVar[bool] = False
+    predicts_at_end: ClassVar[bool] = False
 
     def __init__(self, order: int = 2):
         """**Arguments:**

@@ -1,0 +1,203 @@
+r"""Structured denoising diffusion of classes by index: a chain of `T` steps from noise, index `T - 1`, to the data.
+
+With rows of probabilities on the left, as $x_i \sim x_{i-1} Q_i$ and $\bar Q_i = Q_0 \cdots Q_i$ (Austin et al. 2021,
+eq. 3)
+
+$$q(x_{i-1} | x_i, x_1) \propto (x_i Q_i^\top) \odot (x_1 \bar Q_{i-1}).$$
+
+Index $i$ stands at the time $t = 1 - (i + 1) / T$ of this library, and $x_1$ are the data.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_shape, is_traced
+from .._typing import Array, ArrayLike, Int, KeyArray, Tokens
+from ..discrete import log_tempered
+from ..interpolant import (
+    AbstractCategoricalPath,
+    AbstractReverse,
+    AbstractTransitions,
+    AveragedPosterior,
+    Mixture,
+    invert,
+    mean_where,
+    variational_term,
+)
+from ..prior import AbstractCategoricalPrior
+from ..schedule import DiscreteSchedule, TabulatedMasking
+
+Index = Int[ArrayLike, ""]
+
+
+class D3PM(eqx.Module):
+    r"""The steps of a chain of classes, for one event each.
+
+    A step leaves index `i` for `i - 1`, or for any lower index `to`; from the last index, or with `to=last_index - 1`,
+    it ends at the data. States are `(*shape)` integers, logits of the data `(*shape, K)`.
+
+    By a verb the same steps are those of `CategoricalModel(network, TabulatedMasking(table), prior=prior)`, or of
+    `CategoricalModel(network, Ordinal(table, K), prior=prior)`, under `frx.sample(grid=T)`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{austin2021structured,
+            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
+            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2021},
+        }
+        ```
+    """
+
+    path: AbstractCategoricalPath
+    prior: AbstractCategoricalPrior
+    reverse: AbstractReverse
+    num_steps: int = eqx.field(static=True)
+    last_index: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        noise: DiscreteSchedule | AbstractTransitions,
+        prior: AbstractCategoricalPrior,
+        *,
+        reverse: AbstractReverse | None = None,
+        last_index: int = 0,
+    ):
+        r"""**Arguments:**
+
+        - `noise`: a table of rates, for $Q_i = (1 - \beta_i) I + \beta_i \mathbb{1} \pi^\top$ with the probabilities
+            $\pi$ of the prior: uniform, absorbing or any; or matrices, such as those of [`Ordinal`][].
+        - `prior`: the law of the noise.
+        - `reverse`: how the law of the data becomes that of a step; [`AveragedPosterior`][] without.
+        - `last_index`: of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+        """
+        self.path = Mixture(TabulatedMasking(noise)) if isinstance(noise, DiscreteSchedule) else noise
+        self.path.check_prior(prior)
+        self.num_steps, self.last_index, self.prior = noise.num_steps, last_index, prior
+        self.reverse = AveragedPosterior() if reverse is None else reverse
+
+    def time(self, index: Index) -> Array:
+        """The time of an index in this library; of `last_index - 1` it is 1, the data."""
+        row = jnp.asarray(index) - self.last_index
+        if not is_traced(row) and not -1 <= int(row) < self.num_steps:
+            last = self.last_index + self.num_steps - 1
+            raise ValueError(f"index={int(row) + self.last_index} is not one of {self.last_index}, ..., {last}.")
+        return 1 - (row + 1).astype(float) / self.num_steps
+
+    def _ends(self, index: Index, to: Index | None) -> tuple[Array, Array]:
+        end = jnp.asarray(index) - 1 if to is None else jnp.asarray(to)
+        if not is_traced(index, end) and not int(end) < int(jnp.asarray(index)):
+            raise ValueError(f"to={to} must be below index={index}.")
+        return self.time(index), self.time(end)
+
+    def transition(self, index: Index, x: Array) -> Array:
+        """$x Q_i$, `(*shape, K)`: the law of the state at an index given the one before it, tokens or probabilities."""
+        s, t = self._ends(index, None)
+        return self.path.transition(self.prior, s, t, x)
+
+    def marginal(self, index: Index, x1: Array) -> Array:
+        r"""$x_1 \bar Q_i$, `(*shape, K)`: the law of the state at an index given data, tokens or probabilities."""
+        return self.path.marginal(self.prior, self.time(index), x1)
+
+    def interpolate(
+        self, index: Index, x1: Tokens, *, key: KeyArray | None = None, uniform: Array | None = None
+    ) -> Tokens:
+        """A draw of [`marginal`][], by a key or by uniform numbers as in [`step`][]."""
+        return _pick(self.marginal(index, x1), key, uniform).astype(x1.dtype)
+
+    def posterior(self, index: Index, x: Tokens, x1: Array, *, to: Index | None = None) -> Array:
+        r"""$q(x_{i-1} | x_i = x, x_1)$, `(*shape, K)`, exact; of probabilities of the data it is the average."""
+        return self.path.posterior(self.prior, *self._ends(index, to), x, x1)
+
+    def predict(
+        self,
+        logits: Array,
+        index: Index,
+        x: Tokens,
+        *,
+        to: Index | None = None,
+        temperature: float | Array = 1.0,
+    ) -> Array:
+        """$p(x_{i-1} | x_i = x)$, `(*shape, K)`, by logits of the data; from the last index their own probabilities."""
+        s, t = self._ends(index, to)
+        p1 = jnp.exp(log_tempered(jax.nn.log_softmax(logits, axis=-1), temperature))
+        p = self.reverse(self.path, self.prior, s, t, x, p1)
+        p = jnp.where(t >= 1, p1, p)
+        return p / jnp.sum(p, axis=-1, keepdims=True)
+
+    def step(
+        self,
+        logits: Array,
+        index: Index,
+        x: Tokens,
+        *,
+        to: Index | None = None,
+        key: KeyArray | None = None,
+        uniform: Array | None = None,
+        temperature: float | Array = 1.0,
+    ) -> Tokens:
+        """A draw of [`predict`][]; the temperature is that of the law of the data, as in [`Ancestral`][].
+
+        By a key, or by uniform numbers: `(*shape)`, one a site, for inversion, which is what a key draws, or
+        `(*shape, K)` for the largest of the logarithms with Gumbel noise.
+        """
+        p = self.predict(logits, index, x, to=to, temperature=temperature)
+        return _pick(p, key, uniform).astype(x.dtype)
+
+    def variational(self, logits: Array, index: Index, x: Tokens, x1: Tokens) -> Array:
+        r"""$D_{\text{KL}}(q(x_{i-1} | x_i, x_1) \,\|\, p(x_{i-1} | x_i))$ of every site in nats, `(*shape)`.
+
+        From the last index it is $-\log p(x_1 | x_i)$. The sum over all indices, each with its own draw of $x_i$, and
+        [`prior_term`][] bound minus the log-probability of the data; over $L \log 2$, in bits per token.
+        """
+        log_p1 = jax.nn.log_softmax(logits, axis=-1)
+        return variational_term(self.reverse, self.path, self.prior, *self._ends(index, None), x, x1, log_p1)
+
+    def prior_term(self, x1: Tokens) -> Array:
+        r"""$D_{\text{KL}}(q(x_{T-1} | x_1) \,\|\, \pi)$ of every site in nats, `(*shape)`.
+
+        Infinite where a token may be left that the prior never draws: a mask, unless the last $\bar\alpha$ is zero.
+        """
+        q = self.marginal(self.last_index + self.num_steps - 1, x1)
+        pi = jnp.broadcast_to(self.prior.probabilities, q.shape)
+        return jnp.sum(jax.scipy.special.rel_entr(q, pi), axis=-1)
+
+    def loss(
+        self,
+        logits: Array,
+        index: Index,
+        x: Tokens,
+        x1: Tokens,
+        *,
+        scale: float | Array = 0.0,
+        mask: ArrayLike | None = None,
+    ) -> Array:
+        """Cross-entropy and `scale` times [`variational`][], means over sites: one number of one event.
+
+        `mask`, `(*shape)`, is true or one for the sites that count, in both terms; an event without any has loss zero.
+        (Austin et al. 2021, eq. 5, where the weight is on the cross-entropy.)
+        """
+        log_p1 = jax.nn.log_softmax(logits, axis=-1)
+        total = -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0]
+        if is_traced(scale) or scale:
+            total = total + scale * self.variational(logits, index, x, x1)
+        return jnp.mean(total) if mask is None else mean_where(jnp.asarray(mask), total)
+
+
+def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens:
+    """A class of each site by a key or uniform numbers."""
+    if (key is None) == (uniform is None):
+        raise ValueError("This step draws classes: pass key=, or uniform= of numbers in [0, 1).")
+    if uniform is None:
+        assert key is not None
+        uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
+    uniform = jnp.asarray(uniform, weights.dtype)
+    if uniform.shape == weights.shape:
+        # A number of exactly zero has the noise of the smallest.
+        tiny = jnp.finfo(weights.dtype).tiny
+        return jnp.argmax(jnp.log(weights) - jnp.log(-jnp.log(jnp.maximum(uniform, tiny))), axis=-1)
+    check_shape("uniform", uniform.shape, weights.shape[:-1])
+    return invert(uniform, weights)

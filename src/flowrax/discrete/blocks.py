@@ -1,0 +1,145 @@
+"""Block after block: from left to right between blocks, by any other moves within one."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractLogitModel, AbstractMoves, Move
+from ..interpolant import Mixture
+from ..prior import AbstractCategoricalPrior, AbstractPrior, Masked
+from .masks import mask_of, size_of, times_of_shares
+
+
+class BlockModel(AbstractLogitModel):
+    """The law of a few neighbouring sites given all others, some of which may be masked."""
+
+    model: AbstractCategoricalModel
+    x: Tokens
+    """The whole event."""
+    start: Array
+    """The first site of the block."""
+    shape: Shape = eqx.field(static=True)
+    """Of the block."""
+
+    def __init__(self, model: AbstractCategoricalModel, x: Tokens, start: Array, size: int):
+        self.model, self.x, self.start, self.shape = model, x, start, (size,)
+
+    @property
+    def interpolant(self) -> Mixture:
+        return self.model.interpolant
+
+    @property
+    def prior(self) -> AbstractCategoricalPrior:
+        prior = self.model.prior
+        return Masked(self.shape, prior.num_classes, prior.mask)
+
+    @property
+    def dtype(self) -> DType:
+        return self.model.dtype
+
+    @property
+    def t_min(self) -> float:
+        return self.model.t_min
+
+    @property
+    def t_max(self) -> float:
+        return self.model.t_max
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.prior
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics | AbstractMoves:
+        return self.model.default_dynamics
+
+    def events(self, name: str, x: Any, size: int | None = None) -> Array:
+        raise ValueError("A block has no events of its own.")
+
+    def log_probabilities(
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        whole, t = self.put(x), self.time(t)
+        return self.take(self.model.log_probabilities(t, whole, condition, key=key))
+
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        if not isinstance(self.model, AbstractLogitModel):
+            raise ValueError(f"{type(self.model).__name__} has no logits of known sites.")
+        return self.take(self.model.logits(self.time(t), self.put(x), condition, key=key))
+
+    def put(self, x: Tokens) -> Tokens:
+        """The event with `x` in the block's place."""
+        return jax.lax.dynamic_update_slice(self.x.ravel(), x, (self.start,)).reshape(self.x.shape)
+
+    def take(self, values: Array) -> Array:
+        """The block's rows of `(*shape, ...)`."""
+        rows = values.reshape(self.x.size, *values.shape[self.x.ndim :])
+        return jax.lax.dynamic_slice_in_dim(rows, self.start, self.shape[0])
+
+    def time(self, t: Scalar) -> Array:
+        """The time of the event, by the share of its sites that is known when the block is at its time `t`."""
+        size = self.shape[0]
+        inside = jnp.sum(self.take(self.x) != self.prior.mask, dtype=jnp.int32)
+        outside = (jnp.sum(self.x != self.prior.mask, dtype=jnp.int32) - inside).astype(self.dtype)
+        alpha = self.interpolant.schedule.alpha(t).astype(self.dtype)
+        return times_of_shares(self, (outside + size * alpha) / self.x.size)
+
+
+class Blocks(AbstractMoves):
+    """Semi-autoregressive sampling: the blocks of an event from left to right, each by `inner` (Arriola et al. 2025).
+
+    A block sees what is known of the others; the masks after it are left as they are until their turn. All steps of
+    `inner` are taken for each block, so a grid is that of one block. The network is given the time of the whole event.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{arriola2025block,
+            author={Arriola, Marianne and Gokaslan, Aaron and Chiu, Justin T. and Yang, Zhihan and Qi, Zhixuan and
+                Han, Jiaqi and Sahoo, Subham Sekhar and Kuleshov, Volodymyr},
+            title={Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models},
+            booktitle={International Conference on Learning Representations},
+            year={2025},
+        }
+        ```
+    """
+
+    inner: AbstractMoves
+    block: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if self.block < 1:
+            raise ValueError(f"block must be at least 1; got {self.block}.")
+
+    @property
+    def evaluations(self) -> int:
+        return self.inner.evaluations
+
+    def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
+        """Of one block after the other, each from noise to data; raises `ValueError` where they do not fill events."""
+        mask_of(self, model)
+        size = size_of(model)
+        if size % self.block:
+            raise ValueError(f"An event of {size} sites is not filled by blocks of {self.block}.")
+        one = self.inner.times(self._model(model, model.prior.draw(jax.random.key(0)), jnp.asarray(0)), grid)
+        return jnp.concatenate([one[:1], *[one[1:]] * (size // self.block)])
+
+    def move(
+        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    ) -> Tokens:
+        count = step.count // (x.size // self.block)
+        number = (step.index // count).astype(jnp.int32)
+        block = self._model(model, x, number * self.block)
+        index = step.index % count
+        # The time at which the block before ended is the one at which this one starts.
+        start = jnp.where(index == 0, jnp.asarray(model.t_min, step.start.dtype), step.start)
+        first = None if step.first is None else block.take(step.first)
+        shared = None if step.key is None else jax.random.fold_in(step.key, number)
+        inner = Move(index, count, start, step.end, first, shared)
+        return block.put(self.inner.move(block, inner, block.take(x), condition, key))
+
+    def _model(self, model: AbstractCategoricalModel, x: Tokens, start: Array) -> BlockModel:
+        return BlockModel(model, x, start, self.block)

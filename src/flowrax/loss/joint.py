@@ -1,0 +1,79 @@
+"""The loss of a model of several parts: the sum of the parts' own, by one evaluation of the network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Condition, DType, KeyArray, PyTree, Times
+from ..categorical import CategoricalModel
+from ..times import AbstractTimes, Stratified
+from .cross_entropy import CrossEntropy
+from .matching import AbstractLoss, ConditionDropout, Matching
+
+
+class Apart(AbstractTimes):
+    """A time of its own for each of several parts, independent of one another."""
+
+    parts: int = eqx.field(static=True)
+    times: AbstractTimes = Stratified()
+
+    def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
+        """`(n, parts)`; each column in an order of its own, or stratified ones would go together."""
+        keys = jax.random.split(key, (self.parts, 2))
+        drawn = [jax.random.permutation(b, self.times(a, n, t_min, t_max, dtype)) for a, b in keys]
+        return jnp.stack(drawn, axis=1)
+
+    def correction(self, t: Times, t_min: float, t_max: float) -> Array:
+        return jnp.prod(self.times.correction(t, t_min, t_max))
+
+
+class JointMatching(AbstractLoss):
+    r"""$\sum_p \omega_p \mathcal{L}_p$ over the parts, each with the loss of its own kind.
+
+    `losses` and `weights` are by name; [`Matching`][] and [`CrossEntropy`][] and a weight of 1 without. Times are
+    drawn by `times`, one for all parts or, with [`Apart`][], one for each in the order of their names.
+    """
+
+    losses: dict[str, AbstractLoss] = eqx.field(default_factory=dict)
+    weights: dict[str, float] = eqx.field(default_factory=dict)
+    times: AbstractTimes = Stratified()
+    condition_dropout: ConditionDropout | None = None
+
+    def __check_init__(self) -> None:
+        for name, loss in self.losses.items():
+            if getattr(loss, "condition_dropout", None) is not None:
+                raise ValueError(f"The loss of part {name} drops conditions; give condition_dropout to JointMatching.")
+
+    def __call__(
+        self,
+        model: Any,
+        t: Times,
+        x0: Mapping[str, PyTree],
+        x1: Mapping[str, Array],
+        condition: Condition = None,
+        *,
+        key: KeyArray | None = None,
+    ) -> Array:
+        given, network_key = condition, key
+        if key is not None and self.condition_dropout is not None:
+            network_key, dropout_key = jax.random.split(key)
+            condition = self.condition_dropout(condition, dropout_key)
+        names = sorted(model.parts)
+        drawn = jnp.broadcast_to(t, (len(names),))
+        if not model.separate_times and jnp.ndim(t):
+            raise ValueError("The times of this loss differ between parts; the model has separate_times=False.")
+        parts = {name: model.parts[name] for name in names}
+        own = {name: jnp.clip(drawn[i], part.t_min, part.t_max) for i, (name, part) in enumerate(parts.items())}
+        x = {name: part.interpolant.interpolate(own[name], x0[name], x1[name]) for name, part in parts.items()}
+        x = {name: x[name].astype(x1[name].dtype) for name in names}
+        outputs = model.outputs(own, x, condition, key=network_key)
+        total = jnp.zeros((), model.dtype)
+        for name in names:
+            part = model.said(name, outputs)
+            default = CrossEntropy() if isinstance(part, CategoricalModel) else Matching()
+            value = self.losses.get(name, default)(part, own[name], x0[name], x1[name], given)
+            total = total + self.weights.get(name, 1.0) * value.astype(total.dtype)
+        return total

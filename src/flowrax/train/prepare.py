@@ -1,0 +1,110 @@
+"""What `fit` asks of its arguments before it trains: the data, the pairs, the loss of each kind of model."""
+
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import check_finite, check_shape
+from .._condition import Batched
+from .._typing import Batch, BatchLike, KeyArray
+from ..categorical import CategoricalModel
+from ..coupling import AbstractCoupling
+from ..interpolant import AbstractTransitions
+from ..joint import JointModel
+from ..loss import AbstractLoss, Antithetic, Apart, CrossEntropy, JointMatching, Matching
+from ..model import Model
+from ..prior import check_range
+from ..schedule import AbstractSchedule
+from ..target import Velocity
+from ..times import Stratified
+from .step import Augment
+
+Trainable = TypeVar("Trainable", Model, CategoricalModel, JointModel)
+
+
+def check_data(
+    model: Trainable,
+    data: Any,
+    validation: Any,
+    augment: Augment | None,
+    key: KeyArray,
+    conditions: tuple[Batched, Batched],
+) -> tuple[Any, Any]:
+    """The rows and the held-out rows as arrays; raises `ValueError` for what the model cannot be trained on."""
+    if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
+        raise ValueError(
+            "The network has no arrays to train. A function that closes over a network hides them: make it an "
+            "eqx.Module that holds the network."
+        )
+    if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
+        return model.events("data", data), None if validation is None else model.events("validation", validation)
+    rows = jnp.asarray(data, model.dtype)
+    check_finite("data", rows)
+    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+    event = row if augment is None else jax.eval_shape(augment, key, row)
+    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
+    if augment is None:
+        check_range("data", model.prior, rows, conditions[0])
+    if validation is None:
+        return rows, None
+    held_out = jnp.asarray(validation, model.dtype)
+    check_finite("validation", held_out)
+    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
+    if augment is None:
+        check_range("validation", model.prior, held_out, conditions[1])
+    return rows, held_out
+
+
+def without_priors(trained: Any) -> Any:
+    """Nothing of a prior is trained, nor matrices of noise."""
+    if isinstance(trained, JointModel):
+        return eqx.tree_at(lambda m: m.parts, trained, {name: without_priors(p) for name, p in trained.parts.items()})
+    if isinstance(trained.interpolant, AbstractTransitions):
+        trained = eqx.tree_at(lambda m: m.interpolant, trained, replace=False)
+    return eqx.tree_at(lambda m: m.prior, trained, replace=False)
+
+
+def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
+    """The model with another coupling."""
+    model = eqx.tree_at(lambda m: m.coupling, model, coupling)
+    if isinstance(model, Model):
+        model.check_score()
+    return model
+
+
+def default_loss(model: Trainable) -> AbstractLoss:
+    """What `fit` minimises when it is told nothing else."""
+    if isinstance(model, CategoricalModel):
+        return CrossEntropy()
+    if isinstance(model, JointModel):
+        return JointMatching(times=Apart(len(model.parts)) if model.separate_times else Stratified())
+    is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
+    return Antithetic() if is_bridge else Matching()
+
+
+def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
+    """Pairs of noise and data, stacked; raises `ValueError` unless both have the same shape."""
+    if x0 is None:
+        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
+    start = jnp.asarray(x0, rows.dtype)
+    check_finite(name, start)
+    check_shape(name, start.shape, rows.shape)
+    return jnp.stack([start, rows], axis=1)
+
+
+def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
+    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
+    if isinstance(model, JointModel):
+        return
+    for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
+        if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
+            raise ValueError(
+                f"loss.times has the schedule {leaf} but the model has {model.interpolant.schedule}; "
+                "draw times by the model's own."
+            )
+
+
+def _is_schedule(leaf: Any) -> bool:
+    return isinstance(leaf, AbstractSchedule)
