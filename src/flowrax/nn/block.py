@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from .._typing import Array, Bool, KeyArray
 from .context import zeroed
@@ -43,6 +44,10 @@ class Block(eqx.Module):
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
         size = width if context_size is None else context_size
         self.modulation = zeroed(eqx.nn.Linear(size, 6 * width, key=keys[0]))
+        if size == 0:
+            # Numbers that no context moves leave zero by one step of the optimiser a time: the gates start open.
+            gates = jnp.asarray([0, 0, 1, 0, 0, 1], self.modulation.weight.dtype)
+            self.modulation = eqx.tree_at(lambda m: m.bias, self.modulation, jnp.repeat(gates, width))
         self.attention = eqx.nn.MultiheadAttention(
             num_heads,
             width,

@@ -5,7 +5,6 @@ C.2); places enter by turning queries and keys (Su et al. 2021), so that what at
 """
 
 import math
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -15,11 +14,9 @@ import numpy as np
 from .._checks import check_shape
 from .._typing import Array, Bool, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ..abstract import AbstractFeatureNetwork
+from ..loss.reductions import MaskOf
 from .block import Block, modulated
 from .context import Context, zeroed
-
-PaddingMask = Callable[[Condition], Array]
-"""The sites of one event that hold data, `(*shape)` booleans, from its condition."""
 
 
 class Transformer(AbstractFeatureNetwork):
@@ -68,7 +65,7 @@ class Transformer(AbstractFeatureNetwork):
     norm: eqx.nn.LayerNorm
     modulation: eqx.nn.Linear
     read_out: eqx.nn.Linear
-    mask: PaddingMask | None = eqx.field(static=True)
+    mask: MaskOf | None = eqx.field(static=True)
     shape: Shape = eqx.field(static=True)
 
     def __init__(
@@ -83,7 +80,7 @@ class Transformer(AbstractFeatureNetwork):
         mlp_ratio: int = 4,
         rotary: bool = True,
         time: bool = True,
-        mask: PaddingMask | None = None,
+        mask: MaskOf | None = None,
         num_classes: int = 0,
         vector_size: int = 0,
         num_frequencies: int = 16,
@@ -102,8 +99,9 @@ class Transformer(AbstractFeatureNetwork):
         - `rotary`: whether places turn queries and keys; a learned vector of each site is added to its token if not.
         - `time`: whether the network is told the time. Masked diffusion does without: the posterior of a mask depends
             on what is not masked alone.
-        - `mask`: `mask(condition)` says which sites hold data, `(*shape)` booleans. Nothing looks at the others, whose
-            logits mean nothing. Booleans of the condition are for it alone.
+        - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site holds data. Nothing looks at the others, whose
+            logits mean nothing. The same function goes to `loss.CrossEntropy`; booleans of the condition are for it
+            alone.
         - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
         - `vector_size`: number of floating elements of a condition.
         - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
@@ -158,8 +156,8 @@ class Transformer(AbstractFeatureNetwork):
         """Who may look at whom, and what is left of the condition for the context."""
         if self.mask is None:
             return None, condition
-        real = self.mask(condition)
-        check_shape("mask(condition)", real.shape, self.shape)
+        real = jnp.asarray(self.mask(condition)).astype(bool)
+        check_shape("The mask of the tokens", real.shape, self.shape)
         told = [leaf for leaf in jax.tree.leaves(condition) if not jnp.issubdtype(jnp.result_type(leaf), bool)]
         return jnp.broadcast_to(real.reshape(1, -1), (real.size, real.size)), told
 
