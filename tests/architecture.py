@@ -44,6 +44,7 @@ LAYERS = [
     "divergence",
     "last_step",
     "likelihood_error",
+    "categorical_bound",
     "likelihood",
     "sample_moves",
     "sample",

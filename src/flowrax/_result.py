@@ -1,5 +1,6 @@
 """The records that verbs return, and the sentences of a solve that failed."""
 
+import math
 from typing import TypeVar
 
 import diffrax as dfx
@@ -54,11 +55,12 @@ class LogProb(eqx.Module):
     """What `log_prob` returns."""
 
     value: PerSample
-    """`(n,)`, log-density at `t_max` in nats."""
+    """`(n,)`, log-density at `t_max` in nats; of classes a log-probability."""
     standard_error: PerSample
-    """`(n,)`, of the divergence estimate: zero for an exact one, infinite for a single probe."""
-    latent: Event
-    """`(n, *event)`, the state at `t_min` that flows into each row."""
+    """`(n,)`, of the divergence estimate: zero for an exact one, infinite for a single probe. Of a bound, that of its
+    draws."""
+    latent: Event | None
+    """`(n, *event)`, the state at `t_min` that flows into each row; None for a bound."""
     stats: Stats
     result: RESULTS
     is_bound: bool = eqx.field(static=True, default=False)
@@ -68,6 +70,17 @@ class LogProb(eqx.Module):
     discretisation_error: PerSample | None = None
     """`(n,)`, an estimate of what the steps of the solve add to `value`, in nats and signed; NaN where the finer solve
     failed."""
+
+    def bits_per_token(self, num_tokens: int | Array) -> Array:
+        """Minus the value in bits, over the number of tokens of an event; of a bound an upper one.
+
+        **Arguments:**
+
+        - `num_tokens`: of all events, or `(n,)`.
+
+        **Returns:** `(n,)`.
+        """
+        return -self.value / (jnp.asarray(num_tokens, self.value.dtype) * math.log(2))
 
 
 def is_failed(result: RESULTS) -> Array:

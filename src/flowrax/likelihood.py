@@ -6,6 +6,7 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 """
 
 import math
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -16,7 +17,8 @@ from ._checks import check_time
 from ._condition import Batched, cast_condition, split_condition
 from ._result import LogProb, raise_if_failed
 from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree, Scalar
-from .abstract import AbstractContinuousModel
+from .abstract import AbstractCategoricalModel, AbstractContinuousModel, AbstractModel
+from .categorical_bound import categorical_bound, check_no_solve
 from .divergence import AbstractDivergence, ControlVariate, Exact
 from .dynamics import ProbabilityFlow
 from .engine import Grid, Placement, ProgressLike, Stepping, make_stepping, on_each_device, place, solve
@@ -80,7 +82,7 @@ def likelihood_norm(error: PyTree[Array]) -> Array:
 
 
 def log_prob(
-    model: AbstractContinuousModel,
+    model: AbstractModel,
     x: BatchLike,
     *,
     condition: Condition | Batched = None,
@@ -101,6 +103,12 @@ def log_prob(
     throw: bool = True,
 ) -> LogProb:
     """Log-density of each row of `x` under the model's law at `t_max`, with the error of a random divergence.
+
+    Of a categorical model a lower bound on the log-probability, with the standard error of its draws: with `grid` that
+    of the chain that `sample` draws in these steps, without it that of the limit of many, by 128 evaluations of the
+    network or two to a step. It is minus infinity where the model, or what its source lacks, excludes a row. For noise
+    other than masks the limit is finite only for a model that leaves no doubt about what it sees as `t` goes to 1; that
+    of so many steps always is. Only `condition`, `key` (needed), `grid`, `lanes`, `progress` and `throw` apply.
 
     **Arguments:**
 
@@ -133,6 +141,17 @@ def log_prob(
     **Raises:** `ValueError` for a bad argument or events that leave the range of a singular prior, [`SolveError`][]
     for a failed solve.
     """
+    if isinstance(model, AbstractCategoricalModel):
+        of_a_solve = {"solver": solver, "rtol": rtol, "atol": atol, "stepsize_controller": stepsize_controller}
+        of_a_solve |= {"adjoint": adjoint, "target_standard_error": target_standard_error}
+        given = {name: value is not None for name, value in of_a_solve.items()}
+        given |= {"divergence": divergence is not _EXACT, "discretisation_error": discretisation_error}
+        given |= {"max_steps": max_steps != 4096, "max_probes": max_probes != 1024}
+        check_no_solve(model, given)
+        options = {"condition": condition, "key": key, "grid": grid, "lanes": lanes}
+        return categorical_bound(model, x, **options, progress=progress, throw=throw)
+    if not isinstance(model, AbstractContinuousModel):
+        raise ValueError(f"{type(model).__name__} has no log_prob; only one kind of event at a time has.")
     events = model.events("x", x)
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
@@ -140,18 +159,9 @@ def log_prob(
     solver = augmented_solver(divergence, flow.stepper(solver))
     start, end = flow.interval(model)
     check_time("t_min", start)
-    stepping = make_stepping(
-        (end, start),
-        solver,
-        model.dtype,
-        rtol=rtol,
-        atol=atol,
-        controller=stepsize_controller,
-        grid=grid,
-        max_steps=max_steps,
-        default_tolerance=flow.default_tolerance,
-        norm=likelihood_norm,
-    )
+    steps: Any = {"rtol": rtol, "atol": atol, "controller": stepsize_controller, "grid": grid, "max_steps": max_steps}
+    steps |= {"default_tolerance": flow.default_tolerance, "norm": likelihood_norm}
+    stepping = make_stepping((end, start), solver, model.dtype, **steps)
     condition = cast_condition(condition, model.dtype, events.shape[0])
     check_range("x", model.prior, events, condition)
     keys = None if key is None else keys_of_rows(key, len(events))

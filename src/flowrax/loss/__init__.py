@@ -2,6 +2,7 @@
 
 from .alignment import RepresentationAlignment as RepresentationAlignment, WithFeatures as WithFeatures
 from .antithetic import Antithetic as Antithetic
+from .categorical_bound import CategoricalBound as CategoricalBound
 from .cross_entropy import (
     AbstractTokenWeight as AbstractTokenWeight,
     Bound as Bound,

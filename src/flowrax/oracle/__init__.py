@@ -8,3 +8,5 @@ from .categorical import (
 )
 from .gaussian import Gaussian as Gaussian
 from .gaussian_mixture import GaussianMixture as GaussianMixture
+from .markov import Markov as Markov
+from .sites import Sites as Sites

@@ -1,0 +1,207 @@
+r"""`log_prob` of categorical models: a variational bound, of the chain of so many steps or in continuous time.
+
+In $k$ steps from $s = t_0$ to $t_k = 1$ (Austin et al. 2021, eq. 1)
+
+$$-\log p(x_1) \le D_{\text{KL}}\big(q(x_{t_0} | x_1) \,\|\, \pi\big) + \sum_{j < k} \mathbb{E}\,
+D_{\text{KL}}\big(q(x_{t_{j+1}} | x_{t_j}, x_1) \,\|\, p_\theta(x_{t_{j+1}} | x_{t_j})\big),$$
+
+where the last of the steps is the reconstruction of the data. The limit of many steps is the bound of
+[`CategoricalBound`][]. Under masks the first term is zero: what is left of the data at $t_0$, where every sample
+starts from masks alone, is lost to the noise of the bound too, and the steps are the same.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._checks import is_traced
+from ._condition import Batched, cast_condition, condition_of, split_condition
+from ._result import RESULTS, LogProb, Stats, raise_if_failed
+from ._typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
+from .abstract import AbstractCategoricalModel
+from .discrete import Ancestral
+from .engine import Grid, Placement, ProgressLike, on_each_device, place
+from .engine.solve import make_meter
+from .interpolant import AveragedPosterior, spread, variational_term
+from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
+
+# Evaluations of the network for every row, at least two to a step, whose difference is the standard error.
+_DRAWS = 128
+
+_NONFINITE: Any = RESULTS.nonfinite
+
+
+class _Continuous(eqx.Module):
+    """Strata of the number of sites that are lost."""
+
+    count: int = eqx.field(static=True, default=_DRAWS // 2)
+
+    def first(self, model: AbstractCategoricalModel, x1: Tokens) -> Array:
+        return start_divergence(model, model.t_min, x1)
+
+    def draw(
+        self, model: AbstractCategoricalModel, cell: Array, x1: Tokens, condition: Condition, key: KeyArray
+    ) -> Array:
+        unit_key, prior_key, level_key = jax.random.split(key, 3)
+        x0, level = model.interpolant.noise(level_key, model.prior.draw(prior_key))
+        unit = (cell.astype(level.dtype) + jax.random.uniform(unit_key, (), level.dtype)) / self.count
+        return bound_draw(model, unit, x0, level, x1, condition) / self.count
+
+
+class _Chain(eqx.Module):
+    """The steps of an ancestral chain."""
+
+    times: Array
+
+    @property
+    def count(self) -> int:
+        return self.times.shape[0] - 1
+
+    def first(self, model: AbstractCategoricalModel, x1: Tokens) -> Array:
+        return start_divergence(model, self.times[0], x1)
+
+    def draw(
+        self, model: AbstractCategoricalModel, cell: Array, x1: Tokens, condition: Condition, key: KeyArray
+    ) -> Array:
+        s, t, path = self.times[cell], self.times[cell + 1], model.interpolant
+        prior_key, noise_key = jax.random.split(key)
+        noise = path.noise(noise_key, model.prior.draw(prior_key))
+        if model.prior.mask is None:
+            x = path.interpolate(s, noise, x1)
+            log_p = model.log_probabilities(s, x, condition)
+            return jnp.sum(variational_term(AveragedPosterior(), path, model.prior, s, t, x, x1, log_p))
+        first, start, end = (path.schedule.mask_probability(time) for time in (self.times[0], s, t))
+        x0, level = noise
+        x = jnp.where(level < (start / first).astype(level.dtype), x0, x1)
+        terms = masked_terms(model, model.log_probabilities(s, x, condition), x, x1)
+        return (1 - end / start).astype(terms.dtype) * jnp.sum(terms)
+
+
+def start_divergence(model: AbstractCategoricalModel, t: float | Array, x1: Tokens) -> Array:
+    """How far what is left of an event at the start is from the source.
+
+    **Arguments:**
+
+    - `model`: any.
+    - `t`: the start.
+    - `x1`: one event.
+
+    **Returns:** nats, a scalar.
+    """
+    left = model.interpolant.marginal(model.prior, t, x1)
+    if model.prior.mask is not None:
+        return jnp.zeros((), left.dtype)
+    pi = jnp.broadcast_to(spread(model.prior.probabilities.astype(left.dtype), left.ndim), left.shape)
+    return jnp.sum(divergence_terms(left, pi))
+
+
+def check_no_solve(model: AbstractCategoricalModel, options: dict[str, bool]) -> None:
+    """Raises `ValueError` where an option of a solve by diffrax was given: those that are true.
+
+    **Arguments:**
+
+    - `model`: named in the message.
+    - `options`: by name.
+    """
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise ValueError(
+            f"log_prob of a {type(model).__name__} is a bound by draws, without a solve, and takes no "
+            f"{', '.join(given)}; give it key= and, for the bound of so many steps, grid=."
+        )
+
+
+def categorical_bound(
+    model: AbstractCategoricalModel,
+    x: BatchLike,
+    *,
+    condition: Condition | Batched,
+    key: KeyArray | None,
+    grid: Grid | None,
+    lanes: int | None,
+    progress: ProgressLike,
+    throw: bool,
+) -> LogProb:
+    """[`log_prob`][] of a categorical model, with its arguments and its record.
+
+    **Arguments:** as of [`log_prob`][].
+
+    **Returns:** a [`LogProb`][] in nats whose `value` is a lower bound in expectation over the key.
+    """
+    if key is None:
+        raise ValueError(f"log_prob of a {type(model).__name__} draws noise; pass key=jax.random.key(...).")
+    events = model.events("x", x)
+    if grid is None:
+        check_continuous(model)
+        bound: _Continuous | _Chain = _Continuous()
+    else:
+        bound = _Chain(_checked(Ancestral().times(model, grid).astype(model.dtype)))
+    shared, rows = split_condition(cast_condition(condition, model.dtype, events.shape[0]))
+    rows, placement = place((events, rows), (model, bound, shared))
+    answer = _evaluate(bound, model, key, shared, rows, lanes, progress, placement)
+    return raise_if_failed("log_prob", answer, answer.result, None) if throw else answer
+
+
+def _checked(times: Array) -> Array:
+    if not is_traced(times):
+        given = np.asarray(times)
+        if given.ndim != 1 or len(given) < 2 or given[0] < 0 or given[-1] != 1 or np.any(np.diff(given) <= 0):
+            raise ValueError("grid must be a number of steps, or times that increase to 1, where the data are.")
+    return times
+
+
+@eqx.filter_jit
+def _evaluate(
+    bound: _Continuous | _Chain,
+    model: AbstractCategoricalModel,
+    key: KeyArray,
+    condition: Condition,
+    rows: tuple[Array, PyTree],
+    lanes: int | None,
+    progress: ProgressLike,
+    placement: Placement | None,
+) -> LogProb:
+    def evaluate(shared: PyTree, rows: PyTree, index: Array) -> LogProb:
+        n = index.shape[0]
+        if lanes is None or lanes >= n:
+            return _together(shared, (index, *rows), progress)
+
+        def one(args: PyTree) -> LogProb:
+            together = _together(shared, jax.tree.map(lambda leaf: leaf[None], args), progress)
+            return jax.tree.map(lambda leaf: leaf[0], together)
+
+        return jax.lax.map(one, (index, *rows), batch_size=lanes)
+
+    return on_each_device(evaluate, placement, rows[0].shape[0], (bound, model, condition, key), rows)
+
+
+def _together(
+    shared: tuple[_Continuous | _Chain, AbstractCategoricalModel, Condition, KeyArray],
+    rows: tuple[Array, Array, PyTree],
+    progress: ProgressLike,
+) -> LogProb:
+    (bound, model, condition, key), (index, x, own) = shared, rows
+    repeats = max(2, -(-_DRAWS // bound.count))
+    total, meter = bound.count * repeats, make_meter(progress)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+    def body(state: PyTree, number: Array) -> tuple[PyTree, Array]:
+        def one(x: Tokens, key: KeyArray, row: PyTree) -> Array:
+            cell, key = number // repeats, jax.random.fold_in(key, number)
+            return bound.draw(model, cell, x, condition_of(condition, row), key)
+
+        return meter.step(state, (number + 1) / total), jax.vmap(one)(x, keys, own)
+
+    state, draws = jax.lax.scan(body, meter.init(), jnp.arange(total))
+    meter.close(state)
+    draws = draws.reshape(bound.count, repeats, -1)
+    value = jax.vmap(lambda x: bound.first(model, x))(x) + jnp.sum(jnp.mean(draws, axis=1), axis=0)
+    finite = jnp.where(jnp.isfinite(draws), draws, 0)
+    error = jnp.sqrt(jnp.sum(jnp.var(finite, axis=1, ddof=1), axis=0) / repeats)
+    error = jnp.where(jnp.isfinite(value), error, jnp.inf)
+    number = jnp.full(x.shape[0], total, jnp.int32)
+    result = jax.vmap(lambda bad: RESULTS.where(bad, _NONFINITE, RESULTS.successful))(jnp.isnan(value))
+    return LogProb(-value, error, None, Stats(number, jnp.zeros_like(number), number), result, is_bound=True)
