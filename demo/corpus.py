@@ -30,7 +30,7 @@ class Corpus(NamedTuple):
         return np.concatenate([self.train, self.validation])
 
     def decode(self, numbers: np.ndarray) -> str:
-        """The text; what is no character, a mask, is an underscore on black."""
+        """The text; what is no character, a mask, is a full block."""
         return "".join(self.alphabet[i] if i < len(self.alphabet) else "█" for i in np.asarray(numbers).tolist())
 
 

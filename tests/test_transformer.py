@@ -158,18 +158,25 @@ def test_precisions_agree_and_the_shape_is_that_of_the_event(key):
 
 @pytest.mark.accuracy
 def test_fit_finds_the_law_of_each_class(x64, key):
-    """The bound of a trained network comes down to the entropy; samples of a class follow its law."""
-    # Two tokens that are alike in class 0 and unlike in class 1: one nat times log 2 for each event.
-    first = jax.random.randint(key, (512,), 0, 2, jnp.int32)
+    """The bound of a trained network comes down to the entropy; samples of a class follow its law; padding is noise."""
+    # Two tokens that are alike in class 0 and unlike in class 1: log 2 nats for each event.
+    first, padding = jax.random.randint(key, (2, 512), 0, 2, jnp.int32)
     label = jnp.arange(512, dtype=jnp.int32) % 2
-    data = jnp.stack([first, first ^ label], axis=1)
-    network = frx.nn.Transformer((2,), 3, key=key, width=16, depth=1, num_heads=2, time=False, num_classes=2)
-    model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=frx.prior.Masked.exclusive((2,), 2))
-    loss = frx.loss.CrossEntropy(weight=frx.loss.Bound(), per_token=False)
+    data = jnp.stack([first, first ^ label, padding], axis=1)
+    condition = {"real": jnp.broadcast_to(jnp.array([[True, True, False]]), data.shape), "label": label}
+
+    def real(condition):
+        return condition["real"]
+
+    options = {"width": 16, "depth": 1, "num_heads": 2, "time": False, "num_classes": 2, "mask": real}
+    network = frx.nn.Transformer((3,), 3, key=key, **options)
+    model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=frx.prior.Masked.exclusive((3,), 2))
+    loss = frx.loss.CrossEntropy(weight=frx.loss.Bound(), per_token=False, mask=real)
     options = {"num_steps": 200, "batch_size": 128, "optimizer": optax.adam(1e-2), "progress": False}
-    fit = frx.fit(model, data, key, condition=label, loss=loss, validate_every=50, **options)
+    fit = frx.fit(model, data, key, condition=condition, loss=loss, validate_every=50, **options)
     assert fit.history["train_loss"][-1] == pytest.approx(np.log(2), abs=0.03)
-    draws = frx.sample(fit.model, key, 200, condition=frx.Batched(label[:200]), grid=16).x
+    rows = jax.tree.map(lambda leaf: leaf[:200], condition)
+    draws = frx.sample(fit.model, key, 200, condition=frx.Batched(rows), grid=16).x
     # Two tokens that are lifted in the same step, one step in 16, may disagree.
     assert np.mean(draws[:, 0] ^ draws[:, 1] == label[:200]) > 0.93
 
