@@ -48,11 +48,11 @@ class AbstractFeatureNetwork(AbstractNetwork):
 
     @abc.abstractmethod
     def hidden(
-        self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
-    ) -> tuple[Event, tuple[Array, ...]]:
-        """The output, of the shape of `x`, and the hidden features of every block."""
+        self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """The output and the hidden features of every block."""
 
-    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+    def __call__(self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         return self.hidden(t, x, condition, key=key)[0]
 
 

@@ -99,7 +99,7 @@ class CrossEntropy(AbstractLoss):
         loss = -jnp.take_along_axis(log_p, x1[..., None], axis=-1)[..., 0]
         count = jnp.asarray(x1.size, jnp.int32)
         if self.mask is not None:
-            real = jnp.asarray(self.mask(given)) != 0
+            real = jnp.asarray(self.mask(given)).astype(bool)
             check_shape("The mask of the tokens", real.shape, x1.shape)
             loss, count = jnp.where(real, loss, 0), jnp.sum(real, dtype=jnp.int32)
         total = jnp.sum(loss)

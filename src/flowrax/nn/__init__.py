@@ -11,4 +11,5 @@ from .energy import (
 from .features import FourierFeatures as FourierFeatures
 from .mlp import MLP as MLP, ResidualMLP as ResidualMLP
 from .projected import Projected as Projected, Projector as Projector
+from .transformer import Transformer as Transformer
 from .unet import UNet as UNet

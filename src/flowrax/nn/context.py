@@ -15,17 +15,19 @@ Layer = TypeVar("Layer", bound=eqx.Module)
 
 
 class Context(eqx.Module):
-    """What image networks know beside the image.
+    """What networks know beside the event.
 
     Of a condition, whatever its structure, the one integer leaf is the class and the floating leaves are one vector.
     A label that is no class gives NaN where it cannot be seen before compilation, and `ValueError` where it can.
     """
 
-    features: FourierFeatures
-    widen: eqx.nn.Linear
-    mix: eqx.nn.Linear
+    features: FourierFeatures | None
+    widen: eqx.nn.Linear | None
+    mix: eqx.nn.Linear | None
     classes: eqx.nn.Embedding | None
     vector: eqx.nn.Linear | None
+    size: int = eqx.field(static=True)
+    """Of the vector; 0 where there is nothing to know."""
     num_classes: int = eqx.field(static=True)
     vector_size: int = eqx.field(static=True)
 
@@ -38,6 +40,7 @@ class Context(eqx.Module):
         vector_size: int = 0,
         num_frequencies: int = 16,
         frequency_scale: float = 1.0,
+        time: bool = True,
     ) -> None:
         """**Arguments:**
 
@@ -46,17 +49,19 @@ class Context(eqx.Module):
         - `num_classes`: labels run from 0; the label `num_classes` is that of no class. 0 for no labels.
         - `vector_size`: number of floating elements of a condition.
         - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
+        - `time`: whether the time is known.
         """
         keys = jax.random.split(key, 5)
-        self.features = FourierFeatures(num_frequencies, frequency_scale, key=keys[0])
-        self.widen = eqx.nn.Linear(2 * num_frequencies, width, key=keys[1])
-        self.mix = eqx.nn.Linear(width, width, key=keys[2])
+        self.features = FourierFeatures(num_frequencies, frequency_scale, key=keys[0]) if time else None
+        self.widen = eqx.nn.Linear(2 * num_frequencies, width, key=keys[1]) if time else None
+        self.mix = eqx.nn.Linear(width, width, key=keys[2]) if time else None
         self.classes = eqx.nn.Embedding(num_classes + 1, width, key=keys[3]) if num_classes else None
         self.vector = eqx.nn.Linear(vector_size, width, use_bias=False, key=keys[4]) if vector_size else None
         self.num_classes, self.vector_size = num_classes, vector_size
+        self.size = width if time or num_classes or vector_size else 0
 
     def __call__(self, t: Scalar, condition: Condition, dtype: DType) -> Array:
-        """`(width,)`; raises `ValueError` for a condition of another kind."""
+        """`(size,)`; raises `ValueError` for a condition of another kind."""
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
         labels = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
         if any(leaf.dtype == bool for leaf in leaves):
@@ -69,7 +74,10 @@ class Context(eqx.Module):
                 f"The condition has {num_labels} integer labels and {vector.shape[0]} floating elements but the "
                 f"network takes {wanted[0]} and {wanted[1]}."
             )
-        total = self.mix(jax.nn.silu(self.widen(self.features(t, dtype))))
+        total = jnp.zeros(self.size, dtype)
+        if self.features is not None:
+            assert self.widen is not None and self.mix is not None
+            total = self.mix(jax.nn.silu(self.widen(self.features(t, dtype))))
         if self.classes is not None:
             total = total + self._class(labels[0].reshape(()))
         return total if self.vector is None else total + self.vector(vector)

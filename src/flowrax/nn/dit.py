@@ -1,8 +1,6 @@
 r"""The diffusion transformer: patches of an image as tokens, modulated by time and condition.
 
-Every block is $h \leftarrow h + a \odot F\big((1 + s) \odot \text{norm}(h) + b\big)$, first for attention and then for
-a perceptron, with $a, b, s$ linear in $\text{silu}(c)$ and zero at first: the block starts as the identity and the
-network as zero (Peebles & Xie 2023, section 3.2, adaLN-Zero).
+Its blocks start as the identity and the network as zero (Peebles & Xie 2023, section 3.2, adaLN-Zero).
 """
 
 import equinox as eqx
@@ -13,44 +11,8 @@ import numpy as np
 from .._checks import check_shape
 from .._typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..abstract import AbstractFeatureNetwork
+from .block import Block, modulated
 from .context import Context, check_image, zeroed
-
-
-class _Block(eqx.Module):
-    norm: eqx.nn.LayerNorm
-    modulation: eqx.nn.Linear
-    attention: eqx.nn.MultiheadAttention
-    widen: eqx.nn.Linear
-    contract: eqx.nn.Linear
-    dropout: eqx.nn.Dropout
-
-    def __init__(self, width: int, num_heads: int, ratio: int, dropout: float, *, key: KeyArray) -> None:
-        keys = jax.random.split(key, 4)
-        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
-        self.modulation = zeroed(eqx.nn.Linear(width, 6 * width, key=keys[0]))
-        self.attention = eqx.nn.MultiheadAttention(
-            num_heads,
-            width,
-            use_query_bias=True,
-            use_key_bias=True,
-            use_value_bias=True,
-            use_output_bias=True,
-            key=keys[1],
-        )
-        self.widen = eqx.nn.Linear(width, ratio * width, key=keys[2])
-        self.contract = eqx.nn.Linear(ratio * width, width, key=keys[3])
-        self.dropout = eqx.nn.Dropout(dropout)
-
-    def __call__(self, h: Array, context: Array, key: KeyArray | None) -> Array:
-        parts = self.modulation(context).reshape(6, 1, -1)
-        inner = self._modulated(h, parts[0], parts[1])
-        h = h + parts[2] * self.attention(inner, inner, inner)
-        inner = jax.vmap(self.widen)(self._modulated(h, parts[3], parts[4]))
-        inner = self.dropout(jax.nn.gelu(inner), key=key, inference=key is None)
-        return h + parts[5] * jax.vmap(self.contract)(inner)
-
-    def _modulated(self, h: Array, shift: Array, scale: Array) -> Array:
-        return (1 + scale) * jax.vmap(self.norm)(h) + shift
 
 
 class DiT(AbstractFeatureNetwork):
@@ -73,7 +35,7 @@ class DiT(AbstractFeatureNetwork):
 
     context: Context
     read_in: eqx.nn.Linear
-    blocks: tuple[_Block, ...]
+    blocks: tuple[Block, ...]
     norm: eqx.nn.LayerNorm
     modulation: eqx.nn.Linear
     read_out: eqx.nn.Linear
@@ -125,7 +87,7 @@ class DiT(AbstractFeatureNetwork):
         )
         size = self.shape[0] * patch_size**2
         self.read_in = eqx.nn.Linear(size, width, key=keys[1])
-        self.blocks = tuple(_Block(width, num_heads, mlp_ratio, dropout, key=k) for k in keys[4:])
+        self.blocks = tuple(Block(width, num_heads, mlp_ratio, dropout, key=k) for k in keys[4:])
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
         self.modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
         self.read_out = zeroed(eqx.nn.Linear(width, size, key=keys[3]))
@@ -142,7 +104,7 @@ class DiT(AbstractFeatureNetwork):
             h = block(h, context, None if key is None else jax.random.fold_in(key, index))
             seen.append(h)
         shift, scale = self.modulation(context).reshape(2, 1, -1)
-        out = jax.vmap(self.read_out)((1 + scale) * jax.vmap(self.norm)(h) + shift)
+        out = jax.vmap(self.read_out)(modulated(self.norm, h, shift, scale))
         return self.image(out), tuple(seen)
 
     def patches(self, x: Event) -> Array:

@@ -1,0 +1,179 @@
+r"""A bidirectional transformer for tokens, modulated by time and condition: logits of every site's class.
+
+Every site looks at all others, masked or not, as the denoiser of masked diffusion does (Sahoo et al. 2024, appendix
+C.2); places enter by turning queries and keys (Su et al. 2021), so that what attention sees of them is differences.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_shape
+from .._typing import Array, Bool, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from ..abstract import AbstractFeatureNetwork
+from ..loss.reductions import MaskOf
+from .block import Block, modulated
+from .context import Context, zeroed
+
+
+class Transformer(AbstractFeatureNetwork):
+    """Logits `(*shape, num_tokens)` of tokens `(*shape)`; it shows what every block leaves.
+
+    Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
+    label of no class: `ConditionDropout(0.1, null=num_classes)`. With `mask`, it may hold booleans beside them.
+
+    A new network gives zeros, all classes alike.
+
+    !!! example
+
+        ```python
+        import flowrax as frx
+        import jax
+
+        network = frx.nn.Transformer((16,), 6, key=jax.random.key(0), width=32, depth=2)
+        prior = frx.prior.Masked.exclusive((16,), 5)
+        model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=prior)
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{su2021roformer,
+            author={Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and Liu, Yunfeng},
+            title={{RoFormer}: Enhanced Transformer with Rotary Position Embedding},
+            journal={arXiv preprint arXiv:2104.09864},
+            year={2021},
+        }
+        ```
+        ```bibtex
+        @inproceedings{peebles2023scalable,
+            author={Peebles, William and Xie, Saining},
+            title={Scalable Diffusion Models with Transformers},
+            booktitle={International Conference on Computer Vision},
+            year={2023},
+        }
+        ```
+    """
+
+    context: Context
+    tokens: eqx.nn.Embedding
+    places: eqx.nn.Embedding | None
+    blocks: tuple[Block, ...]
+    norm: eqx.nn.LayerNorm
+    modulation: eqx.nn.Linear
+    read_out: eqx.nn.Linear
+    mask: MaskOf | None = eqx.field(static=True)
+    shape: Shape = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: Shape,
+        num_tokens: int,
+        *,
+        key: KeyArray,
+        width: int = 128,
+        depth: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: int = 4,
+        rotary: bool = True,
+        time: bool = True,
+        mask: MaskOf | None = None,
+        num_classes: int = 0,
+        vector_size: int = 0,
+        num_frequencies: int = 16,
+        frequency_scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        """**Arguments:**
+
+        - `shape`: of one event; its sites are one sequence, row by row.
+        - `num_tokens`: classes of a site, a mask included: the prior's `num_classes`.
+        - `key`: draws frequencies and weights.
+        - `width`: of a token; divisible by `num_heads`, and with `rotary` by twice that, or `ValueError`.
+        - `depth`: number of blocks.
+        - `num_heads`: of attention.
+        - `mlp_ratio`: how much wider the perceptrons are inside.
+        - `rotary`: whether places turn queries and keys; a learned vector of each site is added to its token if not.
+        - `time`: whether the network is told the time. Masked diffusion does without: the posterior of a mask depends
+            on what is not masked alone.
+        - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site holds data. Nothing looks at the others, whose
+            logits mean nothing. The same function goes to `loss.CrossEntropy`; booleans of the condition are for it
+            alone.
+        - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
+        - `vector_size`: number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
+        - `dropout`: probability of dropping a hidden unit of the perceptrons in training.
+        """
+        heads = 2 * num_heads if rotary else num_heads
+        if width % heads:
+            twice = "twice " if rotary else ""
+            raise ValueError(f"width={width} must be divisible by {twice}num_heads={num_heads}.")
+        self.shape, self.mask = tuple(shape), mask
+        keys = jax.random.split(key, depth + 5)
+        self.context = Context(
+            width,
+            key=keys[0],
+            time=time,
+            num_classes=num_classes,
+            vector_size=vector_size,
+            num_frequencies=num_frequencies,
+            frequency_scale=frequency_scale,
+        )
+        size = self.context.size
+        self.tokens = eqx.nn.Embedding(num_tokens, width, key=keys[1])
+        self.places = None if rotary else eqx.nn.Embedding(math.prod(self.shape), width, key=keys[2])
+        self.blocks = tuple(Block(width, num_heads, mlp_ratio, dropout, key=k, context_size=size) for k in keys[5:])
+        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
+        self.modulation = zeroed(eqx.nn.Linear(size, 2 * width, key=keys[3]))
+        self.read_out = zeroed(eqx.nn.Linear(width, num_tokens, key=keys[4]))
+
+    def hidden(
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        check_shape("The network's event", x.shape, self.shape)
+        dtype = self.tokens.weight.dtype
+        mask, told = self._split(condition)
+        context = jax.nn.silu(self.context(t, told, dtype))
+        h = self.tokens.weight[x.reshape(-1)]
+        turn = None
+        if self.places is None:
+            turn = _Rotation(h.shape[0], h.shape[1] // self.blocks[0].attention.num_heads, dtype)
+        else:
+            h = h + self.places.weight
+        seen = []
+        for index, block in enumerate(self.blocks):
+            own = None if key is None else jax.random.fold_in(key, index)
+            h = block(h, context, own, mask=mask, heads=turn)
+            seen.append(h)
+        shift, scale = self.modulation(context).reshape(2, 1, -1)
+        out = jax.vmap(self.read_out)(modulated(self.norm, h, shift, scale))
+        return out.reshape(*self.shape, -1), tuple(seen)
+
+    def _split(self, condition: Condition) -> tuple[Bool[Array, "length length"] | None, Condition]:
+        """Who may look at whom, and what is left of the condition for the context."""
+        if self.mask is None:
+            return None, condition
+        real = jnp.asarray(self.mask(condition)).astype(bool)
+        check_shape("The mask of the tokens", real.shape, self.shape)
+        told = [leaf for leaf in jax.tree.leaves(condition) if not jnp.issubdtype(jnp.result_type(leaf), bool)]
+        return jnp.broadcast_to(real.reshape(1, -1), (real.size, real.size)), told
+
+
+class _Rotation:
+    """Turns pairs of features of queries and keys by angles that grow with the place (Su et al. 2021, eq. 34)."""
+
+    def __init__(self, length: int, size: int, dtype: DType) -> None:
+        frequencies = 10_000.0 ** -(np.arange(size // 2) / (size // 2))
+        angles = np.arange(length)[:, None, None] * frequencies
+        self.cosine, self.sine = jnp.asarray(np.cos(angles), dtype), jnp.asarray(np.sin(angles), dtype)
+
+    def __call__(self, query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+        return self.turned(query), self.turned(key), value
+
+    def turned(self, z: Array) -> Array:
+        """`(length, num_heads, size)`, the halves of whose last axis are the pairs."""
+        a, b = jnp.split(z, 2, axis=-1)
+        return jnp.concatenate([a * self.cosine - b * self.sine, a * self.sine + b * self.cosine], axis=-1)
