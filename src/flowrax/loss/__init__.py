@@ -4,6 +4,7 @@ from .alignment import RepresentationAlignment as RepresentationAlignment, WithF
 from .antithetic import Antithetic as Antithetic
 from .cross_entropy import CrossEntropy as CrossEntropy
 from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
+from .generalised_kl import GeneralisedKL as GeneralisedKL
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching
 from .mean_flow import (
     MeanFlowGuidance as MeanFlowGuidance,
