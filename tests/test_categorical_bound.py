@@ -213,10 +213,9 @@ def test_bound_of_masks_is_that_of_any_schedule(x64):
 
 def test_bits_of_uniform_tokens():
     """Exactly two bits each of four classes, in one step or in the limit: all draws are the same."""
-    model = frx.oracle.Sites(np.full((6, 4), 0.25)).model(
-        frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((6,), 4)
-    )
-    x = model.network.oracle.sample(jax.random.key(0), (5,))
+    oracle = frx.oracle.Sites(np.full((6, 4), 0.25))
+    model = oracle.model(frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((6,), 4))
+    x = oracle.sample(jax.random.key(0), (5,))
     for grid in (None, 1):
         answer = frx.log_prob(model, x, key=jax.random.key(1), grid=grid)
         np.testing.assert_allclose(answer.bits_per_token(6), 2, rtol=1e-6)

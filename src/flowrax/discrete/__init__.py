@@ -2,8 +2,16 @@
 
 from .ancestral import Ancestral as Ancestral
 from .blocks import Blocks as Blocks
+from .corrector import PredictorCorrector as PredictorCorrector
 from .draw import draw as draw, log_tempered as log_tempered
 from .first_hitting import FirstHitting as FirstHitting
+from .jumps import (
+    AbstractRateMoves as AbstractRateMoves,
+    AbstractSiteMoves as AbstractSiteMoves,
+    Euler as Euler,
+    MixtureJump as MixtureJump,
+    TauLeaping as TauLeaping,
+)
 from .order import (
     AbstractOrder as AbstractOrder,
     Confidence as Confidence,
@@ -13,6 +21,8 @@ from .order import (
     RandomOrder as RandomOrder,
 )
 from .path_planning import PathPlanning as PathPlanning
+from .purity import Purity as Purity
+from .rates import AbstractRateGuide as AbstractRateGuide, jump_rates as jump_rates
 from .remasking import (
     AbstractRemasking as AbstractRemasking,
     Capped as Capped,

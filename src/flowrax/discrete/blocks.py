@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractLogitModel, AbstractMoves, Move
-from ..interpolant import Mixture
+from ..interpolant import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, AbstractPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
 
@@ -28,7 +28,7 @@ class BlockModel(AbstractLogitModel):
         self.model, self.x, self.start, self.shape = model, x, start, (size,)
 
     @property
-    def interpolant(self) -> Mixture:
+    def interpolant(self) -> AbstractCategoricalPath:
         return self.model.interpolant
 
     @property

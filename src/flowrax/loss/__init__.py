@@ -10,6 +10,7 @@ from .cross_entropy import (
     InverseRemaining as InverseRemaining,
 )
 from .equilibrium import EquilibriumMatching as EquilibriumMatching, dispersion as dispersion
+from .generalised_kl import GeneralisedKL as GeneralisedKL
 from .hybrid import Hybrid as Hybrid
 from .joint import Apart as Apart, JointMatching as JointMatching
 from .matching import AbstractLoss as AbstractLoss, ConditionDropout as ConditionDropout, Matching as Matching

@@ -1,0 +1,119 @@
+r"""Guidance of categorical models by the difference of two predictions.
+
+$$p(x_1^i = k | x_t) \propto p_{\text{null}}^{1 - w}\, p_{\text{cond}}^{w}, \text{ on each site.}$$
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractMoves
+from ..interpolant import AbstractCategoricalPath
+from ..prior import AbstractCategoricalPrior, AbstractPrior
+
+
+class ClassifierFreeCategorical(AbstractCategoricalModel):
+    r"""A conditional categorical model whose condition counts for more; a model for every sampler.
+
+    For $w > 1$ its draws are sharper than those of $p(x | c)$ and follow no noised law, as with [`ClassifierFree`][]. A
+    class that either prediction excludes gets what the condition says of it. Train one network for both by
+    `ConditionDropout`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{ho2022classifier,
+            author={Ho, Jonathan and Salimans, Tim},
+            title={Classifier-Free Diffusion Guidance},
+            journal={arXiv:2207.12598},
+            year={2022},
+        }
+        ```
+        ```bibtex
+        @inproceedings{schiff2025simple,
+            author={Schiff, Yair and Sahoo, Subham Sekhar and Phung, Hao and Wang, Guanghan and Boshar, Sam and
+                Dalla-Torre, Hugo and de Almeida, Bernardo P. and Rush, Alexander and Pierrot, Thomas and
+                Kuleshov, Volodymyr},
+            title={Simple Guidance Mechanisms for Discrete Diffusion Models},
+            booktitle={International Conference on Learning Representations},
+            year={2025},
+        }
+        ```
+    """
+
+    model: AbstractCategoricalModel
+    other: AbstractCategoricalModel
+    null: Condition
+    weight: Array
+    shape: Shape = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        model: AbstractCategoricalModel,
+        weight: float | Array,
+        *,
+        null: Condition = None,
+        other: AbstractCategoricalModel | None = None,
+    ):
+        """**Arguments:**
+
+        - `model`: of events given a condition.
+        - `weight`: $w$; 0 is the other prediction, 1 the model's own, more is guidance. A scalar, or one for each site.
+        - `null`: the condition of the other prediction, as training dropped it.
+        - `other`: the model of the other prediction, of the same path, prior and events: `model` itself without. With
+            it `null=None` gives it the same condition.
+
+        Raises `ValueError` for a model of another path or prior, and where neither `null` nor `other` is given.
+        """
+        if null is None and other is None:
+            raise ValueError(
+                "ClassifierFreeCategorical needs null=<the condition training dropped to>, or other=<a model>."
+            )
+        self.model, self.other, self.null = model, model if other is None else other, null
+        if not eqx.tree_equal((self.other.interpolant, self.other.prior), (model.interpolant, model.prior)):
+            raise ValueError("other has another path or prior than the model; both must see the same noise.")
+        self.weight = jnp.asarray(weight, model.dtype)
+        if self.weight.shape not in ((), model.shape):
+            raise ValueError(f"weight has shape {self.weight.shape}; it is a scalar or has an event's, {model.shape}.")
+        self.shape, self.dtype = model.shape, model.dtype
+        self.t_min = max(model.t_min, self.other.t_min)
+        self.t_max = min(model.t_max, self.other.t_max)
+
+    @property
+    def interpolant(self) -> AbstractCategoricalPath:
+        return self.model.interpolant
+
+    @property
+    def prior(self) -> AbstractCategoricalPrior:
+        return self.model.prior
+
+    @property
+    def source(self) -> AbstractPrior:
+        return self.model.source
+
+    @property
+    def default_dynamics(self) -> AbstractDynamics | AbstractMoves:
+        """The model's own."""
+        return self.model.default_dynamics
+
+    def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
+        """As the model takes them."""
+        return self.model.events(name, x, size)
+
+    def log_probabilities(
+        self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Array:
+        r"""$\log p$ of both, mixed and normalised again."""
+        null = condition
+        if self.null is not None:
+            null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, self.null)
+        own = self.model.log_probabilities(t, x, condition, key=key)
+        other = self.other.log_probabilities(t, x, null, key=key)
+        possible = (own > -jnp.inf) & (other > -jnp.inf)
+        more = jnp.where(possible, own, 0) - jnp.where(possible, other, 0)
+        weight = jnp.broadcast_to(self.weight.astype(own.dtype), self.shape)[..., None]
+        return jnp.where(weight == 0, other, jax.nn.log_softmax(own + (weight - 1) * more, axis=-1))
