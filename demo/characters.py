@@ -170,7 +170,7 @@ def picture(curve: dict[str, Any], alone: np.ndarray) -> Figure:
     for order, value in enumerate(alone.mean(axis=1), start=1):
         if order in (2, 3, 4, 5, len(alone)):
             axes.axhline(value, color="0.6", linewidth=0.8)
-            axes.text(steps[-1], value, f"{order}-gram ", color="0.35", ha="right", va="bottom", fontsize=8)
+            axes.text(0, value, f" {order}-gram", color="0.35", va="bottom", fontsize=8)
     axes.set(xlabel="training steps", ylabel="bits per character", xlim=(0, None))
     axes.set_title("Validation text: bound of masked diffusion (blue), n-grams (grey)", fontsize=9)
     return figure
