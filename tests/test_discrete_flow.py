@@ -1,72 +1,15 @@
 """Jumps along mixture paths: rates against Kolmogorov's equation, and the laws of their moves by sums over states."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
 from flowrax.abstract import Move
-
-TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
-PI = [0.2, 0.5, 0.3]
-PRIORS = {
-    "masked": lambda shape: frx.prior.Masked.exclusive(shape, 3),
-    "uniform": lambda shape: frx.prior.UniformCategorical(shape, 3),
-    "custom": lambda shape: frx.prior.Categorical(shape, PI),
-}
-LINEAR = frx.schedule.LogLinearMasking(0.0)
-SCHEDULES = {"linear": LINEAR, "cosine": frx.schedule.CosineMasking(0.0)}
-
-
-def exact(prior, schedule=LINEAR, table=TABLE):
-    return frx.oracle.Joint(table).model(schedule, prior=PRIORS[prior](np.shape(table)[:1] and (np.ndim(table),)))
-
-
-def states_of(model):
-    k, (length,) = model.prior.num_classes, model.shape
-    return jnp.asarray(np.indices((k,) * length).reshape(length, -1).T)
-
-
-def marginal(model, t, table=TABLE):
-    """The law of the state at `t`, `(K^L,)`, by sums over data."""
-    data = np.indices(table.shape).reshape(table.ndim, -1).T
-    rows = jnp.stack([model.interpolant.marginal(model.prior, t, jnp.asarray(x)) for x in data])
-    sites = jnp.arange(table.ndim)
-    chances = jax.vmap(lambda x: jnp.prod(rows[:, sites, x], axis=1))(states_of(model))
-    return chances @ jnp.asarray(table.ravel())
-
-
-def product(rows, states):
-    """A matrix of chances from state to state, of those of each site `(S, L, K)`."""
-    return jnp.prod(rows[:, jnp.arange(states.shape[1]), states], axis=-1)
-
-
-@eqx.filter_jit
-def matrices(model, moves, start, end):
-    """The chances of one step, and of a correction after it, between all states."""
-    states, step = states_of(model), Move(jnp.asarray(0), 1, start, end)
-    corrected = isinstance(moves, discrete.PredictorCorrector)
-    kinds = [moves.predictor.probabilities, moves.correction] if corrected else [moves.probabilities]
-    return [product(jax.vmap(lambda x, kind=kind: kind(model, step, x))(states), states) for kind in kinds]
-
-
-def law_after(model, moves, grid):
-    """The law of the end of a chain, by sums over all states: no draws."""
-    times, states = moves.times(model, grid), states_of(model)
-    law = np.asarray(jnp.prod(model.prior.probabilities[states], axis=1))
-    for start, end in zip(times[:-1], times[1:], strict=True):
-        first, *corrections = matrices(model, moves, start, end)
-        for chances in [first, *corrections * getattr(moves, "num_corrections", 0)]:
-            # The oracle has no posterior of a state that cannot be.
-            law = law @ np.where(law[:, None] > 0, chances, 0)
-    return law.reshape((model.prior.num_classes,) * model.shape[0])
-
-
-def falls_at_order(errors, order):
-    return np.allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, atol=0.15)
+from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -128,3 +71,124 @@ def test_moves_converge_to_the_joint_law_at_first_order(name, prior, x64):
     for law in laws:
         assert abs(law.sum() - 1) < 1e-12 and abs(law[:3, :3].sum() - 1) < 1e-12
     assert falls_at_order([np.abs(law[:3, :3] - TABLE).sum() for law in laws], 1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_masked_site_jumps_exactly_in_any_steps(schedule, x64):
+    law = law_after(exact("masked", SCHEDULES[schedule], TABLE[0]), discrete.MixtureJump(), [0.0, 0.1, 0.7, 1.0])
+    np.testing.assert_allclose(law[:3], TABLE[0] / TABLE[0].sum(), atol=1e-15)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_correction_keeps_the_law_of_the_time(prior, x64):
+    """Of one site whatever its length; of two up to the second order in it."""
+    moves = discrete.PredictorCorrector(discrete.Euler(), stochasticity=4.0)
+    for table in (TABLE[0], TABLE):
+        model = exact(prior, table=table)
+        law, errors = np.asarray(marginal(model, jnp.asarray(0.6), table / table.sum())), []
+        for length in (0.04, 0.02, 0.01):
+            _, chances = matrices(model, moves, jnp.asarray(0.6 - length), jnp.asarray(0.6))
+            errors.append(np.abs(law @ np.asarray(chances) - law).sum())
+        assert max(errors) < 1e-15 if table.ndim == 1 else falls_at_order(errors, 2)
+
+
+def purity_law(model, moves, grid):
+    """The law of the end, by sums over how many masks are lifted, what is drawn there and what is masked again."""
+    times, mask = moves.times(model, grid), model.prior.mask
+    law = {(mask, mask): 1.0}
+    for start, end in zip(times[:-1], times[1:], strict=True):
+        lift, back = (float(p) for p in moves.chances(model, Move(jnp.asarray(0), 1, start, end)))
+        new = {}
+        for x, mass in law.items():
+            p = np.exp(np.asarray(model.log_probabilities(start, jnp.asarray(x, jnp.int32)), np.float64))
+            holes = sorted((i for i in range(2) if x[i] == mask), key=lambda i, p=p: -p[i].max())
+            for number in range(len(holes) + 1):
+                counted = mass * stats.binom.pmf(number, len(holes), lift)
+                rows = [np.eye(4)[x[i]] * (1 - back) + np.eye(4)[mask] * back for i in range(2)]
+                for i in holes:
+                    rows[i] = p[i] if i in holes[:number] else np.eye(4)[mask]
+                for y in np.ndindex(4, 4):
+                    new[y] = new.get(y, 0) + counted * rows[0][y[0]] * rows[1][y[1]]
+        law = {y: mass for y, mass in new.items() if mass > 0}
+    return np.array([law.get(y, 0.0) for y in np.ndindex(4, 4)]).reshape(4, 4)
+
+
+@pytest.mark.accuracy
+def test_purity_converges_to_the_joint_law(x64):
+    """The order in which masks are lifted, which what is seen decides, leaves the law as it is."""
+    laws = [purity_law(exact("masked"), discrete.Purity(), n)[:3, :3] for n in (8, 16, 32)]
+    assert falls_at_order([np.abs(law - TABLE).sum() for law in laws], 1)
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("name", ["purity", "corrected"])
+def test_draws_have_the_law_of_the_sums(name):
+    """1e5 draws in single precision, of moves with randomness of several kinds."""
+    moves = {
+        "purity": discrete.Purity(stochasticity=3.0),
+        "corrected": discrete.PredictorCorrector(discrete.TauLeaping(stochasticity=1.0), 2, stochasticity=3.0),
+    }[name]
+    model = exact("masked")
+    law = (purity_law if name == "purity" else law_after)(model, moves, 8)
+    x = np.asarray(frx.sample(model, jax.random.key(3), 100_000, dynamics=moves, grid=8).x)
+    counts = np.bincount(np.ravel_multi_index(x.T, (4, 4)), minlength=16).reshape(4, 4)[:3, :3]
+    # No mask is left, though masks came back at every step but the last.
+    assert counts.sum() == 100_000 and abs(law[:3, :3].sum() - 1) < 1e-5
+    chances = np.float64(law[:3, :3].ravel())
+    assert stats.chisquare(counts.ravel(), 1e5 * chances / chances.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("moves", [discrete.Purity(10.0), discrete.Euler(10.0), discrete.TauLeaping(10.0)], ids=repr)
+def test_no_mask_is_left_however_stochastic(moves):
+    """A step of 0.3 with the rate 10 would put every token back."""
+    x = frx.sample(exact("masked"), jax.random.key(0), 200, dynamics=moves, grid=jnp.array([0.0, 0.7, 1.0])).x
+    assert x.max() < 3
+
+
+@pytest.mark.parametrize("prior", ["masked", "custom"])
+def test_sites_of_any_rank_and_keys(prior):
+    """Of four sites in a square each has the probabilities that it has in a row; draws are functions of the key."""
+
+    def network(t, x, condition):
+        phases = jnp.arange(4.0 if prior == "masked" else 3.0)
+        return jnp.sin(2 * x.astype(phases.dtype)[..., None] + phases.reshape((1,) * x.ndim + (-1,)))
+
+    step = Move(jnp.asarray(0), 1, jnp.asarray(0.3), jnp.asarray(0.4))
+    x = jnp.array([3, 0, 2, 1] if prior == "masked" else [2, 0, 1, 1], jnp.int32)
+    square, row = (
+        frx.CategoricalModel(network, LINEAR, prior=PRIORS[prior](shape), dtype=jnp.float32) for shape in ((2, 2), (4,))
+    )
+    moves = discrete.Euler(stochasticity=2.0, temperature=0.7)
+    rows = moves.probabilities(square, step, x.reshape(2, 2)), moves.probabilities(row, step, x)
+    np.testing.assert_array_equal(rows[0].reshape(4, -1), rows[1])
+    pairs = (
+        square.interpolant.noise(jax.random.key(1), x.reshape(2, 2)),
+        square.interpolant.noise(jax.random.key(2), x.reshape(2, 2)),
+    )
+    assert not np.array_equal(pairs[0][1], pairs[1][1])
+    for moves in (discrete.PredictorCorrector(discrete.Euler(1.0)), *[discrete.Purity(1.0)] * (prior == "masked")):
+        draws = [frx.sample(square, jax.random.key(k), 64, dynamics=moves, grid=4).x for k in (0, 0, 1)]
+        assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: discrete.Purity().times(exact("uniform"), 4), "the model's prior has none"),
+        (lambda: discrete.Euler(stochasticity=-1.0), "stochasticity"),
+        (lambda: discrete.TauLeaping(temperature=-1.0), "temperature"),
+        (lambda: discrete.PredictorCorrector(discrete.Euler(), 0), "num_corrections must be at least one"),
+        (lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), 2.0), "needs null="),
+        (
+            lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), 2.0, other=exact("uniform")),
+            "another path or prior",
+        ),
+        (
+            lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), jnp.ones(3), other=exact("masked")),
+            "it is a scalar or has an event's",
+        ),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

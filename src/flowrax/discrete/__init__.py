@@ -22,7 +22,7 @@ from .order import (
 )
 from .path_planning import PathPlanning as PathPlanning
 from .purity import Purity as Purity
-from .rates import AbstractRateGuide as AbstractRateGuide, jump_rates as jump_rates
+from .rates import AbstractRateGuide as AbstractRateGuide, guided_jumps as guided_jumps, jump_rates as jump_rates
 from .remasking import (
     AbstractRemasking as AbstractRemasking,
     Capped as Capped,

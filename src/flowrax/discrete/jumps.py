@@ -12,7 +12,7 @@ from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
 from .ancestral import even_times
 from .draw import draw, log_tempered
-from .rates import AbstractRateGuide, at, jump_rates
+from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 
 class AbstractSiteMoves(AbstractMoves):
@@ -56,17 +56,19 @@ class AbstractRateMoves(AbstractSiteMoves):
     ) -> Array:
         p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
         here = at(x, p1.shape[-1])
-        expected = (step.end - step.start).astype(p1.dtype) * jump_rates(model, step.start, x, p1, self.stochasticity)
-        last = p1
-        if self.guide is not None:
+        time, last = (step.end - step.start).astype(p1.dtype), p1
+        if self.guide is None:
+            where = jump_rates(model, step.start, x, p1, self.stochasticity)
+        else:
             factor = jnp.exp(self.guide.log_factor(model, step.start, x, condition).astype(p1.dtype))
+            where, speed = guided_jumps(model, step.start, x, p1, factor, self.stochasticity)
+            time = time * speed
             # A jump that cannot be needs no factor, which may not be a number there.
-            expected = jnp.where(expected > 0, expected * factor, 0)
             last = jnp.where(here, p1, jnp.where(p1 > 0, p1 * factor, 0))
             last = last / jnp.sum(last, axis=-1, keepdims=True)
-        total = jnp.sum(expected, axis=-1, keepdims=True)
-        chance = self.chance(total)
-        row = jnp.where(here, 1 - chance, expected * (chance / jnp.where(total > 0, total, 1)))
+        total = jnp.sum(where, axis=-1, keepdims=True)
+        chance = self.chance(jnp.where(total > 0, time * total, 0))
+        row = jnp.where(here, 1 - chance, where * (chance / jnp.where(total > 0, total, 1)))
         return jnp.where(model.interpolant.schedule.mask_probability(step.end) > 0, row, last)
 
 
@@ -78,7 +80,7 @@ class Euler(AbstractRateMoves):
 
     - `stochasticity`: $\eta$ of [`jump_rates`][]: more noise and more chances to mend what was drawn, at the same law.
     - `temperature`: of the probabilities of the data; 0 takes the most probable class.
-    - `guide`: that multiplies the rates: [`LikelihoodRatio`][], [`FirstOrderRatio`][].
+    - `guide`: that multiplies the rates of [`guided_jumps`][]: [`LikelihoodRatio`][], [`FirstOrderRatio`][].
     """
 
     stochasticity: float | Array = 0.0

@@ -78,3 +78,52 @@ def jump_rates(
         here, pi = jnp.take_along_axis(p1, x[..., None], axis=-1), spread(pi, p1.ndim)
         rates = rates + eta * (here * pi + p1 * (odds + pi))
     return jnp.where(at(x, p1.shape[-1]), 0, rates)
+
+
+def guided_jumps(
+    model: AbstractCategoricalModel,
+    t: Scalar,
+    x: Tokens,
+    p1: Array,
+    factor: Array,
+    stochasticity: float | Array = 0.0,
+) -> tuple[Array, Array]:
+    r"""Rates that carry the law of the data given something else, $y$, by `factor` $= p(y | x') / p(y | x)$.
+
+    Only rates that undo noise, $R(x \to j) = \beta\, \pi_x\, q_t(j) / q_t(x)$ with $\beta = \dot\alpha / \alpha$,
+    become those of $p(\cdot | y)$ by the ratio (Nisonoff et al. 2025, eq. 4): they hold the ratio of two marginals, and
+    under $y$ both are multiplied by $p(y | \cdot)$. Under masks they are those of [`jump_rates`][]; under other noise
+    sites move more often than there. What `stochasticity` loses is noise, which no $y$ has a say in.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{nisonoff2025unlocking,
+            author={Nisonoff, Hunter and Xiong, Junhao and Allenspach, Stephan and Listgarten, Jennifer},
+            title={Unlocking Guidance for Discrete State-Space Diffusion and Flow Models},
+            booktitle={International Conference on Learning Representations},
+            year={2025},
+        }
+        ```
+
+    **Arguments:**
+
+    - `model`, `t`, `x`, `p1`, `stochasticity`: as of [`jump_rates`][].
+    - `factor`: `(*shape, K)`.
+
+    **Returns:** `(*shape, K)` relative rates and the scalar that they are multiplied by, in jumps per unit of time;
+    infinite where nothing is left of the data.
+    """
+    dtype, schedule = p1.dtype, model.interpolant.schedule
+    alpha, lost = schedule.alpha(t).astype(dtype), schedule.mask_probability(t).astype(dtype)
+    pi = model.prior.probabilities.astype(dtype)
+    fresh = jnp.asarray(stochasticity, dtype) / jnp.max(pi)
+    here, pi_x, pi = at(x, p1.shape[-1]), pi[x][..., None], spread(pi, p1.ndim)
+    evidence = jnp.where(here, alpha, 0) + lost * pi_x
+    ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
+    back = pi_x * (alpha * ratio + lost * pi * jnp.sum(ratio, axis=-1, keepdims=True))
+    # A jump that cannot be needs no factor, which may not be a number there.
+    back = jnp.where(back > 0, back * factor, 0)
+    rate = jnp.where(alpha > 0, schedule.alpha_rate(t).astype(dtype) / jnp.where(alpha > 0, alpha, 1), jnp.inf)
+    speed = rate + fresh
+    return jnp.where(here, 0, back + fresh / speed * pi), speed

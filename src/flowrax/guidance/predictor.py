@@ -1,7 +1,7 @@
 r"""Guidance of jumps by a predictor of what the data shall have: rates times a ratio of likelihoods.
 
-The process given $y$ jumps at the rates $R(x \to x')\, p(y | x') / p(y | x)$, where $p(y | x)$ is the likelihood of the
-noised state at its time (Nisonoff et al. 2025). It is exact for every $R$ that keeps the marginals, stochastic or not.
+The process given $y$ undoes noise at the rates $R(x \to x')\, p(y | x') / p(y | x)$, where $p(y | x)$ is the likelihood
+of the noised state at its time (Nisonoff et al. 2025), and adds noise as it would without $y$: [`guided_jumps`][].
 """
 
 from collections.abc import Callable
