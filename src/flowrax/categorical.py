@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_batch, check_interval, check_shape, is_traced
+from ._checks import check_batch, check_interval, check_shape, is_traced, time_dtype
 from ._typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from .abstract import AbstractLogitModel, AbstractMoves, call_network
 from .coupling import AbstractCoupling, Independent
@@ -46,14 +46,14 @@ class CategoricalModel(AbstractLogitModel):
             `t` and one condition (or None).
         - `interpolant`: the path; a schedule stands for its [`Mixture`][].
         - `prior`: the law of the noise, whose shape is that of an event and whose classes are those of the logits.
-        - `dtype`: of what the network returns; that of its parameters without.
+        - `dtype`: of times and log-probabilities; that of the network's parameters without. At least single precision.
         - `t_min`, `t_max`: the interval of time, within [0, 1].
         """
         self.network, self.prior, self.coupling = network, prior, Independent()
         self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
         self.interpolant.check_prior(prior)
         self.shape = prior.shape
-        self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
+        self.dtype = time_dtype(network_dtype(network) if dtype is None else dtype)
         self.t_min, self.t_max = t_min, t_max
         check_interval(t_min, t_max)
 
@@ -82,7 +82,7 @@ class CategoricalModel(AbstractLogitModel):
         """What the network says, `(*shape, K)`; `key` is for dropout in training."""
         out = call_network(self.network, t, x, condition, key=key)
         check_shape("The network's output", out.shape, (*self.shape, self.prior.num_classes))
-        return out
+        return out.astype(time_dtype(out.dtype))
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None

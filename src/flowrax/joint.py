@@ -12,11 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_interval
+from ._checks import check_interval, time_dtype
 from ._typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from .abstract import AbstractDynamics, AbstractModel, AbstractMoves, AbstractNetwork, Move, call_network
 from .categorical import CategoricalModel
 from .coupling import Independent
+from .discrete import even_times
 from .engine import evaluations_per_step
 from .model import Model, network_dtype
 from .preconditioner import Unscaled
@@ -142,7 +143,7 @@ class JointModel(AbstractModel):
                 raise ValueError(f"Part {name} has a preconditioner; parts share a network, so scale within it.")
             if not part.coupling.independent:
                 raise ValueError(f"Part {name} has a coupling; the parts of a JointModel are paired independently.")
-        self.dtype = jnp.dtype(network_dtype(network))
+        self.dtype = time_dtype(network_dtype(network))
         self.t_min = min(part.t_min for part in self.parts.values())
         self.t_max = max(part.t_max for part in self.parts.values())
         check_interval(self.t_min, self.t_max)
@@ -214,12 +215,14 @@ class JointMoves(AbstractMoves):
         unknown = (set(self.dynamics) | set(self.clocks)) - set(model.parts)
         if unknown:
             raise ValueError(f"There is no part {sorted(unknown)}; the model has {sorted(model.parts)}.")
-        if grid is None or isinstance(grid, int):
-            count = 128 if grid is None else grid
-            if count < 1:
-                raise ValueError(f"grid must be at least one step; got {count}.")
-            return jnp.linspace(model.t_min, model.t_max, count + 1)
-        return jnp.asarray(grid)
+        times = even_times(model, grid)
+        for name, how in self.dynamics.items():
+            own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractMoves) else times
+            if len(own) != len(times):
+                raise ValueError(
+                    f"The moves of part {name} take {len(own) - 1} steps, of which grid has {len(times) - 1}."
+                )
+        return times
 
     @property
     def evaluations(self) -> int:
@@ -234,24 +237,31 @@ class JointMoves(AbstractMoves):
     def move(
         self, model: JointModel, step: Move, x: dict[str, Array], condition: Condition, key: KeyArray
     ) -> dict[str, Array]:
-        ends = {name: self._ends(name, part, step) for name, part in model.parts.items()}
+        hows = {name: self.dynamics.get(name, part.default_dynamics) for name, part in model.parts.items()}
+        ends = {name: self._ends(name, part, hows[name], step) for name, part in model.parts.items()}
         starts = {name: start for name, (start, _) in ends.items()}
         outputs = model.outputs(starts, x, condition)
         after = {}
-        for number, (name, part) in enumerate(sorted(model.parts.items())):
-            how = self.dynamics.get(name, part.default_dynamics)
+        for number, name in enumerate(sorted(model.parts)):
+            how = hows[name]
             once = (how.evaluations if isinstance(how, AbstractMoves) else self._stages) == 1
             alone = model.said(name, outputs) if once else model.seen(name, starts, x)
             start, end = ends[name]
-            own = Move(step.index, step.count, start, end)
+            first = None if step.first is None else step.first[name]
+            shared = None if step.key is None else jax.random.fold_in(step.key, number)
+            own = Move(step.index, step.count, start, end, first, shared)
             act = how.move if isinstance(how, AbstractMoves) else self._integrate(how)
             moved = act(alone, own, x[name], condition, jax.random.fold_in(key, number))
             after[name] = jnp.where(end > start, moved, x[name])
         return after
 
-    def _ends(self, name: str, part: Part, step: Move) -> tuple[Array, Array]:
+    def _ends(self, name: str, part: Part, how: AbstractDynamics | AbstractMoves, step: Move) -> tuple[Array, Array]:
         clock = self.clocks.get(name, lambda t: t)
-        start, end = (jnp.clip(clock(t), part.t_min, part.t_max) for t in (step.start, step.end))
+        low, high = (part.t_min, part.t_max)
+        if isinstance(how, AbstractDynamics):
+            assert isinstance(part, Model)
+            low, high = how.interval(part)
+        start, end = (jnp.clip(clock(t), low, high) for t in (step.start, step.end))
         return start, end
 
     def _integrate(self, dynamics: AbstractDynamics) -> Callable[..., Array]:

@@ -151,7 +151,9 @@ def log_prob(
         options = {"condition": condition, "key": key, "grid": grid, "lanes": lanes}
         return categorical_bound(model, x, **options, progress=progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
-        raise ValueError(f"{type(model).__name__} has no log_prob; only one kind of event at a time has.")
+        raise ValueError(
+            f"{type(model).__name__} has no log_prob: only models of continuous or of categorical events have."
+        )
     events = model.events("x", x)
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 
+from ._checks import is_traced
 from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Condition, KeyArray, PyTree
@@ -14,6 +15,8 @@ from .engine import Grid, MovePlan, Placement, ProgressLike, keeps_steps, on_eac
 def check_unused(moves: AbstractMoves, options: dict[str, Any]) -> None:
     """Raises `ValueError` where one of the options, which belong to a solve by diffrax, was given."""
     given = [name for name, value in options.items() if value is not None]
+    if "with_log_prob" in given:
+        raise ValueError(f"{type(moves).__name__} carries no density; a bound is log_prob(model, x, key=...).")
     if given:
         raise ValueError(
             f"{type(moves).__name__} moves by steps of its own and takes no {', '.join(given)}; give it grid=, "
@@ -40,6 +43,8 @@ def sample_by_moves(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start: Any = None if x0 is None else model.events("x0", x0, num_samples)
     times = moves.times(model, grid).astype(model.dtype)
+    if x0 is None and not is_traced(times) and float(times[0]) > model.t_min + 1e-6:
+        raise ValueError(f"grid starts at {float(times[0]):g}, but samples without x0 start at {model.t_min:g}.")
     plan = MovePlan(moves, times, keeps_steps(saveat), progress, lanes)
     shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
     rows, placement = place((start, rows), (model, plan, shared))

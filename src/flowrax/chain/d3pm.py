@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape, is_traced
+from .._checks import check_shape, is_traced, time_dtype
 from .._typing import Array, ArrayLike, Int, KeyArray, Tokens
 from ..discrete import log_tempered
 from ..interpolant import (
@@ -191,6 +191,7 @@ def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens
     """A class of each site by a key or uniform numbers."""
     if (key is None) == (uniform is None):
         raise ValueError("This step draws classes: pass key=, or uniform= of numbers in [0, 1).")
+    weights = weights.astype(time_dtype(weights.dtype))
     if uniform is None:
         assert key is not None
         uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)

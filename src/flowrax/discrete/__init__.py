@@ -1,6 +1,6 @@
 """Moves of tokens: how a categorical model goes from noise to data."""
 
-from .ancestral import Ancestral as Ancestral
+from .ancestral import Ancestral as Ancestral, even_times as even_times
 from .blocks import Blocks as Blocks
 from .corrector import PredictorCorrector as PredictorCorrector
 from .draw import draw as draw, log_tempered as log_tempered

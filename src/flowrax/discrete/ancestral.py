@@ -1,13 +1,15 @@
 """Ancestral sampling: the exact reverse step of the noise, averaged over what the model says of the data."""
 
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._checks import check_not_negative
+from .._checks import check_not_negative, is_traced
 from .._typing import Array, Condition, KeyArray, Tokens
-from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
+from ..abstract import AbstractCategoricalModel, AbstractModel, AbstractMoves, Move
 from ..interpolant import AbstractReverse, AveragedPosterior
 from .draw import draw, log_tempered
 
@@ -54,7 +56,7 @@ class Ancestral(AbstractMoves):
         return jnp.where((x == model.prior.mask) & lifted, draw(what_key, p1), x)
 
 
-def even_times(model: AbstractCategoricalModel, grid: Any) -> Array:
+def even_times(model: AbstractModel, grid: Any) -> Array:
     """The times of `sample`'s grid: a number of even steps, 128 without, or the times themselves.
 
     **Arguments:**
@@ -64,10 +66,17 @@ def even_times(model: AbstractCategoricalModel, grid: Any) -> Array:
 
     **Returns:** `(k + 1,)`.
     """
-    if grid is None:
-        grid = 128
-    if isinstance(grid, int):
-        if grid < 1:
-            raise ValueError(f"grid must be at least one step; got {grid}.")
-        return jnp.linspace(model.t_min, model.t_max, grid + 1)
-    return jnp.asarray(grid)
+    count = 128 if grid is None else grid
+    if np.ndim(count) == 0:
+        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
+            raise ValueError(f"grid must be a number of steps, at least one, or their times; got {grid!r}.")
+        return jnp.linspace(model.t_min, model.t_max, operator.index(count) + 1)
+    times = jnp.asarray(grid)
+    if not is_traced(times):
+        given = np.asarray(times)
+        good = given.ndim == 1 and len(given) > 1 and bool(np.all(np.diff(given) > 0))
+        if not good or given[0] < model.t_min - 1e-6 or abs(given[-1] - model.t_max) > 1e-6:
+            raise ValueError(
+                f"grid must hold increasing times from {model.t_min} (later with x0) to {model.t_max}; got {given}."
+            )
+    return times

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._checks import time_dtype
 from .._typing import Array, KeyArray, Tokens
 from ..interpolant import invert
 
@@ -19,8 +20,8 @@ def draw(key: KeyArray, weights: Array) -> Tokens:
 
     **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
     """
-    level = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
-    return invert(level, weights)
+    weights = weights.astype(time_dtype(weights.dtype))
+    return invert(jax.random.uniform(key, weights.shape[:-1], weights.dtype), weights)
 
 
 def log_tempered(log_probabilities: Array, temperature: float | Array) -> Array:

@@ -64,11 +64,11 @@ class AbstractRateMoves(AbstractSiteMoves):
             where, speed = guided_jumps(model, step.start, x, p1, factor, self.stochasticity)
             time = time * speed
             # A jump that cannot be needs no factor, which may not be a number there.
-            last = jnp.where(here, p1, jnp.where(p1 > 0, p1 * factor, 0))
+            last = jnp.where(here, p1, jnp.where(p1 == 0, 0, p1 * factor))
             last = last / jnp.sum(last, axis=-1, keepdims=True)
         total = jnp.sum(where, axis=-1, keepdims=True)
-        chance = self.chance(jnp.where(total > 0, time * total, 0))
-        row = jnp.where(here, 1 - chance, where * (chance / jnp.where(total > 0, total, 1)))
+        chance = self.chance(jnp.where(total == 0, 0, time * total))
+        row = jnp.where(here, 1 - chance, where * (chance / jnp.where(total == 0, 1, total)))
         return jnp.where(model.interpolant.schedule.mask_probability(step.end) > 0, row, last)
 
 

@@ -123,7 +123,7 @@ def guided_jumps(
     ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
     back = pi_x * (alpha * ratio + lost * pi * jnp.sum(ratio, axis=-1, keepdims=True))
     # A jump that cannot be needs no factor, which may not be a number there.
-    back = jnp.where(back > 0, back * factor, 0)
+    back = jnp.where(back == 0, 0, back * factor)
     rate = jnp.where(alpha > 0, schedule.alpha_rate(t).astype(dtype) / jnp.where(alpha > 0, alpha, 1), jnp.inf)
     speed = rate + fresh
     return jnp.where(here, 0, back + fresh / speed * pi), speed

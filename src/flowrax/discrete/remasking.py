@@ -94,6 +94,8 @@ class Loop(AbstractRemasking):
         """Those of a number of steps; times of one's own loop where one of them is repeated."""
         if grid is not None and not isinstance(grid, int):
             return jnp.asarray(grid)
+        if not model.t_min < self.hold < model.t_max:
+            raise ValueError(f"Loop holds at {self.hold}, outside the model's times {model.t_min} to {model.t_max}.")
         share = (even_times(model, grid) - model.t_min) / (model.t_max - model.t_min)
         corners = jnp.asarray([0, self.begin, self.end, 1], share.dtype)
         return jnp.interp(share, corners, jnp.asarray([model.t_min, self.hold, self.hold, model.t_max], share.dtype))

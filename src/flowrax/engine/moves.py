@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._condition import condition_of
 from .._result import RESULTS, Samples, Stats
 from .._typing import Array, Condition, PyTree
 from ..abstract import AbstractModel, AbstractMoves, Move
+from ..prior import row_of
 from .solve import ProgressLike, make_meter
 
 
@@ -56,24 +56,31 @@ def _together(
     count, meter = plan.times.shape[0] - 1, make_meter(plan.progress)
     # The source of sample i draws from the first of these, its moves from the second.
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
-    start = jax.vmap(model.source.draw)(keys[:, 0]) if x0 is None else x0
+
+    def source(key: Array, row: PyTree) -> PyTree:
+        return row_of(model, condition, row)[0].source.draw(key)
+
+    start = jax.vmap(source)(keys[:, 0], rows) if x0 is None else x0
+    n = index.shape[0]
 
     def body(carry: PyTree, xs: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
-        x, progress = carry
+        x, failed, progress = carry
         k, begin, end = xs
 
         def one(x: PyTree, first: PyTree, key: Array, row: PyTree) -> PyTree:
             # A fold that no step has: what the steps share is drawn apart from what each draws.
             step = Move(k, count, begin, end, first, jax.random.fold_in(key, count))
-            return plan.moves.move(model, step, x, condition_of(condition, row), jax.random.fold_in(key, k))
+            own, given = row_of(model, condition, row)
+            return plan.moves.move(own, step, x, given, jax.random.fold_in(key, k))
 
         x = jax.vmap(one)(x, start, keys[:, 1], rows)
-        return (x, meter.step(progress, (k + 1) / count)), (x if plan.keeps else None)
+        # A later step may draw a good token where one has failed.
+        failed |= _failed(x, n)
+        return (x, failed, meter.step(progress, (k + 1) / count)), (x if plan.keeps else None)
 
     steps = jnp.arange(count), plan.times[:-1], plan.times[1:]
-    (x, progress), states = jax.lax.scan(body, (start, meter.init()), steps)
+    (x, failed, progress), states = jax.lax.scan(body, (start, jnp.zeros(n, bool), meter.init()), steps)
     meter.close(progress)
-    n = index.shape[0]
     number = jnp.full(n, count, jnp.int32)
     stats = Stats(number, jnp.zeros_like(number), number * plan.moves.evaluations)
     trajectory = None
@@ -81,16 +88,26 @@ def _together(
         joined = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
         trajectory = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), joined)
     times = jnp.broadcast_to(plan.times, (n, count + 1)) if plan.keeps else None
-    return Samples(x, None, None, trajectory, times, stats, _results(x, n))
+    return Samples(_marked(x, failed), None, None, trajectory, times, stats, jax.vmap(_code)(failed))
 
 
-def _results(x: PyTree, n: int) -> RESULTS:
-    """Failed where a token is -1 or a number is not finite."""
+def _failed(x: PyTree, n: int) -> Array:
+    """Where a token of a row is -1 or a number is not finite."""
     failed = jnp.zeros(n, bool)
     for leaf in jax.tree.leaves(x):
         bad = leaf < 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else ~jnp.isfinite(leaf)
         failed |= jnp.any(bad.reshape(n, -1), axis=1)
-    return jax.vmap(_code)(failed)
+    return failed
+
+
+def _marked(x: PyTree, failed: Array) -> PyTree:
+    """Failed rows have no event: -1 and NaN."""
+
+    def mark(leaf: Array) -> Array:
+        bad = -1 if jnp.issubdtype(leaf.dtype, jnp.integer) else jnp.nan
+        return jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - 1)), jnp.asarray(bad, leaf.dtype), leaf)
+
+    return jax.tree.map(mark, x)
 
 
 def _code(failed: Array) -> RESULTS:

@@ -114,4 +114,4 @@ class Mixture(AbstractCategoricalPath):
         ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
         joint = back * (ratio + lost_t / alpha_t * pi * weight)
-        return jnp.where(weight > 0, joint, here)
+        return jnp.where(weight == 0, here, joint)

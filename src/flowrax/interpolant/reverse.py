@@ -89,7 +89,7 @@ class AveragedJoint(AbstractReverse):
         total = jnp.sum(weights, axis=-1, keepdims=True)
         # A token that no data could have left there is kept, as by the posterior.
         here = jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)
-        return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), here)
+        return jnp.where(total == 0, here, weights / jnp.where(total == 0, 1, total))
 
     def log(
         self,

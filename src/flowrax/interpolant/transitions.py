@@ -91,7 +91,7 @@ class AbstractTransitions(AbstractCategoricalPath):
         ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
         joint = self._between(here.astype(p1.dtype), after, before) * self._rows(ratio, after)
         # A token that no data could have left there is kept, as by a mixture.
-        return jnp.where(jnp.sum(ratio, axis=-1, keepdims=True) > 0, joint, here.astype(p1.dtype))
+        return jnp.where(jnp.sum(ratio, axis=-1, keepdims=True) == 0, here.astype(p1.dtype), joint)
 
     def _matrix(self, index: Array, like: Array) -> Array:
         return jax.lax.stop_gradient(self.matrix(index)).astype(like.dtype)

@@ -11,6 +11,8 @@ from .._typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..categorical import CategoricalModel
 from ..times import AbstractTimes, Stratified
 from .cross_entropy import CrossEntropy
+from .generalised_kl import GeneralisedKL
+from .hybrid import Hybrid
 from .matching import AbstractLoss, ConditionDropout, Matching
 
 
@@ -44,6 +46,11 @@ class JointMatching(AbstractLoss):
 
     def __check_init__(self) -> None:
         for name, loss in self.losses.items():
+            if not isinstance(loss, Matching | CrossEntropy | GeneralisedKL | Hybrid):
+                raise ValueError(
+                    f"The network is evaluated once for all parts, at one state: the loss of part {name} must be "
+                    f"Matching, CrossEntropy, GeneralisedKL or Hybrid, not {type(loss).__name__}."
+                )
             if getattr(loss, "condition_dropout", None) is not None:
                 raise ValueError(f"The loss of part {name} drops conditions; give condition_dropout to JointMatching.")
 

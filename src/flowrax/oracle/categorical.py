@@ -185,6 +185,8 @@ class Joint(AbstractCategoricalOracle):
         table = jnp.asarray(table, float)
         if len(set(table.shape)) != 1 or table.size > 4096:
             raise ValueError(f"table must have shape (K,) * L and at most 4096 entries; got {table.shape}.")
+        if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and np.sum(np.asarray(table)) > 0):
+            raise ValueError(f"table must not be negative, and not all zero; its smallest entry is {table.min()}.")
         self.table = table / jnp.sum(table)
         self.shape, self.dtype, self.num_classes = (table.ndim,), jnp.dtype(jnp.int32), table.shape[0]
 

@@ -52,6 +52,8 @@ class Categorical(AbstractCategoricalPrior):
         """
         self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
         self.probabilities = jnp.asarray(probabilities, float)
+        if self.probabilities.ndim != 1 or not self.probabilities.size:
+            raise ValueError(f"probabilities must be a list of numbers; got shape {self.probabilities.shape}.")
         self.num_classes = len(self.probabilities)
         if not is_traced(self.probabilities):
             given = np.asarray(probabilities, np.float64)

@@ -18,11 +18,19 @@ import optax
 from .._condition import Batched
 from .._typing import BatchLike, Condition, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
-from ..joint import JointModel
 from ..loss import AbstractLoss
 from .checkpoint import load, save
 from .prefetch import Prefetch
-from .prepare import Trainable, check_data, check_schedules, coupled, default_loss, paired, without_priors
+from .prepare import (
+    Trainable,
+    check_data,
+    check_pairing,
+    check_schedules,
+    coupled,
+    default_loss,
+    paired,
+    without_priors,
+)
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
@@ -97,12 +105,11 @@ def fit(
 
     **Raises:** `ValueError` for NaN in the data, rows that disagree with the model, or a checkpoint of another run.
     """
+    check_pairing(model, augment, coupling, x0)
     if coupling is not None:
         model = coupled(model, coupling)
     conditions = Batched(condition), Batched(validation_condition)
     rows, held_out = check_data(model, data, validation, augment, key, conditions)
-    if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
-        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")

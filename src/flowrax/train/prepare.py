@@ -39,7 +39,14 @@ def check_data(
             "eqx.Module that holds the network."
         )
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
-        return model.events("data", data), None if validation is None else model.events("validation", validation)
+        return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
+    if isinstance(model, CategoricalModel) and augment is not None:
+        row = jax.ShapeDtypeStruct(jnp.shape(data)[1:], jnp.asarray(data).dtype)
+        event = jax.eval_shape(augment, key, row)
+        check_shape("augment(key, row)", event.shape, model.shape)
+        if event.dtype != model.prior.dtype:
+            raise ValueError(f"augment(key, row) is {event.dtype}; events are {model.prior.dtype}.")
+        return jnp.asarray(data), None if validation is None else jnp.asarray(validation)
     rows = jnp.asarray(data, model.dtype)
     check_finite("data", rows)
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
@@ -55,6 +62,26 @@ def check_data(
     if augment is None:
         check_range("validation", model.prior, held_out, conditions[1])
     return rows, held_out
+
+
+def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
+    """Raises `ValueError` for pairs of noise and data that the model has no use for."""
+    if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
+        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
+    if isinstance(model, CategoricalModel):
+        if coupling is not None:
+            raise ValueError("Classes have no distance by which a coupling could pair them; leave coupling out.")
+        if x0 is not None and model.prior.mask is not None:
+            raise ValueError("Under a prior of masks the noise is masks; x0 is for other noise.")
+
+
+def _events(model: Any, name: str, x: Any) -> Any:
+    rows = model.events(name, x)
+    for part, of_part in model.parts.items() if isinstance(model, JointModel) else [(None, model)]:
+        mask = getattr(of_part.prior, "mask", None)
+        if mask is not None and bool(jnp.any((rows if part is None else rows[part]) == mask)):
+            raise ValueError(f"{name} holds class {mask}, the mask of the prior, which no data have.")
+    return rows
 
 
 def without_priors(trained: Any) -> Any:

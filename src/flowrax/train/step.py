@@ -50,7 +50,7 @@ class Task(eqx.Module):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
         return jax.random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
-    def ends(self, rows: Rows, key: KeyArray) -> tuple[Rows, Rows]:
+    def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
         """Noise and data, not coupled yet; noise that depends on the condition is still standard normal."""
         if self.paired:
             return rows[:, 0], rows[:, 1]
@@ -60,7 +60,8 @@ class Task(eqx.Module):
         if isinstance(prior, AbstractGaussianPrior):
             z = jax.random.normal(noise_key, x1.shape, x1.dtype)
             return (z if prior.is_standard or isinstance(prior, Conditional) else jax.vmap(prior.transform)(z)), x1
-        return jax.vmap(prior.draw)(jax.random.split(noise_key, num_rows(x1))), x1
+        noise_keys = jax.random.split(noise_key, num_rows(x1))
+        return jax.vmap(lambda key, condition: given(prior, condition).draw(key))(noise_keys, condition), x1
 
     def batch_loss(
         self,
@@ -75,7 +76,7 @@ class Task(eqx.Module):
         """Mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has found."""
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
-        x0, x1 = self.ends(rows, key)
+        x0, x1 = self.ends(rows, key, condition)
         if order is None:
             pairs = _pairs(model.coupling, keys[2], x0, x1, condition, self.batch_size)
         else:
