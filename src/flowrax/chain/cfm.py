@@ -76,7 +76,7 @@ class CFM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """An Euler-Maruyama step of [`StochasticFlow`][]; `diffusion` is [`Cotangent`][] without."""
+        """An Euler-Maruyama step of [`StochasticFlow`][]; `diffusion` is `Cotangent` without."""
         sde = StochasticFlow(
             diffusion,
             score_temperature=score_temperature,

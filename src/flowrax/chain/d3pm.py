@@ -139,7 +139,7 @@ class D3PM(eqx.Module):
         uniform: Array | None = None,
         temperature: float | Array = 1.0,
     ) -> Tokens:
-        """A draw of [`predict`][]; the temperature is that of the law of the data, as in [`Ancestral`][].
+        """A draw of [`predict`][]; the temperature is that of the law of the data, as in `Ancestral`.
 
         By a key, or by uniform numbers: `(*shape)`, one a site, for inversion, which is what a key draws, or
         `(*shape, K)` for the largest of the logarithms with Gumbel noise.

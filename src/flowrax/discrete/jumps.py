@@ -80,7 +80,7 @@ class Euler(AbstractRateMoves):
 
     - `stochasticity`: $\eta$ of [`jump_rates`][]: more noise and more chances to mend what was drawn, at the same law.
     - `temperature`: of the probabilities of the data; 0 takes the most probable class.
-    - `guide`: that multiplies the rates of [`guided_jumps`][]: [`LikelihoodRatio`][], [`FirstOrderRatio`][].
+    - `guide`: that multiplies the rates of [`guided_jumps`][]: `LikelihoodRatio`, `FirstOrderRatio`.
     """
 
     stochasticity: float | Array = 0.0
