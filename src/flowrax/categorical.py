@@ -98,4 +98,6 @@ class CategoricalModel(AbstractLogitModel):
         classes = spread(jnp.arange(logits.shape[-1], dtype=x.dtype), logits.ndim)
         logits = jnp.where(classes == mask, -jnp.inf, logits)
         known = jnp.where(classes == x[..., None], 0, -jnp.inf).astype(logits.dtype)
-        return jnp.where((x == mask)[..., None], jax.nn.log_softmax(logits, axis=-1), known)
+        # Not log_softmax, whose shifted logits would be kept beside the answer.
+        data = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return jnp.where((x == mask)[..., None], data, known)
