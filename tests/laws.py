@@ -34,9 +34,14 @@ def covariances(key, num, size, dtype=None):
     return factors @ factors.mT + 0.05 * jnp.eye(size, dtype=dtype)[None]
 
 
-@functools.cache
 def mixture(num, size, dtype=None, seed=0):
     """A mixture of `num` well-spread Gaussians in `size` dimensions with uneven weights."""
+    # The default precision is that of the test, not that of the first test that asked.
+    return _mixture(num, size, str(jnp.result_type(float)) if dtype is None else dtype, seed)
+
+
+@functools.cache
+def _mixture(num, size, dtype, seed):
     keys = jax.random.split(jax.random.key(seed), 3)
     weights = jax.random.uniform(keys[0], (num,), dtype, 0.5, 1.5)
     means = 3 * jax.random.normal(keys[1], (num, size), dtype)

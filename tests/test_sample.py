@@ -45,9 +45,9 @@ def test_density_along_the_flow(name, precision):
 
 
 @pytest.mark.accuracy
-@pytest.mark.parametrize("precision", BARS)
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("name", "precision"), [("edm", "float64"), ("linear", "float64"), ("vp", "float32")])
 def test_density_along_the_flow_in_16_dimensions(name, precision):
+    """The other schedules are those of `log_prob`, which solves the same equations from the other end."""
     with jax.enable_x64(precision == "float64"):
         error, _ = density_error(16, name, precision)
     assert error <= BARS[precision][1]
