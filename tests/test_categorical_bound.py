@@ -264,8 +264,8 @@ def test_steps_of_any_matrices(x64):
         ({"solver": dfx.Euler()}, "takes no solver"),
         ({"rtol": 1e-3, "divergence": frx.Hutchinson()}, "takes no rtol, divergence"),
         ({"max_steps": 10}, "takes no max_steps"),
-        ({"grid": np.array([0.0, 0.5])}, "increase to 1"),
-        ({"grid": 0}, "at least one step"),
+        ({"grid": np.array([0.0, 0.5])}, "increasing times from 0.0"),
+        ({"grid": 0}, "at least one"),
     ],
 )
 def test_refusals(options, words):
