@@ -14,7 +14,7 @@ CACHE = ROOT / "benchmarks" / ".cache"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
     "flowrax jax jaxlib diffrax equinox optax numpy scipy "
-    "torch torchdiffeq torchcfm flow_matching k-diffusion diffusers POT"
+    "torch torchdiffeq torchcfm flow_matching k-diffusion diffusers POT bionemo-moco"
 ).split()
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NPROC", "XLA_FLAGS", "OPENBLAS_CORETYPE")
 

@@ -9,7 +9,7 @@ import traceback
 
 from . import environment
 
-JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps")
+JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps", "discrete")
 
 
 def main(arguments=None):
@@ -32,7 +32,8 @@ def results_folder(quick):
     """The quick form, and a run without the peers, write elsewhere, so that they never pass for the whole."""
     if quick:
         return environment.CACHE / "quick"
-    whole = all(importlib.util.find_spec(name) for name in ("torch", "torchdiffeq", "flow_matching", "torchcfm"))
+    peers = ("torch", "torchdiffeq", "flow_matching", "torchcfm", "bionemo")
+    whole = all(importlib.util.find_spec(name) for name in peers)
     return environment.RESULTS if whole else environment.CACHE / "alone"
 
 

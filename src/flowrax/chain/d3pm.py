@@ -21,6 +21,7 @@ from ..interpolant import (
     AbstractTransitions,
     AveragedPosterior,
     Mixture,
+    at_class,
     invert,
     mean_where,
     variational_term,
@@ -181,7 +182,7 @@ class D3PM(eqx.Module):
         (Austin et al. 2021, eq. 5, where the weight is on the cross-entropy.)
         """
         log_p1 = jax.nn.log_softmax(logits, axis=-1)
-        total = -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0]
+        total = -at_class(log_p1, x1)
         if is_traced(scale) or scale:
             total = total + scale * self.variational(logits, index, x, x1)
         return jnp.mean(total) if mask is None else mean_where(jnp.asarray(mask), total)

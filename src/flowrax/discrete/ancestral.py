@@ -10,7 +10,7 @@ import numpy as np
 from .._checks import check_not_negative, is_traced
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractModel, AbstractMoves, Move
-from ..interpolant import AbstractReverse, AveragedPosterior
+from ..interpolant import AbstractReverse, AveragedPosterior, invert
 from .draw import draw, log_tempered
 
 
@@ -48,12 +48,11 @@ class Ancestral(AbstractMoves):
         if model.prior.mask is None:
             return draw(key, self.probabilities(model, step, x, condition))
         # Nothing but masks changes, and whether one is lifted does not depend on the data.
-        when_key, what_key = jax.random.split(key)
         p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
         schedule = model.interpolant.schedule
         kept = schedule.mask_probability(step.end) / schedule.mask_probability(step.start)
-        lifted = jax.random.uniform(when_key, x.shape, kept.dtype) >= kept
-        return jnp.where((x == model.prior.mask) & lifted, draw(what_key, p1), x)
+        when, what = jax.random.uniform(key, (2, *x.shape), p1.dtype)
+        return jnp.where((x == model.prior.mask) & (when >= kept.astype(p1.dtype)), invert(what, p1), x)
 
 
 def even_times(model: AbstractModel, grid: Any) -> Array:

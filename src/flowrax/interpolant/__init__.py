@@ -19,6 +19,7 @@ from .reverse import (
     variational_term as variational_term,
 )
 from .sites import (
+    at_class as at_class,
     invert as invert,
     log_or_infinity as log_or_infinity,
     mean_where as mean_where,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from .path import AbstractCategoricalPath
-from .sites import log_or_infinity
+from .sites import at_class, log_or_infinity
 
 
 class AbstractReverse(eqx.Module):
@@ -139,4 +139,4 @@ def variational_term(
     possible = q > 0
     gap = jnp.log(jnp.where(possible, q, 1)) - jnp.where(possible, reverse.log(path, prior, s, t, x, log_p1), 0)
     divergence = jnp.sum(jnp.where(possible, q * gap, 0), axis=-1)
-    return jnp.where(t >= 1, -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0], divergence)
+    return jnp.where(t >= 1, -at_class(log_p1, x1), divergence)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import check_shape
-from .._typing import Array, Tokens
+from .._typing import Array, PyTree, Tokens
 
 
 def spread(row: Array, ndim: int) -> Array:
@@ -44,6 +44,29 @@ def log_or_infinity(p: Array) -> Array:
     """
     positive = p > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
+
+
+@jax.custom_jvp
+def at_class(values: Array, x: Tokens) -> Array:
+    """The number of each site's own class.
+
+    Its derivative selects where `take_along_axis` would scatter into an array of all classes.
+
+    **Arguments:**
+
+    - `values`: `(*shape, K)`.
+    - `x`: `(*shape)` integers, each a class.
+
+    **Returns:** `(*shape)`.
+    """
+    return jnp.take_along_axis(values, x[..., None], axis=-1)[..., 0]
+
+
+@at_class.defjvp
+def _at_class_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
+    values, x = primals
+    place = spread(jnp.arange(values.shape[-1], dtype=x.dtype), values.ndim)
+    return at_class(values, x), jnp.sum(jnp.where(place == x[..., None], tangents[0], 0), axis=-1)
 
 
 def invert(level: Array, weights: Array) -> Tokens:

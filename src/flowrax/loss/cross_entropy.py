@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from .._checks import check_shape
 from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
+from ..interpolant import at_class
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import MaskOf
@@ -96,7 +97,7 @@ class CrossEntropy(AbstractLoss):
             condition = self.condition_dropout(condition, dropout_key)
         x = model.interpolant.interpolate(t, x0, x1)
         log_p = model.log_probabilities(t, x, condition, key=key)
-        loss = -jnp.take_along_axis(log_p, x1[..., None], axis=-1)[..., 0]
+        loss = -at_class(log_p, x1)
         count = jnp.asarray(x1.size, jnp.int32)
         if self.mask is not None:
             real = jnp.asarray(self.mask(given)).astype(bool)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
+from ..interpolant import at_class
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import MaskOf
@@ -95,6 +96,6 @@ class GeneralisedKL(AbstractLoss):
     ) -> Array:
         """The integrand on each site, `(*shape)`, with the state `x` at `t` of the data `x1`."""
         log_p = model.log_probabilities(t, x, condition, key=key)
-        datum, seen = (jnp.take_along_axis(log_p, at[..., None], axis=-1)[..., 0] for at in (x1, x))
+        datum, seen = (at_class(log_p, at) for at in (x1, x))
         rate = model.interpolant.schedule.unmask_rate(t).astype(log_p.dtype)
         return rate * jnp.where(x == x1, -jnp.expm1(seen), -datum - jnp.exp(seen))

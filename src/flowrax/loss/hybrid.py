@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
-from ..interpolant import AbstractReverse, AveragedPosterior, mean_where, variational_term
+from ..interpolant import AbstractReverse, AveragedPosterior, at_class, mean_where, variational_term
 from ..times import AbstractTimes, Stepped
 from .matching import AbstractLoss
 from .reductions import MaskOf
@@ -75,7 +75,7 @@ class Hybrid(AbstractLoss):
     ) -> Array:
         x = model.interpolant.interpolate(t, x0, x1)
         log_p1 = model.log_probabilities(t, x, condition, key=key)
-        error = -jnp.take_along_axis(log_p1, x1[..., None], axis=-1)[..., 0]
+        error = -at_class(log_p1, x1)
         term = variational_term(self.reverse, model.interpolant, model.prior, t, self._end(t), x, x1, log_p1)
         error = error + self.scale * term
         return jnp.mean(error) if self.mask is None else mean_where(self.mask(condition), error)

@@ -1,0 +1,58 @@
+"""Draws of classes by inversion, and the number at a class, against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowrax.interpolant import at_class, invert
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 64, 65, 81, 1000])
+def test_a_level_finds_its_class(classes, x64):
+    """With a third of the classes impossible, and numbers of classes that fill their blocks or do not."""
+    rng = np.random.default_rng(classes)
+    weights = rng.exponential(size=(50, classes)) * (rng.random((50, classes)) > 1 / 3)
+    weights[:, rng.integers(classes)] = 1.0
+    level = rng.random(50)
+    sums = np.cumsum(weights, axis=1)
+    want = [np.searchsorted(s, u * s[-1], side="right") for s, u in zip(sums, level, strict=True)]
+    assert np.array_equal(invert(jnp.asarray(level), jnp.asarray(weights)), want)
+
+
+@pytest.mark.parametrize("classes", [5, 100])
+def test_a_class_of_no_weight_is_never_found(classes):
+    """However the sums round: in single precision, at all levels where they might, the ends included."""
+    rng = np.random.default_rng(0)
+    weights = np.float32(rng.exponential(size=(20_000, classes)) ** 8 * (rng.random((20_000, classes)) > 0.6))
+    weights[:, classes // 2] = 1.0
+    for side in (0.0, 1.0, np.inf):
+        sums = np.cumsum(weights, axis=1, dtype=np.float32)
+        level = sums[:, classes // 3] / sums[:, -1]
+        level = np.clip(np.nextafter(level, np.float32(side)), 0, np.nextafter(np.float32(1), np.float32(0)))
+        found = np.asarray(invert(jnp.asarray(level if side else 0 * level), jnp.asarray(weights)))
+        assert np.all(np.take_along_axis(weights, found[:, None], 1) > 0)
+    last = np.asarray(invert(jnp.full(20_000, np.nextafter(np.float32(1), np.float32(0))), jnp.asarray(weights)))
+    assert np.all(np.take_along_axis(weights, last[:, None], 1) > 0)
+
+
+@pytest.mark.parametrize("classes", [5, 100])
+def test_no_law_has_no_class(classes):
+    bad = np.ones((4, classes), np.float32)
+    bad[0], bad[1, 2], bad[2, 3] = 0, np.nan, np.inf
+    assert np.array_equal(np.asarray(invert(jnp.full(4, 0.5), jnp.asarray(bad))) < 0, [True, True, True, False])
+
+
+def test_the_number_at_a_class_and_its_derivatives(x64):
+    rng = np.random.default_rng(0)
+    values, x = jnp.asarray(rng.standard_normal((3, 2, 5))), jnp.asarray(rng.integers(0, 5, (3, 2)), jnp.int32)
+    here = np.arange(5) == np.asarray(x)[..., None]
+    np.testing.assert_array_equal(at_class(values, x), np.asarray(values)[here].reshape(3, 2))
+    with_infinity = jnp.where(jnp.asarray(here), values, -jnp.inf)
+    for start in (values, with_infinity):
+        slope = jax.grad(lambda v: jnp.sum(at_class(v, x) ** 2))(start)
+        np.testing.assert_array_equal(slope, np.where(here, 2 * np.asarray(values), 0))
+    rows = jax.vmap(lambda v, x: at_class(v, x))(values, x)
+    np.testing.assert_array_equal(rows, at_class(values, x))
+    second = jax.jacfwd(jax.grad(lambda v: jnp.sum(at_class(v, x[0, 0]) ** 3)))(values[0, 0])
+    np.testing.assert_allclose(second, np.diag(6 * np.asarray(values)[0, 0] * here[0, 0]), rtol=1e-14)
