@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flowrax as frx
+from flowrax.discrete import data_probabilities, data_weights, log_tempered
 from flowrax.interpolant import at_class, invert
 
 
@@ -56,3 +58,21 @@ def test_the_number_at_a_class_and_its_derivatives(x64):
     np.testing.assert_array_equal(rows, at_class(values, x))
     second = jax.jacfwd(jax.grad(lambda v: jnp.sum(at_class(v, x[0, 0]) ** 3)))(values[0, 0])
     np.testing.assert_allclose(second, np.diag(6 * np.asarray(values)[0, 0] * here[0, 0]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0, "traced"])
+@pytest.mark.parametrize("kind", ["masked", "uniform"])
+def test_probabilities_to_draw_by_are_those_of_the_logarithms(kind, temperature, x64):
+    """Whatever the size of the logits, that of the mask included."""
+    rng = np.random.default_rng(0)
+    prior = {"masked": frx.prior.Masked((7,), 5, 2), "uniform": frx.prior.UniformCategorical((7,), 5)}[kind]
+    logits = rng.standard_normal((7, 5)) * 10.0 ** np.arange(-3, 4)[:, None]
+    logits[:3, 2], logits[4, 1] = 1e4, -np.inf
+    model = frx.CategoricalModel(lambda t, x, _: jnp.asarray(logits), frx.schedule.LogLinearMasking(), prior=prior)
+    temperature = jnp.asarray(0.7) if temperature == "traced" else temperature
+    for x in (jnp.full(7, 2), jnp.asarray([0, 2, 4, 2, 2, 3, 1])):
+        want = jnp.exp(log_tempered(model.log_probabilities(0.5, x), temperature))
+        assert np.allclose(data_probabilities(model, 0.5, x, temperature=temperature), want, rtol=1e-12, atol=0)
+        weights = data_weights(model, 0.5, x, temperature=temperature)
+        assert np.all(np.max(weights, axis=1) <= 1) and np.all(np.max(weights, axis=1) >= 1 / 5)
+        assert np.allclose(weights / weights.sum(1, keepdims=True), want, rtol=1e-12, atol=0)

@@ -283,7 +283,11 @@ class AbstractCategoricalModel(AbstractModel):
 
 
 class AbstractLogitModel(AbstractCategoricalModel):
-    """One that shows what its network says of every site, of those that are known as well."""
+    """One that shows what its network says of every site, of those that are known as well.
+
+    The law of the data is their softmax over what data can be; where the prior has a mask, that is all but the mask,
+    and a site that is no mask is known.
+    """
 
     @abc.abstractmethod
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:

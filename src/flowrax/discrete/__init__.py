@@ -3,7 +3,12 @@
 from .ancestral import Ancestral as Ancestral, even_times as even_times
 from .blocks import Blocks as Blocks
 from .corrector import PredictorCorrector as PredictorCorrector
-from .draw import draw as draw, log_tempered as log_tempered
+from .draw import (
+    data_probabilities as data_probabilities,
+    data_weights as data_weights,
+    draw as draw,
+    log_tempered as log_tempered,
+)
 from .first_hitting import FirstHitting as FirstHitting
 from .jumps import (
     AbstractRateMoves as AbstractRateMoves,

@@ -11,7 +11,7 @@ from .._checks import check_not_negative, is_traced
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractModel, AbstractMoves, Move
 from ..interpolant import AbstractReverse, AveragedPosterior, invert
-from .draw import draw, log_tempered
+from .draw import data_probabilities, data_weights, draw
 
 
 class Ancestral(AbstractMoves):
@@ -39,20 +39,23 @@ class Ancestral(AbstractMoves):
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
         """Of every class after the step, `(*shape, K)`."""
-        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
-        return self.reverse(model.interpolant, model.prior, step.start, step.end, x, p1)
+        return self._law(model, step, x, data_probabilities(model, step.start, x, condition, self.temperature))
 
     def move(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
+        # A factor of the data's law is one of the step's.
+        p1 = data_weights(model, step.start, x, condition, self.temperature)
         if model.prior.mask is None:
-            return draw(key, self.probabilities(model, step, x, condition))
+            return draw(key, self._law(model, step, x, p1))
         # Nothing but masks changes, and whether one is lifted does not depend on the data.
-        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
         schedule = model.interpolant.schedule
         kept = schedule.mask_probability(step.end) / schedule.mask_probability(step.start)
         when, what = jax.random.uniform(key, (2, *x.shape), p1.dtype)
         return jnp.where((x == model.prior.mask) & (when >= kept.astype(p1.dtype)), invert(what, p1), x)
+
+    def _law(self, model: AbstractCategoricalModel, step: Move, x: Tokens, p1: Array) -> Array:
+        return self.reverse(model.interpolant, model.prior, step.start, step.end, x, p1)
 
 
 def even_times(model: AbstractModel, grid: Any) -> Array:

@@ -13,19 +13,16 @@ from ..prior import AbstractCategoricalPrior, AbstractPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
 
 
-class BlockModel(AbstractLogitModel):
+class AbstractBlockModel(AbstractCategoricalModel):
     """The law of a few neighbouring sites given all others, some of which may be masked."""
 
-    model: AbstractCategoricalModel
-    x: Tokens
+    model: eqx.AbstractVar[AbstractCategoricalModel]
+    x: eqx.AbstractVar[Tokens]
     """The whole event."""
-    start: Array
+    start: eqx.AbstractVar[Array]
     """The first site of the block."""
-    shape: Shape = eqx.field(static=True)
+    shape: eqx.AbstractVar[Shape]
     """Of the block."""
-
-    def __init__(self, model: AbstractCategoricalModel, x: Tokens, start: Array, size: int):
-        self.model, self.x, self.start, self.shape = model, x, start, (size,)
 
     @property
     def interpolant(self) -> AbstractCategoricalPath:
@@ -65,11 +62,6 @@ class BlockModel(AbstractLogitModel):
         whole, t = self.put(x), self.time(t)
         return self.take(self.model.log_probabilities(t, whole, condition, key=key))
 
-    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        if not isinstance(self.model, AbstractLogitModel):
-            raise ValueError(f"{type(self.model).__name__} has no logits of known sites.")
-        return self.take(self.model.logits(self.time(t), self.put(x), condition, key=key))
-
     def put(self, x: Tokens) -> Tokens:
         """The event with `x` in the block's place."""
         return jax.lax.dynamic_update_slice(self.x.ravel(), x, (self.start,)).reshape(self.x.shape)
@@ -86,6 +78,33 @@ class BlockModel(AbstractLogitModel):
         outside = (jnp.sum(self.x != self.prior.mask, dtype=jnp.int32) - inside).astype(self.dtype)
         alpha = self.interpolant.schedule.alpha(t).astype(self.dtype)
         return times_of_shares(self, (outside + size * alpha) / self.x.size)
+
+
+class BlockModel(AbstractBlockModel):
+    """That of any model."""
+
+    model: AbstractCategoricalModel
+    x: Tokens
+    start: Array
+    shape: Shape = eqx.field(static=True)
+
+    def __init__(self, model: AbstractCategoricalModel, x: Tokens, start: Array, size: int):
+        self.model, self.x, self.start, self.shape = model, x, start, (size,)
+
+
+class BlockLogitModel(AbstractBlockModel, AbstractLogitModel):
+    """That of a model with logits, which are its own."""
+
+    model: AbstractLogitModel
+    x: Tokens
+    start: Array
+    shape: Shape = eqx.field(static=True)
+
+    def __init__(self, model: AbstractLogitModel, x: Tokens, start: Array, size: int):
+        self.model, self.x, self.start, self.shape = model, x, start, (size,)
+
+    def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        return self.take(self.model.logits(self.time(t), self.put(x), condition, key=key))
 
 
 class Blocks(AbstractMoves):
@@ -141,5 +160,7 @@ class Blocks(AbstractMoves):
         inner = Move(index, count, start, step.end, first, shared)
         return block.put(self.inner.move(block, inner, block.take(x), condition, key))
 
-    def _model(self, model: AbstractCategoricalModel, x: Tokens, start: Array) -> BlockModel:
+    def _model(self, model: AbstractCategoricalModel, x: Tokens, start: Array) -> AbstractBlockModel:
+        if isinstance(model, AbstractLogitModel):
+            return BlockLogitModel(model, x, start, self.block)
         return BlockModel(model, x, start, self.block)

@@ -10,7 +10,7 @@ from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
 from ..interpolant import spread
-from .draw import draw, log_tempered
+from .draw import data_probabilities, draw
 from .rates import at
 
 
@@ -52,7 +52,7 @@ class PredictorCorrector(AbstractMoves):
 
     def correction(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None) -> Array:
         """Probabilities of every class after one correction at the end of the step, `(*shape, K)`."""
-        p1 = jnp.exp(log_tempered(model.log_probabilities(step.end, x, condition), self.temperature))
+        p1 = data_probabilities(model, step.end, x, condition, self.temperature)
         dtype, schedule = p1.dtype, model.interpolant.schedule
         pi = model.prior.probabilities.astype(dtype)
         alpha, lost = schedule.alpha(step.end).astype(dtype), schedule.mask_probability(step.end).astype(dtype)

@@ -1,11 +1,12 @@
-"""Draws of one class per site, by one uniform number each instead of one per class."""
+"""What a model says of the data as numbers to draw by, and draws by one uniform number per site, not one per class."""
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import time_dtype
-from .._typing import Array, KeyArray, Tokens
-from ..interpolant import invert
+from .._typing import Array, Condition, KeyArray, Scalar, Tokens
+from ..abstract import AbstractCategoricalModel, AbstractLogitModel
+from ..interpolant import invert, spread
 
 
 def draw(key: KeyArray, weights: Array) -> Tokens:
@@ -42,3 +43,47 @@ def log_tempered(log_probabilities: Array, temperature: float | Array) -> Array:
             chosen = jax.nn.one_hot(best, log_probabilities.shape[-1], dtype=bool)
             return jnp.where(chosen, 0, -jnp.inf).astype(log_probabilities.dtype)
     return jax.nn.log_softmax(log_probabilities / temperature, axis=-1)
+
+
+def data_weights(
+    model: AbstractCategoricalModel,
+    t: Scalar,
+    x: Tokens,
+    condition: Condition = None,
+    temperature: float | Array = 1.0,
+) -> Array:
+    r"""$p(x_1^i = k | x_t)^{1/T}$ but for a factor of each site; what only draws by them needs no more.
+
+    **Arguments:**
+
+    - `model`: of classes. That of logits need not be asked for logarithms, which would be taken back at once.
+    - `t`, `x`, `condition`: one time, one event and what it is given.
+    - `temperature`: as for [`log_tempered`][].
+
+    **Returns:** `(*shape, K)`, not negative, of which the largest of a site is of order one.
+    """
+    if not isinstance(model, AbstractLogitModel) or (isinstance(temperature, int | float) and temperature == 0):
+        return jnp.exp(log_tempered(model.log_probabilities(t, x, condition), temperature))
+    logits, mask = model.logits(t, x, condition), model.prior.mask
+    classes = spread(jnp.arange(logits.shape[-1], dtype=x.dtype), logits.ndim)
+    if mask is not None:
+        # A sum, which XLA compiles to less work than a selection.
+        logits = logits + jnp.where(classes == mask, -jnp.inf, 0).astype(logits.dtype)
+    gap = logits - jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(gap if isinstance(temperature, int | float) and temperature == 1 else gap / temperature)
+    if mask is None:
+        return weights
+    # What is not masked is known.
+    return jnp.where((x == mask)[..., None], weights, (classes == x[..., None]).astype(weights.dtype))
+
+
+def data_probabilities(
+    model: AbstractCategoricalModel,
+    t: Scalar,
+    x: Tokens,
+    condition: Condition = None,
+    temperature: float | Array = 1.0,
+) -> Array:
+    """[`data_weights`][] that sum to one on each site."""
+    weights = data_weights(model, t, x, condition, temperature)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)

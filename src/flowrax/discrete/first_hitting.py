@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
-from .draw import draw, log_tempered
+from .draw import data_weights, draw
 from .masks import highest, mask_of, size_of, times_of_shares
 
 
@@ -53,8 +53,8 @@ class FirstHitting(AbstractMoves):
     ) -> Tokens:
         masked = x == mask_of(self, model)
         where_key, token_key = jax.random.split(key)
-        log_p = log_tempered(model.log_probabilities(self.time(model, step, masked), x, condition), self.temperature)
-        tokens = draw(token_key, jnp.exp(log_p)).astype(x.dtype)
+        weights = data_weights(model, self.time(model, step, masked), x, condition, self.temperature)
+        tokens = draw(token_key, weights).astype(x.dtype)
         score = jnp.where(masked, jax.random.uniform(where_key, x.shape), -1)
         one = jnp.minimum(jnp.sum(masked, dtype=jnp.int32), 1)
         return jnp.where(highest(score, one), tokens, x)

@@ -11,7 +11,7 @@ from .._checks import check_not_negative
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
 from .ancestral import even_times
-from .draw import draw, log_tempered
+from .draw import data_probabilities, draw
 from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 
@@ -54,7 +54,7 @@ class AbstractRateMoves(AbstractSiteMoves):
     def probabilities(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
-        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
+        p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         here = at(x, p1.shape[-1])
         time, last = (step.end - step.start).astype(p1.dtype), p1
         if self.guide is None:
@@ -143,7 +143,7 @@ class MixtureJump(AbstractSiteMoves):
     def probabilities(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
-        p1 = jnp.exp(log_tempered(model.log_probabilities(step.start, x, condition), self.temperature))
+        p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         schedule = model.interpolant.schedule
         kept = (schedule.mask_probability(step.end) / schedule.mask_probability(step.start)).astype(p1.dtype)
         return (1 - kept) * p1 + kept * jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from .._checks import check_fraction, check_not_negative
 from .._typing import Array, Condition, KeyArray, Tokens
 from ..abstract import AbstractCategoricalModel, AbstractMoves, Move
+from ..interpolant import spread
 from .ancestral import even_times
-from .draw import draw, log_tempered
+from .draw import data_probabilities, draw
 from .masks import given_of, mask_of
 
 
@@ -141,33 +142,32 @@ class Remasking(AbstractMoves):
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
         """Of every class after the step, `(*shape, K)`."""
-        mask, (log_p, change) = mask_of(self, model), self._law(model, step, x, condition)
-        masks = jax.nn.one_hot(mask, log_p.shape[-1], dtype=log_p.dtype)
-        masks = masks.reshape((1,) * (log_p.ndim - 1) + (-1,))
-        here = jax.nn.one_hot(x, log_p.shape[-1], dtype=log_p.dtype)
-        other = jnp.where((x == mask)[..., None], jnp.exp(log_p), masks)
+        mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
+        masks = spread(jax.nn.one_hot(mask, p1.shape[-1], dtype=p1.dtype), p1.ndim)
+        here = jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)
+        other = jnp.where((x == mask)[..., None], p1, masks)
         return (1 - change)[..., None] * here + change[..., None] * other
 
     def move(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
-        mask, (log_p, change) = mask_of(self, model), self._law(model, step, x, condition)
+        mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
         when_key, token_key = jax.random.split(key)
-        tokens = jnp.where(x == mask, draw(token_key, jnp.exp(log_p)).astype(x.dtype), mask)
+        tokens = jnp.where(x == mask, draw(token_key, p1).astype(x.dtype), mask)
         return jnp.where(jax.random.uniform(when_key, x.shape, change.dtype) < change, tokens, x)
 
     def _law(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition) -> tuple[Array, Array]:
-        """The log-probabilities of the data, and the probability that each site changes."""
+        """The probabilities of the data, and the probability that each site changes."""
         mask, schedule = mask_of(self, model), model.interpolant.schedule
-        log_p = log_tempered(model.log_probabilities(step.start, x, condition), self.temperature)
+        p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         known, lost = schedule.alpha(step.start), schedule.mask_probability(step.end)
         amount = self.remasking.amount(step, known, lost)
         lost_before = schedule.mask_probability(step.start)
         lift = (lost_before - (lost - amount)) / lost_before
         again = amount / jnp.where(known > 0, known, 1)
-        change = jnp.where(x == mask, lift, again).astype(log_p.dtype)
+        change = jnp.where(x == mask, lift, again).astype(p1.dtype)
         # A failure stays one.
         change = jnp.where(x < 0, 0, change)
         if self.keep_given:
             change = jnp.where(given_of(step.first, mask, x.shape), 0, change)
-        return log_p, change
+        return p1, change

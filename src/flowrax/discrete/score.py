@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Condition, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
+from .draw import data_probabilities
 
 
 def score(model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
@@ -30,7 +31,7 @@ def score(model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Cond
     mask = model.prior.mask
     if mask is None:
         raise ValueError(f"score is that of masked diffusion, and {type(model.prior).__name__} has no mask.")
-    p1 = jnp.exp(model.log_probabilities(t, x, condition))
+    p1 = data_probabilities(model, t, x, condition)
     schedule = model.interpolant.schedule
     known, lost = schedule.alpha(t).astype(p1.dtype), schedule.mask_probability(t).astype(p1.dtype)
     masked = x == mask
