@@ -46,7 +46,7 @@ def test_a_failure_on_the_way_stays_one(moves):
     prior = frx.prior.UniformCategorical((2,), 3)
 
     def network(t, x, c):
-        return jnp.full((2, 3), jnp.where((t > 0.4) & (t < 0.6), jnp.nan, 0.0))
+        return jnp.full((2, 3), jnp.sqrt((t - 0.4) * (t - 0.6)))
 
     model = frx.CategoricalModel(network, SCHEDULE, prior=prior)
     answer = frx.sample(model, jax.random.key(0), 5, dynamics=moves, grid=10, throw=False)
@@ -154,7 +154,11 @@ def test_fit_takes_integers_afresh_and_refuses_what_makes_no_sense():
 def test_more_refusals():
     model = frx.oracle.Joint(TABLE).model(SCHEDULE, prior=masked())
     short = frx.CategoricalModel(model.network, SCHEDULE, prior=masked(), t_max=0.8)
+    apart = frx.CategoricalModel(lambda t, x, _: {"logits": x}, SCHEDULE, prior=masked(), dtype=jnp.float32)
+    part = frx.JointModel(lambda t, x, _: {"type": x["type"]}, parts())
     calls = [
+        (lambda: frx.sample(apart, jax.random.key(0), 2), "gave dict; it must give an array"),
+        (lambda: frx.sample(part, jax.random.key(0), 2), r"gave \['type'\]; it must give a dictionary of the parts"),
         (lambda: frx.sample(model, jax.random.key(0), 2, with_log_prob=True), "log_prob"),
         (lambda: frx.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "must not be negative"),
         (lambda: frx.prior.Categorical((2,), []), "list of numbers"),

@@ -278,6 +278,24 @@ def test_hybrid_is_the_loss_of_the_chain(x64):
     assert loss(model, 0.0, level, x1, 0 * mask) == 0
 
 
+def test_hybrid_drops_conditions_and_keeps_the_mask_in_them():
+    noise, prior = TabulatedMasking(RATES), PRIORS["uniform"]((3,))
+    model = frx.CategoricalModel(
+        lambda t, x, given: jnp.outer(given, jnp.arange(NUM, dtype=jnp.float32)), noise, prior=prior, dtype=jnp.float32
+    )
+    x1, level, mask = jnp.asarray([3, 0, 1]), jnp.asarray([0.3, 0.9, 0.1]), jnp.asarray([1.0, 0.0, 1.0])
+    state, key = ((x1, level), x1, mask), jax.random.key(0)
+    plain, dropping = (
+        Hybrid(7, mask=lambda given: given, condition_dropout=dropout)
+        for dropout in (None, frx.loss.ConditionDropout(1.0))
+    )
+    # Logits that are zero where the mask is dropped, of the same two sites.
+    flat = frx.CategoricalModel(lambda t, x, given: jnp.zeros((3, NUM)), noise, prior=prior, dtype=jnp.float32)
+    t = jnp.asarray(2 / 7)
+    assert np.isclose(dropping(model, t, *state, key=key), plain(flat, t, *state), rtol=1e-6)
+    assert dropping(model, t, *state) == plain(model, t, *state, key=key) != plain(flat, t, *state)
+
+
 def test_the_steps_of_a_chain_are_drawn_equally_often():
     times = np.asarray(frx.times.Stepped(5)(jax.random.key(0), 1000, 0.0, 1.0, jnp.float32))
     assert np.all(np.bincount(np.round(5 * times).astype(int), minlength=5) == 200) and times.max() < 1

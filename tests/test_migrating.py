@@ -21,7 +21,9 @@ THEIRS = {
         DiscreteLinearInferenceSchedule EntropicInferenceSchedule discretize ContinuousFlowMatcher
         process_vector_field_prediction process_data_prediction step_score_stochastic vf_to_score get_gt OTSampler
         EquivariantOTSampler KabschAugmentation AugmentationType VDM step_ddim step_ode step_hybrid_sde DDPM step_noise
-        D3PM MDLM DiscreteFlowMatcher PredictionType parallel_context
+        D3PM MDLM DiscreteFlowMatcher PredictionType parallel_context step_confidence step_confidence_margin
+        step_auto_regressive get_num_steps_confidence step_self_path_planning calculate_score step_purity step_argmax
+        step_simple_sample
     """,
     "flowfusion": """
         MLP ScoreModel no_sigma hutchinson hutchpp xtrace sample_sde sample_ode_from_base solve_odes_forward log_prob

@@ -6,6 +6,7 @@ The network is called as any other, with integers for `x`: `network(t, x, condit
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._checks import check_batch, check_interval, check_shape, is_traced, time_dtype
 from ._typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
@@ -81,8 +82,10 @@ class CategoricalModel(AbstractLogitModel):
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """What the network says, `(*shape, K)`; `key` is for dropout in training."""
         out = call_network(self.network, t, x, condition, key=key)
+        if not isinstance(out, jax.Array | np.ndarray):
+            raise ValueError(f"The network gave {type(out).__name__}; it must give an array of logits.")
         check_shape("The network's output", out.shape, (*self.shape, self.prior.num_classes))
-        return out.astype(time_dtype(out.dtype))
+        return jnp.asarray(out).astype(time_dtype(out.dtype))
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None

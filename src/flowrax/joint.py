@@ -182,8 +182,12 @@ class JointModel(AbstractModel):
     def outputs(
         self, t: Mapping[str, Scalar], x: dict[str, Array], condition: Condition = None, *, key: KeyArray | None = None
     ) -> dict[str, Array]:
-        """Of every part, in one evaluation of the network."""
-        return call_network(self.network, self.times_of(t), x, condition, key=key)
+        """Of every part, in one evaluation of the network; raises `ValueError` where it gives no dictionary of them."""
+        said = call_network(self.network, self.times_of(t), x, condition, key=key)
+        if not isinstance(said, Mapping) or set(said) != set(self.parts):
+            got = sorted(said) if isinstance(said, Mapping) else type(said).__name__
+            raise ValueError(f"The network gave {got}; it must give a dictionary of the parts {sorted(self.parts)}.")
+        return dict(said)
 
     def said(self, name: str, outputs: Mapping[str, Array]) -> Part:
         """One part as a model that predicts what has been said."""

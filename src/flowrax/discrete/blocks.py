@@ -111,7 +111,8 @@ class Blocks(AbstractMoves):
     """Semi-autoregressive sampling: the blocks of an event from left to right, each by `inner` (Arriola et al. 2025).
 
     A block sees what is known of the others; the masks after it are left as they are until their turn. All steps of
-    `inner` are taken for each block, so a grid is that of one block. The network is given the time of the whole event.
+    `inner` are taken for each block, so a grid is that of one block. The network is given the time of the whole event;
+    the times of saved states are those within a block, and start anew with each.
 
     ??? cite "Reference"
 

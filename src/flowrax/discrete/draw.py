@@ -86,4 +86,6 @@ def data_probabilities(
 ) -> Array:
     """[`data_weights`][] that sum to one on each site."""
     weights = data_weights(model, t, x, condition, temperature)
-    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+    # A product instead of a sum, which XLA would compute anew with the exponentials before it.
+    ones = jnp.ones((weights.shape[-1], 1), weights.dtype)
+    return weights / jnp.matmul(weights, ones, precision=jax.lax.Precision.HIGHEST)

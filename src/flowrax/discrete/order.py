@@ -93,7 +93,8 @@ class Margin(AbstractOrder):
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
         classes = jnp.arange(log_p.shape[-1], dtype=jnp.int32).reshape((1,) * (log_p.ndim - 1) + (-1,))
         first = jnp.max(log_p, axis=-1)
-        others = jnp.where(classes == jnp.argmax(log_p, axis=-1)[..., None], -jnp.inf, log_p)
+        best = jnp.argmax(log_p, axis=-1).astype(classes.dtype)
+        others = jnp.where(classes == best[..., None], -jnp.inf, log_p)
         margin = jnp.exp(first) - jnp.exp(jnp.max(others, axis=-1))
         return _perturbed(key, jnp.log(margin), self.randomness, step)
 

@@ -5,6 +5,7 @@ D_{\text{KL}}\big(q(x_t^i | x_s^i, x_1^i) \,\|\, p_\theta(x_t^i | x_s)\big)\Big]
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._checks import check_not_negative
@@ -12,7 +13,7 @@ from .._typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ..abstract import AbstractCategoricalModel
 from ..interpolant import AbstractReverse, AveragedPosterior, at_class, mean_where, variational_term
 from ..times import AbstractTimes, Stepped
-from .matching import AbstractLoss
+from .matching import AbstractLoss, ConditionDropout
 from .reductions import MaskOf
 
 
@@ -39,6 +40,7 @@ class Hybrid(AbstractLoss):
     reverse: AbstractReverse
     times: AbstractTimes
     mask: MaskOf | None
+    condition_dropout: ConditionDropout | None
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Hybrid(AbstractLoss):
         reverse: AbstractReverse | None = None,
         times: AbstractTimes | None = None,
         mask: MaskOf | None = None,
+        condition_dropout: ConditionDropout | None = None,
     ):
         r"""**Arguments:**
 
@@ -57,9 +60,12 @@ class Hybrid(AbstractLoss):
         - `times`: where steps start; those of the chain, [`flowrax.times.Stepped`][], all equally often, without.
         - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site counts, in both terms; an event without any has
             loss zero.
+        - `condition_dropout`: [`ConditionDropout`][], for classifier-free guidance; the mask is that of the condition
+            as it was.
         """
         check_not_negative("scale", scale)
         self.num_steps, self.scale, self.mask = num_steps, scale, mask
+        self.condition_dropout = condition_dropout
         self.reverse = AveragedPosterior() if reverse is None else reverse
         self.times = Stepped(num_steps) if times is None else times
 
@@ -73,12 +79,16 @@ class Hybrid(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
+        given = condition
+        if key is not None and self.condition_dropout is not None:
+            key, dropout_key = jax.random.split(key)
+            condition = self.condition_dropout(condition, dropout_key)
         x = model.interpolant.interpolate(t, x0, x1)
         log_p1 = model.log_probabilities(t, x, condition, key=key)
         error = -at_class(log_p1, x1)
         term = variational_term(self.reverse, model.interpolant, model.prior, t, self._end(t), x, x1, log_p1)
         error = error + self.scale * term
-        return jnp.mean(error) if self.mask is None else mean_where(self.mask(condition), error)
+        return jnp.mean(error) if self.mask is None else mean_where(self.mask(given), error)
 
     def _end(self, t: Scalar) -> Array:
         """One step further; from a state of the chain the next one, without rounding, and at most the data."""

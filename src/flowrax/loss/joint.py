@@ -36,7 +36,8 @@ class JointMatching(AbstractLoss):
     r"""$\sum_p \omega_p \mathcal{L}_p$ over the parts, each with the loss of its own kind.
 
     `losses` and `weights` are by name; [`Matching`][] and [`CrossEntropy`][] and a weight of 1 without. Times are
-    drawn by `times`, one for all parts or, with [`Apart`][], one for each in the order of their names.
+    drawn by `times`, one for all parts or, with [`Apart`][], one for each in the order of their names; those
+    of the parts' losses count for nothing.
     """
 
     losses: dict[str, AbstractLoss] = eqx.field(default_factory=dict)
