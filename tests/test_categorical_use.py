@@ -160,6 +160,10 @@ def test_more_refusals():
         (lambda: frx.sample(apart, jax.random.key(0), 2), "gave dict; it must give an array"),
         (lambda: frx.sample(part, jax.random.key(0), 2), r"gave \['type'\]; it must give a dictionary of the parts"),
         (lambda: frx.sample(model, jax.random.key(0), 2, with_log_prob=True), "log_prob"),
+        (
+            lambda: frx.posterior(model, frx.LinearGaussian(jnp.eye(2), jnp.zeros(2), 1.0), jax.random.key(0), 2),
+            "posterior is for continuous events",
+        ),
         (lambda: frx.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "must not be negative"),
         (lambda: frx.prior.Categorical((2,), []), "list of numbers"),
         (lambda: frx.log_prob(frx.JointModel(Joint(jnp.ones(())), parts()), TABLE), "has no log_prob"),

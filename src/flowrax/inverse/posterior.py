@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._condition import Batched
 from .._result import RESULTS, Stats
 from .._typing import Array, Batch, Condition, Float, KeyArray, PerSample
-from ..abstract import AbstractContinuousModel
+from ..abstract import AbstractContinuousModel, AbstractModel
 from ..divergence import AbstractDivergence, Exact
 from ..guidance import AbstractGuidance, GuidedModel, PiGDM
 from ..likelihood import log_prob
@@ -49,7 +49,7 @@ class PosteriorSamples(eqx.Module):
 
 
 def posterior(
-    model: AbstractContinuousModel,
+    model: AbstractModel,
     observation: LinearGaussian,
     key: KeyArray,
     num_samples: int,
@@ -81,6 +81,11 @@ def posterior(
 
     **Raises:** `ValueError` for a model without a score or an operator of the wrong width; [`SolveError`][].
     """
+    if not isinstance(model, AbstractContinuousModel):
+        raise ValueError(
+            f"posterior is for continuous events; {type(model).__name__} has none. Known tokens are given by sample's "
+            "x0=, readings of them by discrete.Euler(guide=)."
+        )
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
     draws = sample(guided, key, num_samples, condition=condition, with_log_prob=reweight, divergence=chosen, **options)
