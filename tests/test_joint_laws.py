@@ -71,3 +71,12 @@ def test_one_token_at_a_time_is_the_law_of_the_data(name, size, x64):
     classes, sites, _ = SIZES[size]
     table, model = oracle_and_model("masked", classes, sites)
     assert pvalue(model, EXACT[name], table) > 1e-4
+
+
+@pytest.mark.accuracy
+def test_the_published_step_draws_the_law_of_its_sums(x64):
+    """Which is not that of the data, even in many steps."""
+    table, model = oracle_and_model("uniform", 3, 2)
+    moves = discrete.Ancestral(reverse=frx.interpolant.AveragedJoint())
+    law = law_after(model, moves, 16)
+    assert pvalue(model, moves, law, 16) > 1e-4 > pvalue(model, moves, table, 16)

@@ -7,7 +7,10 @@ import pytest
 
 import flowrax as frx
 from flowrax.discrete import data_probabilities, data_weights, log_tempered
-from flowrax.interpolant import at_class, invert
+from flowrax.interpolant import AveragedJoint, AveragedPosterior, Mixture, Ordinal, at_class, invert
+
+RATES = frx.schedule.DiscreteSchedule(np.linspace(0.1, 0.8, 7))
+TABLE = frx.schedule.TabulatedMasking(RATES)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 7, 64, 65, 81, 1000])
@@ -76,3 +79,15 @@ def test_probabilities_to_draw_by_are_those_of_the_logarithms(kind, temperature,
         weights = data_weights(model, 0.5, x, temperature=temperature)
         assert np.all(np.max(weights, axis=1) <= 1) and np.all(np.max(weights, axis=1) >= 1 / 5)
         assert np.allclose(weights / weights.sum(1, keepdims=True), want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("reverse", [AveragedPosterior(), AveragedJoint()], ids=["posterior", "joint"])
+@pytest.mark.parametrize("path", [Mixture(TABLE), Ordinal(RATES, 4)], ids=["mixture", "ordinal"])
+def test_a_factor_of_the_law_of_the_data_is_one_of_the_step(path, reverse, x64):
+    """Which is what samplers draw by: weights that do not sum to one."""
+    prior, s, t = frx.prior.UniformCategorical((3,), 4), jnp.asarray(3 / 7), jnp.asarray(4 / 7)
+    p1, factor = np.random.default_rng(0).dirichlet(np.ones(4), size=3), np.array([[1e-3], [1.0], [40.0]])
+    x = jnp.asarray([3, 0, 1])
+    law, weights = (np.asarray(reverse(path, prior, s, t, x, jnp.asarray(p))) for p in (p1, factor * p1))
+    np.testing.assert_allclose(law.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(weights / weights.sum(1, keepdims=True), law, rtol=1e-12)

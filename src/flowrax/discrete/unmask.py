@@ -24,8 +24,8 @@ class Unmask(AbstractMoves):
     are drawn each for itself; [`Confidence`][] is biased besides.
 
     The network is given the time at which $\alpha$ is the share of the sites that are known. Masks among the tokens of
-    `x0=` are filled in and what is known there stays. A row without masks rests. No mask is
-    left at the end, wherever the model's interval of time ends.
+    `x0=` are filled in and what is known there stays. A row without masks rests. No mask is left at the end, wherever
+    the model's interval of time ends.
     """
 
     order: AbstractOrder

@@ -19,7 +19,10 @@ class AbstractReverse(eqx.Module):
     def __call__(
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
-        """Probabilities of every class at `t > s`, `(*shape, K)`, by those of the data, `(*shape, K)`."""
+        """Probabilities of every class at `t > s`, `(*shape, K)`, by those of the data, `(*shape, K)`.
+
+        Those of the data may have a factor on each site; the answer then has one as well, or sums to one.
+        """
 
     @abc.abstractmethod
     def log(
@@ -83,6 +86,8 @@ class AveragedJoint(AbstractReverse):
     def __call__(
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
+        # A marginal is that of a law.
+        p1 = p1 / jnp.sum(p1, axis=-1, keepdims=True)
         joint = path.likelihood(prior, s, t, x).astype(p1.dtype) * path.marginal(prior, t, p1)
         # The step to the data is the law of the data.
         weights = jnp.where(t >= 1, p1, joint)
