@@ -63,7 +63,7 @@ def test_steps_draw_the_law_of_the_sums(name, size, x64):
     table, model = oracle_and_model(prior, classes, sites)
     law = law_after(model, moves, steps)[(slice(classes),) * sites]
     np.testing.assert_allclose(law.sum(), 1, rtol=1e-9)
-    assert pvalue(model, moves, law, steps) > 1e-4
+    assert pvalue(model, moves, law, steps) > 1e-3
     # Which differs from that of the data by an error of these steps, and no more.
     assert np.abs(law - table).sum() / 2 < 2 / steps
 
@@ -74,7 +74,7 @@ def test_one_token_at_a_time_is_the_law_of_the_data(name, size, x64):
     """Whatever the order, as long as it does not look at the tokens drawn."""
     classes, sites, _ = SIZES[size]
     table, model = oracle_and_model("masked", classes, sites)
-    assert pvalue(model, EXACT[name], table) > 1e-4
+    assert pvalue(model, EXACT[name], table) > 1e-3
 
 
 @pytest.mark.accuracy
@@ -83,4 +83,4 @@ def test_the_published_step_draws_the_law_of_its_sums(x64):
     table, model = oracle_and_model("uniform", 3, 2)
     moves = discrete.Ancestral(reverse=frx.interpolant.AveragedJoint())
     law = law_after(model, moves, 16)
-    assert pvalue(model, moves, law, 16) > 1e-4 > pvalue(model, moves, table, 16)
+    assert pvalue(model, moves, law, 16) > 1e-3 > pvalue(model, moves, table, 16)
