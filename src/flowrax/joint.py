@@ -105,17 +105,7 @@ class JointPaths(eqx.Module):
 class JointModel(AbstractModel):
     """A network of events that are dictionaries of parts, as a law.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{campbell2024generative,
-            author={Campbell, Andrew and Yim, Jason and Barzilay, Regina and Rainforth, Tom and Jaakkola, Tommi},
-            title={Generative Flows on Discrete State-Spaces: Enabling Multimodal Flows with Applications to Protein
-                Co-Design},
-            booktitle={International Conference on Machine Learning},
-            year={2024},
-        }
-        ```
+    **Reference:** [@campbell2024generative].
     """
 
     network: Network

@@ -62,16 +62,7 @@ def parallel_sample(
 
     **Raises:** `ValueError` for a bad argument, [`SolveError`][] where a state became NaN.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{shih2023parallel,
-            author={Shih, Andy and Belkhale, Suneel and Ermon, Stefano and Sadigh, Dorsa and Anari, Nima},
-            title={Parallel Sampling of Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **Reference:** [@shih2023parallel].
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")

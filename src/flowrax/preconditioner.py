@@ -46,16 +46,7 @@ class EDMPreconditioner(AbstractPreconditioner):
     $c_{\text{in}} = V^{-1/2}$, $c_{\text{skip}} = \alpha \sigma_d^2 / V$, $c_{\text{out}} = \sigma \sigma_d V^{-1/2}$,
     $c_{\text{noise}} = \tfrac14 \log (\sigma / \alpha)$. With $\alpha = 1$ these are the paper's.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@karras2022elucidating].
     """
 
     sigma_data: float = 0.5

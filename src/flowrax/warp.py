@@ -32,16 +32,7 @@ def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedM
         samples = frx.sample(fast, key, 100, grid=20)
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{pokle2024training,
-            author={Pokle, Ashwini and Muckley, Matthew J. and Chen, Ricky T. Q. and Karrer, Brian},
-            title={Training-free Linear Image Inverses via Flows},
-            journal={Transactions on Machine Learning Research},
-            year={2024},
-        }
-        ```
+    **Reference:** [@pokle2024training].
 
     **Arguments:**
 

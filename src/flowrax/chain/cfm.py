@@ -19,16 +19,7 @@ class CFM(eqx.Module):
     Drawn by a verb, on a grid and with `solver=diffrax.Euler()`, they are [`ProbabilityFlow`][] and
     [`StochasticFlow`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lipman2023flow,
-            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
-            title={Flow Matching for Generative Modeling},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@lipman2023flow].
     """
 
     schedule: AbstractSchedule

@@ -41,16 +41,7 @@ class D3PM(eqx.Module):
     By a verb the same steps are those of `CategoricalModel(network, TabulatedMasking(table), prior=prior)`, or of
     `CategoricalModel(network, Ordinal(table, K), prior=prior)`, under `frx.sample(grid=T)`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@austin2021structured].
     """
 
     path: AbstractCategoricalPath

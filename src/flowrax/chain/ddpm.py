@@ -26,16 +26,7 @@ class DDPM(eqx.Module):
     `table.index(t)`: with $T$ = `table.num_steps`, `frx.sample(model, key, n, dynamics=ReverseSDE(t_max=1 - 1 / T),
     solver=DDIM(), grid=T - 1, last_step=Tweedie())`. Up to `t_max` a step ends at each index; the last is to the data.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{ho2020denoising,
-            author={Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
-            title={Denoising Diffusion Probabilistic Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [@ho2020denoising].
     """
 
     table: DiscreteSchedule

@@ -37,16 +37,7 @@ class VDM(eqx.Module):
     `(..., nodes)` for events `(..., nodes, features)`, whose masked nodes are zero after the step; `centre`, whether
     the mean of the others is removed.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kingma2021variational,
-            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
-            title={Variational Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kingma2021variational].
     """
 
     schedule: AbstractSchedule

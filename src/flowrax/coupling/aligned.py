@@ -21,16 +21,7 @@ class Kabsch(AbstractCoupling):
     For laws that no rotation changes, such as an isotropic Gaussian, and a network that turns with its input. Elsewhere
     the noise that is trained on is no longer the noise that sampling starts from.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{klein2023equivariant,
-            author={Klein, Leon and Kr{\"a}mer, Andreas and No{\'e}, Frank},
-            title={Equivariant flow matching},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **Reference:** [@klein2023equivariant].
     """
 
     noise_to_data: bool = eqx.field(static=True)
@@ -77,25 +68,7 @@ class EquivariantOT(AbstractHostCoupling):
     All costs come from one matrix product and elementwise rotations of the columns of 3 by 3 matrices: no loop over
     pairs. Of laws and networks the same is asked as by [`Kabsch`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{klein2023equivariant,
-            author={Klein, Leon and Kr{\"a}mer, Andreas and No{\'e}, Frank},
-            title={Equivariant flow matching},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
-        ```bibtex
-        @inproceedings{song2023equivariant,
-            author={Song, Yuxuan and Gong, Jingjing and Xu, Minkai and Cao, Ziyao and Lan, Yanyan and Ermon, Stefano and
-                Zhou, Hao and Ma, Wei-Ying},
-            title={Equivariant Flow Matching with Hybrid Probability Transport for {3D} Molecule Generation},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **References:** [@klein2023equivariant], [@song2023equivariant].
     """
 
     transport: ExactOT

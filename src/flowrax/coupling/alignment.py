@@ -35,18 +35,7 @@ def kabsch(x: Event, y: Event, mask: Bool[Array, " p"] | None = None) -> Array:
 
     **Raises:** `ValueError` for shapes other than these.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{kabsch1976solution,
-            author={Kabsch, Wolfgang},
-            title={A solution for the best rotation to relate two sets of vectors},
-            journal={Acta Crystallographica Section A},
-            volume={32},
-            pages={922--923},
-            year={1976},
-        }
-        ```
+    **Reference:** [@kabsch1976solution].
     """
     check_shape("x", x.shape, (*x.shape[:-1][:1], 3))
     check_shape("y", y.shape, x.shape)

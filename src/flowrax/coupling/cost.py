@@ -66,25 +66,7 @@ class Conditional(eqx.Module):
     that came with an equal condition, and the noise given the condition keeps its law exactly. That suits labels; for
     continuous conditions, which are never equal, a large weight keeps it nearly.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{cheng2025curse,
-            author={Cheng, Ho Kei and Schwing, Alexander},
-            title={The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional Flow-Based
-                Generation},
-            booktitle={International Conference on Computer Vision},
-            year={2025},
-        }
-        ```
-        ```bibtex
-        @article{chemseddine2024conditional,
-            author={Chemseddine, Jannis and Hagemann, Paul and Steidl, Gabriele and Wald, Christian},
-            title={Conditional {W}asserstein Distances with Applications in {B}ayesian {OT} Flow Matching},
-            journal={arXiv:2403.18705},
-            year={2024},
-        }
-        ```
+    **References:** [@cheng2025curse], [@chemseddine2024conditional].
     """
 
     cost: Cost

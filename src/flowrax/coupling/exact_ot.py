@@ -36,28 +36,7 @@ class ExactOT(AbstractHostCoupling):
     one core 11 ms in the plane and 5 ms in 64 dimensions in blocks of 64, and 105 and 20 to 40 ms in blocks of 256.
     `fit` assigns on threads beside training, which hides it where the device leaves a core idle.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{tong2024improving,
-            author={Tong, Alexander and Fatras, Kilian and Malkin, Nikolay and Huguet, Guillaume and Zhang, Yanlei and
-                Rector-Brooks, Jarrid and Wolf, Guy and Bengio, Yoshua},
-            title={Improving and generalizing flow-based generative models with minibatch optimal transport},
-            journal={Transactions on Machine Learning Research},
-            year={2024},
-        }
-        ```
-        ```bibtex
-        @article{crouse2016implementing,
-            author={Crouse, David F.},
-            title={On implementing 2D rectangular assignment algorithms},
-            journal={IEEE Transactions on Aerospace and Electronic Systems},
-            volume={52},
-            number={4},
-            pages={1679--1696},
-            year={2016},
-        }
-        ```
+    **References:** [@tong2024improving], [@crouse2016implementing].
     """
 
     block_size: int = eqx.field(static=True)

@@ -25,16 +25,7 @@ class Reflow(AbstractCoupling):
 
     with `condition=None` for a model without. Nothing of the flow is trained. It is solved at every step.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{liu2023flow,
-            author={Liu, Xingchao and Gong, Chengyue and Liu, Qiang},
-            title={Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@liu2023flow].
     """
 
     flow: Flow = eqx.field(static=True)

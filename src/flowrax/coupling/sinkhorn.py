@@ -61,16 +61,7 @@ def _check(**positive: float | int) -> None:
 class Sinkhorn(AbstractCoupling):
     """Draws pairs from the entropic plan of a batch, on the device.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{cuturi2013sinkhorn,
-            author={Cuturi, Marco},
-            title={Sinkhorn Distances: Lightspeed Computation of Optimal Transport},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2013},
-        }
-        ```
+    **Reference:** [@cuturi2013sinkhorn].
     """
 
     reg: float = eqx.field(static=True)
@@ -116,28 +107,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
     Those pairs count less in the loss: `Pairs.weights` is the mass of the row that the pair was drawn for, over its
     mean. With [`Joint`][] the rows come by their mass already, and all pairs count the same.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{chizat2018scaling,
-            author={Chizat, L{\'e}na{\"i}c and Peyr{\'e}, Gabriel and Schmitzer, Bernhard and Vialard,
-                Fran{\c{c}}ois-Xavier},
-            title={Scaling algorithms for unbalanced optimal transport problems},
-            journal={Mathematics of Computation},
-            volume={87},
-            pages={2563--2609},
-            year={2018},
-        }
-        ```
-        ```bibtex
-        @article{eyring2024unbalancedness,
-            author={Eyring, Luca and Klein, Dominik and Uscidda, Th{\'e}o and Palla, Giovanni and Kilbertus, Niki and
-                Akata, Zeynep and Theis, Fabian},
-            title={Unbalancedness in Neural {M}onge Maps Improves Unpaired Domain Translation},
-            journal={International Conference on Learning Representations},
-            year={2024},
-        }
-        ```
+    **References:** [@chizat2018scaling], [@eyring2024unbalancedness].
     """
 
     reg: float = eqx.field(static=True)

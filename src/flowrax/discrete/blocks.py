@@ -114,17 +114,7 @@ class Blocks(AbstractMoves):
     `inner` are taken for each block, so a grid is that of one block. The network is given the time of the whole event;
     the times of saved states are those within a block, and start anew with each.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{arriola2025block,
-            author={Arriola, Marianne and Gokaslan, Aaron and Chiu, Justin T. and Yang, Zhihan and Qi, Zhixuan and
-                Han, Jiaqi and Sahoo, Subham Sekhar and Kuleshov, Volodymyr},
-            title={Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@arriola2025block].
     """
 
     inner: AbstractMoves

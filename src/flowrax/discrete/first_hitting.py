@@ -19,17 +19,7 @@ class FirstHitting(AbstractMoves):
     $u$, and it is any of them: the limit of [`Ancestral`][] with ever more steps, in as many as there are sites,
     exactly. A network that does not see the time has the law of `Unmask(RandomOrder())`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{zheng2025masked,
-            author={Zheng, Kaiwen and Chen, Yongxin and Mao, Hanzi and Liu, Ming-Yu and Zhu, Jun and Zhang, Qinsheng},
-            title={Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate Categorical
-                Sampling},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@zheng2025masked].
     """
 
     temperature: float | Array = 1.0

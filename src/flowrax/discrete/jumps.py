@@ -102,17 +102,7 @@ class TauLeaping(AbstractRateMoves):
     sum, so that Campbell et al. (2022, section 4.3) refuse a change by more than one jump; then a site with high rates,
     as all have near the data, would not move at all. Both agree to first order in the steps. Options as in [`Euler`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{campbell2022continuous,
-            author={Campbell, Andrew and Benton, Joe and De Bortoli, Valentin and Rainforth, Tom and
-                Deligiannidis, George and Doucet, Arnaud},
-            title={A Continuous Time Framework for Discrete Denoising Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@campbell2022continuous].
     """
 
     stochasticity: float | Array = 0.0

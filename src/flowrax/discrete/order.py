@@ -37,25 +37,7 @@ class Confidence(AbstractOrder):
     It selects by the outcome: probable tokens are kept and improbable ones drawn again, so events are more probable
     than under the model's own law, even with one token at a time. That is a bias, and often what is wanted.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{chang2022maskgit,
-            author={Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.},
-            title={{MaskGIT}: Masked Generative Image Transformer},
-            booktitle={Conference on Computer Vision and Pattern Recognition},
-            year={2022},
-        }
-        ```
-        ```bibtex
-        @inproceedings{lee2025genmol,
-            author={Lee, Seul and Kreis, Karsten and Veccham, Srimukh Prasad and Liu, Meng and Reidenbach, Danny and
-                Peng, Yuxing and Paliwal, Saee and Nie, Weili and Vahdat, Arash},
-            title={{GenMol}: A Drug Discovery Generalist with Discrete Diffusion},
-            booktitle={International Conference on Machine Learning},
-            year={2025},
-        }
-        ```
+    **References:** [@chang2022maskgit], [@lee2025genmol].
     """
 
     randomness: float | Array = 0.0
@@ -72,16 +54,7 @@ class Confidence(AbstractOrder):
 class Margin(AbstractOrder):
     r"""$\log (p_1 - p_2)$ of the two most probable classes, and such noise (Kim et al. 2025).
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kim2025train,
-            author={Kim, Jaeyeon and Shah, Kulin and Kontonis, Vasilis and Kakade, Sham and Chen, Sitan},
-            title={Train for the Worst, Plan for the Best: Understanding Token Ordering in Masked Diffusions},
-            booktitle={International Conference on Machine Learning},
-            year={2025},
-        }
-        ```
+    **Reference:** [@kim2025train].
     """
 
     randomness: float | Array = 0.0
@@ -102,16 +75,7 @@ class Margin(AbstractOrder):
 class Entropy(AbstractOrder):
     r"""$\sum_k p_k \log p_k$, the sites of least entropy first, and such noise (Ye et al. 2025).
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @misc{ye2025dream,
-            author={Ye, Jiacheng and Xie, Zhihui and Zheng, Lin and Gao, Jiahui and Wu, Zirui and Jiang, Xin and
-                Li, Zhenguo and Kong, Lingpeng},
-            title={Dream 7B: Diffusion Large Language Models},
-            year={2025},
-        }
-        ```
+    **Reference:** [@ye2025dream].
     """
 
     randomness: float | Array = 0.0

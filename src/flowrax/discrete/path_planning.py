@@ -22,16 +22,7 @@ class PathPlanning(AbstractMoves):
     At $\eta = 0$ nothing that is known is masked again; at $\eta = 1$ old and new tokens compete. The judgement of a
     known site is the network's own output there, which the loss of masks does not train.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @misc{peng2025path,
-            author={Peng, Fred Zhangzhi and Bezemek, Zachary and Patel, Sawan and Rector-Brooks, Jarrid and
-                Yao, Sherwood and Bose, Avishek Joey and Tong, Alexander and Chatterjee, Pranam},
-            title={Path Planning for Masked Diffusion Model Sampling},
-            year={2025},
-        }
-        ```
+    **Reference:** [@peng2025path].
     """
 
     score: AbstractOrder = Confidence()

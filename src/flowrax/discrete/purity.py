@@ -20,16 +20,7 @@ class Purity(AbstractMoves):
     Which sites come first depends on what is seen alone, so that with an exact model and $\eta = 0$ the law is exact to
     first order in the steps; masks that come back over an order that depends on tokens leave a bias.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{tang2022improved,
-            author={Tang, Zhicong and Gu, Shuyang and Bao, Jianmin and Chen, Dong and Wen, Fang},
-            title={Improved Vector Quantized Diffusion Models},
-            journal={arXiv:2205.16007},
-            year={2022},
-        }
-        ```
+    **Reference:** [@tang2022improved].
 
     - `stochasticity`: $\eta$, the rate at which masks come back.
     - `temperature`: of the classes that are drawn; the order is by the model's own probabilities.

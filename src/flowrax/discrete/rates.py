@@ -47,17 +47,7 @@ def jump_rates(
 ) -> Array:
     r"""The rates at which each site jumps to every other class.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{campbell2024generative,
-            author={Campbell, Andrew and Yim, Jason and Barzilay, Regina and Rainforth, Tom and Jaakkola, Tommi},
-            title={Generative Flows on Discrete State-Spaces: Enabling Multimodal Flows with Applications to Protein
-                Co-Design},
-            booktitle={International Conference on Machine Learning},
-            year={2024},
-        }
-        ```
+    **Reference:** [@campbell2024generative].
 
     **Arguments:**
 
@@ -95,16 +85,7 @@ def guided_jumps(
     under $y$ both are multiplied by $p(y | \cdot)$. Under masks they are those of [`jump_rates`][]; under other noise
     sites move more often than there. What `stochasticity` loses is noise, which no $y$ has a say in.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{nisonoff2025unlocking,
-            author={Nisonoff, Hunter and Xiong, Junhao and Allenspach, Stephan and Listgarten, Jennifer},
-            title={Unlocking Guidance for Discrete State-Space Diffusion and Flow Models},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@nisonoff2025unlocking].
 
     **Arguments:**
 

@@ -111,15 +111,7 @@ class Remasking(AbstractMoves):
     Every site has the right law at every time, as in [`Ancestral`][], and an early mistake may be mended. The error of
     tokens that jump together falls with the steps where $\sigma$ does: `Capped(c / k)` for `k` steps.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @misc{wang2025remasking,
-            author={Wang, Guanghan and Schiff, Yair and Sahoo, Subham Sekhar and Kuleshov, Volodymyr},
-            title={Remasking Discrete Diffusion Models with Inference-Time Scaling},
-            year={2025},
-        }
-        ```
+    **Reference:** [@wang2025remasking].
     """
 
     remasking: AbstractRemasking

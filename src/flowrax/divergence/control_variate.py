@@ -24,17 +24,7 @@ class ControlVariate(AbstractDivergence):
 
     Of [`log_prob`][]'s `discretisation_error` that noise is a part: it vanishes with the steps.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{grathwohl2019ffjord,
-            author={Grathwohl, Will and Chen, Ricky T. Q. and Bettencourt, Jesse and Sutskever, Ilya and
-                Duvenaud, David},
-            title={{FFJORD}: Free-form Continuous Dynamics for Scalable Reversible Generative Models},
-            booktitle={International Conference on Learning Representations},
-            year={2019},
-        }
-        ```
+    **Reference:** [@grathwohl2019ffjord].
     """
 
     divergence: AbstractDivergence

@@ -17,17 +17,7 @@ class Hutchinson(AbstractDivergence):
     In few dimensions [`Exact`][] costs no more, and `k` random signs in `d` of them are all the same up to their sign
     with probability $2^{-(d - 1)(k - 1)}$: such a row is off and shows no error.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{grathwohl2019ffjord,
-            author={Grathwohl, Will and Chen, Ricky T. Q. and Bettencourt, Jesse and Sutskever, Ilya and
-                Duvenaud, David},
-            title={{FFJORD}: Free-form Continuous Dynamics for Scalable Reversible Generative Models},
-            booktitle={International Conference on Learning Representations},
-            year={2019},
-        }
-        ```
+    **Reference:** [@grathwohl2019ffjord].
     """
 
     num_probes: int = eqx.field(static=True)

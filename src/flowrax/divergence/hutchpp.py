@@ -27,16 +27,7 @@ class HutchPP(AbstractDivergence):
     Jacobians of fast decaying spectrum; elsewhere [`Hutchinson`][] makes more of as many products. Exact where there
     are as many products as dimensions.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{meyer2021hutch,
-            author={Meyer, Raphael A. and Musco, Cameron and Musco, Christopher and Woodruff, David P.},
-            title={{Hutch++}: Optimal Stochastic Trace Estimation},
-            booktitle={Symposium on Simplicity in Algorithms},
-            year={2021},
-        }
-        ```
+    **Reference:** [@meyer2021hutch].
     """
 
     num_products: int = eqx.field(static=True)

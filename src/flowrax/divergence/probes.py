@@ -64,17 +64,7 @@ class Hadamard(AbstractProbes):
     theorems 2.1 to 2.4) the estimate is unbiased for every $d$, and $(1 - k / N)\, s^2 / k$ is an unbiased estimate of
     its variance, $s^2$ the sample variance of the $k$ terms: all rows give the trace with no error.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{cochran1977sampling,
-            author={Cochran, William G.},
-            title={Sampling Techniques},
-            edition={3},
-            publisher={Wiley},
-            year={1977},
-        }
-        ```
+    **Reference:** [@cochran1977sampling].
     """
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:

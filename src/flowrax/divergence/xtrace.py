@@ -31,19 +31,7 @@ class XTrace(AbstractDivergence):
     7% low for 6 of them. For Jacobians of fast decaying spectrum; elsewhere [`Hutchinson`][] makes more of as many
     products. Exact where there are as many products as dimensions.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{epperly2024xtrace,
-            author={Epperly, Ethan N. and Tropp, Joel A. and Webber, Robert J.},
-            title={{XTrace}: Making the Most of Every Sample in Stochastic Trace Estimation},
-            journal={SIAM Journal on Matrix Analysis and Applications},
-            volume={45},
-            number={1},
-            pages={1--23},
-            year={2024},
-        }
-        ```
+    **Reference:** [@epperly2024xtrace].
     """
 
     num_products: int = eqx.field(static=True)

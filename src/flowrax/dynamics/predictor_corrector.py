@@ -74,17 +74,7 @@ class PredictorCorrector(AbstractDynamics):
 
     Pass any one-step diffrax solver for the predictor; Euler is the default.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021score,
-            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
-                Ermon, Stefano and Poole, Ben},
-            title={Score-Based Generative Modeling through Stochastic Differential Equations},
-            booktitle={International Conference on Learning Representations},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021score].
     """
 
     predictor: AbstractDynamics

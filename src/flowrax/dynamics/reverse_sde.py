@@ -21,16 +21,7 @@ class ReverseSDE(AbstractScoreSDE):
     The noise is additive, so the Ito and Stratonovich readings agree and every diffrax SDE solver is right.
     The interval is narrowed to where the score and `w` are finite.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{albergo2023stochastic,
-            author={Albergo, Michael S. and Boffi, Nicholas M. and Vanden-Eijnden, Eric},
-            title={Stochastic Interpolants: A Unifying Framework for Flows and Diffusions},
-            journal={arXiv:2303.08797},
-            year={2023},
-        }
-        ```
+    **Reference:** [@albergo2023stochastic].
     """
 
     coefficient: AbstractDiffusion

@@ -53,18 +53,7 @@ class TemperedFlow(AbstractPathDynamics):
     Of Gaussian data with unit variance it makes a Gaussian of variance $T$. It carries no density. At temperature 1 use
     [`ProbabilityFlow`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{ingraham2023illuminating,
-            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
-            title={Illuminating Protein Space with a Programmable Generative Model},
-            journal={Nature},
-            volume={623},
-            pages={1070--1078},
-            year={2023},
-        }
-        ```
+    **Reference:** [@ingraham2023illuminating].
     """
 
     temperature: float | Array
@@ -114,18 +103,7 @@ class HybridSDE(AbstractScoreSDE):
     At $T = 1$ it is `ReverseSDE(SBDM(1 + psi))` and keeps the marginals. The larger $\psi$, the nearer the samples come
     to $p^{1 / T}$, and the smaller the steps must be.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{ingraham2023illuminating,
-            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
-            title={Illuminating Protein Space with a Programmable Generative Model},
-            journal={Nature},
-            volume={623},
-            pages={1070--1078},
-            year={2023},
-        }
-        ```
+    **Reference:** [@ingraham2023illuminating].
     """
 
     equilibrium_rate: float | Array
@@ -180,16 +158,7 @@ class StochasticFlow(AbstractScoreSDE):
 
     Where both temperatures are 1 it is [`ReverseSDE`][] and keeps the marginals; less noise than score cools.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{geffner2025proteina,
-            author={Geffner, Tomas and Didi, Kieran and Zhang, Zuobai and others},
-            title={Proteina: Scaling Flow-Based Protein Structure Generative Models},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@geffner2025proteina].
     """
 
     coefficient: AbstractDiffusion

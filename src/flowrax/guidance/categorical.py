@@ -20,26 +20,7 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
     class that either prediction excludes gets what the condition says of it. Train one network for both by
     `ConditionDropout`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{ho2022classifier,
-            author={Ho, Jonathan and Salimans, Tim},
-            title={Classifier-Free Diffusion Guidance},
-            journal={arXiv:2207.12598},
-            year={2022},
-        }
-        ```
-        ```bibtex
-        @inproceedings{schiff2025simple,
-            author={Schiff, Yair and Sahoo, Subham Sekhar and Phung, Hao and Wang, Guanghan and Boshar, Sam and
-                Dalla-Torre, Hugo and de Almeida, Bernardo P. and Rush, Alexander and Pierrot, Thomas and
-                Kuleshov, Volodymyr},
-            title={Simple Guidance Mechanisms for Discrete Diffusion Models},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **References:** [@ho2022classifier], [@schiff2025simple].
     """
 
     model: AbstractCategoricalModel

@@ -50,25 +50,7 @@ class ClassifierFree(AbstractWrappedModel):
     draws are sharper than those of $p(x | c)$ and `log_prob` is the density of what its own flow draws. Train one
     network for both by `Matching(condition_dropout=ConditionDropout(p, null))`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{ho2022classifier,
-            author={Ho, Jonathan and Salimans, Tim},
-            title={Classifier-Free Diffusion Guidance},
-            journal={arXiv:2207.12598},
-            year={2022},
-        }
-        ```
-        ```bibtex
-        @inproceedings{karras2024guiding,
-            author={Karras, Tero and Aittala, Miika and Kynk{\"a}{\"a}nniemi, Tuomas and Lehtinen, Jaakko and
-                Aila, Timo and Laine, Samuli},
-            title={Guiding a Diffusion Model with a Bad Version of Itself},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **References:** [@ho2022classifier], [@karras2024guiding].
     """
 
     model: AbstractContinuousModel

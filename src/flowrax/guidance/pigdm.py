@@ -20,16 +20,7 @@ from .base import AbstractGuidance
 class PiGDM(AbstractGuidance):
     """Pseudo-inverse guidance for linear-Gaussian observations.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2023pseudoinverse,
-            author={Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan},
-            title={Pseudoinverse-Guided Diffusion Models for Inverse Problems},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@song2023pseudoinverse].
     """
 
     data_std: float = 1.0

@@ -29,16 +29,7 @@ class LikelihoodRatio(AbstractRateGuide):
     - `weight`: $\gamma$, the power of the ratio.
     - `batch_size`: how many changes are evaluated at once; all of them without.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{nisonoff2025unlocking,
-            author={Nisonoff, Hunter and Xiong, Junhao and Allenspach, Stephan and Listgarten, Jennifer},
-            title={Unlocking Guidance for Discrete State-Space Diffusion and Flow Models},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@nisonoff2025unlocking].
     """
 
     log_likelihood: LogLikelihood

@@ -24,25 +24,7 @@ class Latent(AbstractInterpolant):
     `Constant(s)` that of conditional flow matching. The mirror interpolant is `Linear()` with each point paired
     with itself: `fit(..., x0=data)`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{albergo2023stochastic,
-            author={Albergo, Michael S. and Boffi, Nicholas M. and Vanden-Eijnden, Eric},
-            title={Stochastic Interpolants: A Unifying Framework for Flows and Diffusions},
-            journal={arXiv:2303.08797},
-            year={2023},
-        }
-        ```
-        ```bibtex
-        @inproceedings{tong2024simulation,
-            author={Tong, Alexander and Malkin, Nikolay and Fatras, Kilian and Atanackovic, Lazar and Zhang, Yanlei and
-                Huguet, Guillaume and Wolf, Guy and Bengio, Yoshua},
-            title={Simulation-free {Schr\"odinger} Bridges via Score and Flow Matching},
-            booktitle={International Conference on Artificial Intelligence and Statistics},
-            year={2024},
-        }
-        ```
+    **References:** [@albergo2023stochastic], [@tong2024simulation].
     """
 
     schedule: AbstractSchedule

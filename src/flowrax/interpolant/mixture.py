@@ -19,25 +19,7 @@ from .sites import log_or_infinity, probabilities_of, spread
 class Mixture(AbstractCategoricalPath):
     """The path between independent sites of noise and data.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
-        ```bibtex
-        @inproceedings{gat2024discrete,
-            author={Gat, Itai and Remez, Tal and Shaul, Neta and Kreuk, Felix and Chen, Ricky T. Q. and
-                Synnaeve, Gabriel and Adi, Yossi and Lipman, Yaron},
-            title={Discrete Flow Matching},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **References:** [@austin2021structured], [@gat2024discrete].
     """
 
     schedule: AbstractMasking

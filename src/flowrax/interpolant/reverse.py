@@ -71,16 +71,7 @@ class AveragedJoint(AbstractReverse):
     the law of the data is exact; a network that is trained by the variational bound of these steps, not by
     cross-entropy, learns to allow for it.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@austin2021structured].
     """
 
     def __call__(

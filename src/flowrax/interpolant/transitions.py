@@ -152,16 +152,7 @@ class Transitions(AbstractTransitions):
 
     They need not lead to any law; give the model the prior that they lead to.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@austin2021structured].
     """
 
     matrices: Callable[[Array], Array] | Array
@@ -201,16 +192,7 @@ class Ordinal(AbstractTransitions):
     where it is, on the diagonal. The matrices are symmetric, so noise leads to the uniform law (Austin et al. 2021,
     appendix A.2.3, whose rates grow from 0.02 to 1 in 1000 steps).
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@austin2021structured].
     """
 
     table: DiscreteSchedule = eqx.field(static=True)

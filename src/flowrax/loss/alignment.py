@@ -33,17 +33,7 @@ class RepresentationAlignment(AbstractLoss):
     Pass `fit(condition=WithFeatures(condition, features))`. A projector that is trained along belongs to the network:
     see `nn.Projected`. Once trained, the model is sampled with its plain conditions.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{yu2025representation,
-            author={Yu, Sihyun and Kwak, Sangkyung and Jang, Huiwon and Jeong, Jongheon and Huang, Jonathan and
-                Shin, Jinwoo and Xie, Saining},
-            title={Representation Alignment for Generation: Training Diffusion Transformers Is Easier Than You Think},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **Reference:** [@yu2025representation].
     """
 
     matching: Matching

@@ -22,16 +22,7 @@ from .matching import AbstractLoss
 class Antithetic(AbstractLoss):
     """The loss of a `Model(network, interpolant.Latent(...))` of the velocity; it can be negative.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{albergo2023stochastic,
-            author={Albergo, Michael S. and Boffi, Nicholas M. and Vanden-Eijnden, Eric},
-            title={Stochastic Interpolants: A Unifying Framework for Flows and Diffusions},
-            journal={arXiv:2303.08797},
-            year={2023},
-        }
-        ```
+    **Reference:** [@albergo2023stochastic].
     """
 
     times: AbstractTimes = Stratified()

@@ -39,26 +39,7 @@ class CategoricalBound(AbstractLoss):
     Its mean is the bound of `log_prob`. The time that is drawn chooses how much is lost, so `times` must be uniform,
     and as even as can be.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{campbell2022continuous,
-            author={Campbell, Andrew and Benton, Joe and De Bortoli, Valentin and Rainforth, Thomas and
-                Deligiannidis, George and Doucet, Arnaud},
-            title={A Continuous Time Framework for Discrete Denoising Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
-        ```bibtex
-        @inproceedings{ou2025absorbing,
-            author={Ou, Jingyang and Nie, Shen and Xue, Kaiwen and Zhu, Fengqi and Sun, Jiacheng and Li, Zhenguo and
-                Li, Chongxuan},
-            title={Your Absorbing Discrete Diffusion Secretly Models the Conditional Distributions of Clean Data},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
+    **References:** [@campbell2022continuous], [@ou2025absorbing].
     """
 
     times: AbstractTimes = Stratified()

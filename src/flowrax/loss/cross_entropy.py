@@ -35,17 +35,7 @@ class Bound(AbstractTokenWeight):
     nats, but for what the schedule's `eps` leaves at `t = 0`. It does not depend on the schedule. Zero at the data end,
     where no masks are left to count. Raises `ValueError` where the prior has no mask.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{sahoo2024simple,
-            author={Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and
-                Marroquin, Edgar and Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
-            title={Simple and Effective Masked Diffusion Language Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **Reference:** [@sahoo2024simple].
     """
 
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:

@@ -30,16 +30,7 @@ class EquilibriumMatching(AbstractLoss):
     gradient descent, not the velocity of an interpolant: its marginals are not those of $x_t$, and `log_prob` is the
     density that this flow gives, no other.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{wang2025equilibrium,
-            author={Wang, Runqian and Du, Yilun},
-            title={Equilibrium Matching: Generative Modeling with Implicit Energy-Based Models},
-            journal={arXiv:2510.02300},
-            year={2025},
-        }
-        ```
+    **Reference:** [@wang2025equilibrium].
     """
 
     decay: Callable[[Scalar], Array] = Decay()
@@ -82,16 +73,7 @@ def dispersion(features: Batch, temperature: float = 1.0) -> Array:
 
     **Returns:** a scalar, at most zero, and zero where all features agree.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{wang2025diffuse,
-            author={Wang, Runqian and He, Kaiming},
-            title={Diffuse and Disperse: Image Generation with Representation Regularization},
-            journal={arXiv:2506.09027},
-            year={2025},
-        }
-        ```
+    **Reference:** [@wang2025diffuse].
     """
     flat = features.reshape(features.shape[0], -1)
     # Differences of all pairs one row at a time: exact for near features, where expanding the square cancels.

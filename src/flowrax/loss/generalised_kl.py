@@ -36,26 +36,7 @@ class GeneralisedKL(AbstractLoss):
     - `condition_dropout`: for classifier-free guidance.
     - `mask`: `mask(condition)`, nonzero on real sites; the others, which are padding, count for nothing.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{shaul2025flow,
-            author={Shaul, Neta and Gat, Itai and Havasi, Marton and Severo, Daniel and Sriram, Anuroop and
-                Holderrieth, Peter and Karrer, Brian and Lipman, Yaron and Chen, Ricky T. Q.},
-            title={Flow Matching with General Discrete Paths: A Kinetic-Optimal Perspective},
-            booktitle={International Conference on Learning Representations},
-            year={2025},
-        }
-        ```
-        ```bibtex
-        @article{lipman2024flow,
-            author={Lipman, Yaron and Havasi, Marton and Holderrieth, Peter and Shaul, Neta and Le, Matt and
-                Karrer, Brian and Chen, Ricky T. Q. and Lopez-Paz, David and Ben-Hamu, Heli and Gat, Itai},
-            title={Flow Matching Guide and Code},
-            journal={arXiv:2412.06264},
-            year={2024},
-        }
-        ```
+    **References:** [@shaul2025flow], [@lipman2024flow].
     """
 
     times: AbstractTimes = Stratified()

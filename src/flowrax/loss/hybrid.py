@@ -23,16 +23,7 @@ class Hybrid(AbstractLoss):
     Its mean over the states of the chain is, with $\lambda = T$ and without the cross-entropy, the bound in nats per
     token but for the term of the prior.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{austin2021structured,
-            author={Austin, Jacob and Johnson, Daniel D. and Ho, Jonathan and Tarlow, Daniel and van den Berg, Rianne},
-            title={Structured Denoising Diffusion Models in Discrete State-Spaces},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@austin2021structured].
     """
 
     num_steps: int = eqx.field(static=True)

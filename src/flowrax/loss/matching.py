@@ -75,16 +75,7 @@ class ConditionDropout(eqx.Module):
 class Matching(AbstractLoss):
     """The matching loss of the model's own target.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lipman2023flow,
-            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
-            title={Flow Matching for Generative Modeling},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@lipman2023flow].
     """
 
     weight: AbstractWeight = Uniform()

@@ -111,16 +111,7 @@ def variational_bound(
 
     **Returns:** [`VariationalBound`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kingma2021variational,
-            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
-            title={Variational Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kingma2021variational].
     """
     low = model.t_min if t_min is None else t_min
     high = model.t_max if t_max is None else t_max

@@ -162,16 +162,7 @@ class Variational(AbstractWeight):
 
     The bound sums squares: use `reduction=Sum()` with it for nats. [`variational_bound`][] has the whole bound.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kingma2021variational,
-            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
-            title={Variational Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kingma2021variational].
     """
 
     step: float | None = None

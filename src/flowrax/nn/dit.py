@@ -21,16 +21,7 @@ class DiT(AbstractFeatureNetwork):
     Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
     label of no class: `ConditionDropout(0.1, null=num_classes)`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{peebles2023scalable,
-            author={Peebles, William and Xie, Saining},
-            title={Scalable Diffusion Models with Transformers},
-            booktitle={International Conference on Computer Vision},
-            year={2023},
-        }
-        ```
+    **Reference:** [@peebles2023scalable].
     """
 
     context: Context

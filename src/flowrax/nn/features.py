@@ -10,17 +10,7 @@ from .._typing import Array, DType, KeyArray, Scalar
 class FourierFeatures(eqx.Module):
     """Features of a scalar time; the frequencies are constants, out of reach of optimisers and weight decay.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{tancik2020fourier,
-            author={Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and Fridovich-Keil, Sara and
-                Raghavan, Nithin and Singhal, Utkarsh and Ramamoorthi, Ravi and Barron, Jonathan T. and Ng, Ren},
-            title={Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [@tancik2020fourier].
     """
 
     frequencies: tuple[float, ...] = eqx.field(static=True)

@@ -38,24 +38,7 @@ class Transformer(AbstractFeatureNetwork):
         model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=prior)
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{su2021roformer,
-            author={Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and Liu, Yunfeng},
-            title={{RoFormer}: Enhanced Transformer with Rotary Position Embedding},
-            journal={arXiv preprint arXiv:2104.09864},
-            year={2021},
-        }
-        ```
-        ```bibtex
-        @inproceedings{peebles2023scalable,
-            author={Peebles, William and Xie, Saining},
-            title={Scalable Diffusion Models with Transformers},
-            booktitle={International Conference on Computer Vision},
-            year={2023},
-        }
-        ```
+    **References:** [@su2021roformer], [@peebles2023scalable].
     """
 
     context: Context

@@ -78,16 +78,7 @@ class UNet(AbstractNetwork):
     label of no class: `ConditionDropout(0.1, null=num_classes)`. With `periodic=True` it commutes with shifts of the
     image by multiples of `2 ** (len(multipliers) - 1)`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{ho2020denoising,
-            author={Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
-            title={Denoising Diffusion Probabilistic Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [@ho2020denoising].
     """
 
     context: Context

@@ -20,16 +20,7 @@ from .categorical import AbstractCategoricalOracle, check_rows, entropy_of, norm
 class Markov(AbstractCategoricalOracle):
     """Sites that know their neighbours, of any number of classes and any length: `O(L K^2)` for each posterior.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{rabiner1989tutorial,
-            author={Rabiner, Lawrence R.},
-            title={A Tutorial on Hidden {Markov} Models and Selected Applications in Speech Recognition},
-            journal={Proceedings of the IEEE},
-            year={1989},
-        }
-        ```
+    **Reference:** [@rabiner1989tutorial].
     """
 
     initial: Array

@@ -17,17 +17,7 @@ from .spectrum import Spectrum
 class Harmonic(AbstractGaussianPrior):
     """The linear harmonic chain (Jing et al. 2023), with its centre at the origin.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jing2023eigenfold,
-            author={Jing, Bowen and Erives, Ezra and Pao-Huang, Peter and Corso, Gabriele and Berger, Bonnie and
-                Jaakkola, Tommi},
-            title={{EigenFold}: Generative Protein Structure Prediction with Diffusion Models},
-            journal={arXiv:2304.02198},
-            year={2023},
-        }
-        ```
+    **Reference:** [@jing2023eigenfold].
     """
 
     mean: Array

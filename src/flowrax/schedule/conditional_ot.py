@@ -15,16 +15,7 @@ class ConditionalOT(AbstractSchedule):
 
     With `sigma_min=0` it would be [`Linear`][]; with more the score is finite at the data, which keep that much noise.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lipman2023flow,
-            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
-            title={Flow Matching for Generative Modeling},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@lipman2023flow].
     """
 
     sigma_min: float = eqx.field(static=True)

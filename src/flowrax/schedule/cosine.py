@@ -17,16 +17,7 @@ class Cosine(AbstractSchedule):
 
     $\sigma$ is computed as $\sin(\pi (1 - t) / 2)$, which keeps its relative accuracy up to $t = 1$.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{albergo2023building,
-            author={Albergo, Michael S. and Vanden-Eijnden, Eric},
-            title={Building Normalizing Flows with Stochastic Interpolants},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@albergo2023building].
     """
 
     singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {

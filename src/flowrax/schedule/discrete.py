@@ -24,16 +24,7 @@ class DiscreteSchedule(eqx.Module):
 
     Every table is `(T,)`, computed in double precision and rounded once; nothing in it is trained.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{ho2020denoising,
-            author={Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
-            title={Denoising Diffusion Probabilistic Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [@ho2020denoising].
     """
 
     rates: tuple[float, ...] = eqx.field(static=True)
@@ -166,16 +157,7 @@ def ddpm_cosine(
 
     Equation 17 of Nichol & Dhariwal 2021.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{nichol2021improved,
-            author={Nichol, Alexander Quinn and Dhariwal, Prafulla},
-            title={Improved Denoising Diffusion Probabilistic Models},
-            booktitle={International Conference on Machine Learning},
-            year={2021},
-        }
-        ```
+    **Reference:** [@nichol2021improved].
 
     **Arguments:**
 

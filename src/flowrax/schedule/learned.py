@@ -27,16 +27,7 @@ class LearnedSNR(AbstractLogSNR):
     `fit` trains it with the network of a model that holds it, and so do gradients of any loss. Mind that the continuous
     variational bound depends on the two ends alone; between them the paper minimises the variance of its estimate.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kingma2021variational,
-            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
-            title={Variational Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kingma2021variational].
     """
 
     minimum: float | Array

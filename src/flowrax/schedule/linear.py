@@ -15,16 +15,7 @@ class Linear(AbstractSchedule):
 
     The velocity is finite on all of $[0, 1]$; the log-SNR runs from $-\infty$ to $\infty$.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lipman2023flow,
-            author={Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt},
-            title={Flow Matching for Generative Modeling},
-            booktitle={International Conference on Learning Representations},
-            year={2023},
-        }
-        ```
+    **Reference:** [@lipman2023flow].
     """
 
     singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {

@@ -48,18 +48,7 @@ class LogLinearSNR(AbstractLogSNR):
 
     Finite on all of $[0, 1]$. At $t = 0$ some data is left, $\alpha^2 = S(\lambda_{\min})$, and at $t = 1$ some noise.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{ingraham2023illuminating,
-            author={Ingraham, John B. and Baranov, Max and Costello, Zak and others},
-            title={Illuminating protein space with a programmable generative model},
-            journal={Nature},
-            volume={623},
-            pages={1070--1078},
-            year={2023},
-        }
-        ```
+    **Reference:** [@ingraham2023illuminating].
     """
 
     minimum: float
@@ -92,16 +81,7 @@ class LinearSNR(AbstractVariancePreserving):
 
     $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so nothing is infinite there.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kingma2021variational,
-            author={Kingma, Diederik P. and Salimans, Tim and Poole, Ben and Ho, Jonathan},
-            title={Variational Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kingma2021variational].
     """
 
     minimum: float
@@ -136,16 +116,7 @@ class CosineSNR(AbstractSchedule):
     $\varsigma = 0$, $\nu = 1$ it is [`Cosine`][]. The offset leaves noise of standard deviation
     $\sin \frac{\pi \varsigma}{2 (1 + \varsigma)}$ at $t = 1$; at $t = 0$ nothing is left of the data.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{nichol2021improved,
-            author={Nichol, Alexander Quinn and Dhariwal, Prafulla},
-            title={Improved Denoising Diffusion Probabilistic Models},
-            booktitle={International Conference on Machine Learning},
-            year={2021},
-        }
-        ```
+    **Reference:** [@nichol2021improved].
     """
 
     nu: float

@@ -62,17 +62,7 @@ def _check_eps(eps: float) -> float:
 class LogLinearMasking(AbstractMasking):
     r"""$\alpha = \epsilon + (1 - \epsilon)\, t$: the total noise is $-\log (1 - (1 - \epsilon) s)$.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{sahoo2024simple,
-            author={Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and
-                Marroquin, Edgar and Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
-            title={Simple and Effective Masked Diffusion Language Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **Reference:** [@sahoo2024simple].
     """
 
     eps: float
@@ -100,16 +90,7 @@ class LogLinearMasking(AbstractMasking):
 class CosineMasking(AbstractMasking):
     r"""$\alpha = \epsilon + (1 - \epsilon) \sin(\pi t / 2)$, the cosine in diffusion time.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{chang2022maskgit,
-            author={Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.},
-            title={{MaskGIT}: Masked Generative Image Transformer},
-            booktitle={Conference on Computer Vision and Pattern Recognition},
-            year={2022},
-        }
-        ```
+    **Reference:** [@chang2022maskgit].
     """
 
     eps: float
@@ -142,17 +123,7 @@ _QUARTER = math.pi / 2
 class PolynomialMasking(AbstractMasking):
     r"""$\alpha = t^n$: the path of discrete flow matching with $\kappa = t^n$ (Gat et al. 2024, section 3).
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{gat2024discrete,
-            author={Gat, Itai and Remez, Tal and Shaul, Neta and Kreuk, Felix and Chen, Ricky T. Q. and
-                Synnaeve, Gabriel and Adi, Yossi and Lipman, Yaron},
-            title={Discrete Flow Matching},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **Reference:** [@gat2024discrete].
     """
 
     exponent: float

@@ -27,17 +27,7 @@ def lost_power(u: Array, exponent: float) -> Array:
 class Polynomial(AbstractSchedule):
     r"""The straight path of [`Linear`][] at another speed: with $n > 1$ more time is spent near the noise.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{lipman2024flow,
-            author={Lipman, Yaron and Havasi, Marton and Holderrieth, Peter and Shaul, Neta and Le, Matt and
-                Karrer, Brian and Chen, Ricky T. Q. and Lopez-Paz, David and Ben-Hamu, Heli and Gat, Itai},
-            title={Flow Matching Guide and Code},
-            journal={arXiv:2412.06264},
-            year={2024},
-        }
-        ```
+    **Reference:** [@lipman2024flow].
     """
 
     exponent: float

@@ -18,17 +18,7 @@ class ResolutionShift(AbstractSchedule):
 
     To shift where a model is trained or stepped but not its path, shift times with [`shift_time`][] instead.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{esser2024scaling,
-            author={Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and Entezari, Rahim and M{\"u}ller, Jonas
-                and Saini, Harry and Levi, Yam and Lorenz, Dominik and Sauer, Axel and Boesel, Frederic and others},
-            title={Scaling Rectified Flow Transformers for High-Resolution Image Synthesis},
-            booktitle={International Conference on Machine Learning},
-            year={2024},
-        }
-        ```
+    **Reference:** [@esser2024scaling].
     """
 
     schedule: AbstractSchedule

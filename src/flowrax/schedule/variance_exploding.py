@@ -20,17 +20,7 @@ class VarianceExploding(AbstractSchedule):
 
     Nowhere singular; the law at $t = 1$ is the data plus noise of standard deviation $\sigma_{\min}$.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021score,
-            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
-                Ermon, Stefano and Poole, Ben},
-            title={Score-Based Generative Modeling through Stochastic Differential Equations},
-            booktitle={International Conference on Learning Representations},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021score].
     """
 
     sigma_min: float
@@ -77,16 +67,7 @@ class EDM(AbstractSchedule):
 
     The paper's time is its $\sigma$; here $t$ is the fraction of the way along its grid of steps.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@karras2022elucidating].
     """
 
     sigma_min: float

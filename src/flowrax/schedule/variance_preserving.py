@@ -89,17 +89,7 @@ class VariancePreserving(AbstractVariancePreserving):
     $\dot\sigma$ is infinite at $t = 1$ ($\sigma \sim \sqrt{\beta_{\min} (1 - t)}$); the velocity of smooth data is not.
     At $t = 0$ a little data is left: $\alpha(0) = e^{-(\beta_{\min} + \beta_{\max})/4} = 0.0066$ with the defaults.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021score,
-            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
-                Ermon, Stefano and Poole, Ben},
-            title={Score-Based Generative Modeling through Stochastic Differential Equations},
-            booktitle={International Conference on Learning Representations},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021score].
     """
 
     beta: _LinearBeta
@@ -126,17 +116,7 @@ class VariancePreserving(AbstractVariancePreserving):
 class SubVariancePreserving(AbstractSchedule):
     r"""Less noise than VP at every time, $\sigma = 1 - \alpha^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021score,
-            author={Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
-                Ermon, Stefano and Poole, Ben},
-            title={Score-Based Generative Modeling through Stochastic Differential Equations},
-            booktitle={International Conference on Learning Representations},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021score].
     """
 
     beta: _LinearBeta

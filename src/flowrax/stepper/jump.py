@@ -37,16 +37,7 @@ class Jump(AbstractPathDynamics):
     Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid.
     Without `dynamics=Jump()` such a model is sampled and evaluated by its velocity as any other.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{geng2025mean,
-            author={Geng, Zhengyang and Deng, Mingyang and Bai, Xingjian and Kolter, J. Zico and He, Kaiming},
-            title={Mean Flows for One-step Generative Modeling},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [@geng2025mean].
     """
 
     calculus: ClassVar[type | None] = None

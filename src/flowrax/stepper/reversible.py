@@ -29,16 +29,7 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
     A step costs two of the method's. Between the steps the solution is interpolated linearly: let the steps end at the
     times that matter, by a grid or by `diffrax.ClipStepSizeController(step_ts=...)`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{mccallum2024efficient,
-            author={McCallum, Sam and Foster, James},
-            title={Efficient, Accurate and Stable Gradients for Neural {ODE}s},
-            journal={arXiv:2410.11648},
-            year={2024},
-        }
-        ```
+    **Reference:** [@mccallum2024efficient].
     """
 
     solver: dfx.AbstractERK

@@ -43,16 +43,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     A flow that is stiff or contracts loses digits when it is run back. The backward pass compares the state that it
     arrives at with the initial one and raises where they differ by more than `tolerance`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kidger2021efficient,
-            author={Kidger, Patrick and Foster, James and Li, Xuechen and Lyons, Terry},
-            title={Efficient and Accurate Gradients for Neural {SDE}s},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@kidger2021efficient].
     """
 
     tolerance: float | None = eqx.field(static=True)

@@ -20,16 +20,7 @@ class LogNormal(AbstractTimes):
     Restricted to the noise levels of the interval, so that each draw has a time. On the path of [`Linear`][] it is
     [`LogitNormal`][] with mean `-m` and standard deviation `s`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@karras2022elucidating].
     """
 
     schedule: AbstractSchedule
@@ -57,16 +48,7 @@ class LikelihoodTimes(AbstractTimes):
 
     The log-SNR must be finite on the interval: give the model a `t_min` and `t_max`, or use [`Within`][].
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021maximum,
-            author={Song, Yang and Durkan, Conor and Murray, Iain and Ermon, Stefano},
-            title={Maximum Likelihood Training of Score-Based Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021maximum].
     """
 
     schedule: AbstractSchedule

@@ -97,16 +97,7 @@ class Pairs(AbstractTimes):
 
     Otherwise the two are independent draws of `times`, in order.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{geng2025mean,
-            author={Geng, Zhengyang and Deng, Mingyang and Bai, Xingjian and Kolter, J. Zico and He, Kaiming},
-            title={Mean Flows for One-step Generative Modeling},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [@geng2025mean].
     """
 
     times: AbstractTimes = Uniform()

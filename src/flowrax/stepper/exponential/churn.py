@@ -52,16 +52,7 @@ class Churn(AbstractRenoised):
     `sigma_max` and `noise` are $S_{\text{tmin}}$, $S_{\text{tmax}}$ and $S_{\text{noise}}$. No step goes back
     beyond the model's `t_min`. The coupling must be independent and the solver no multistep one, or `ValueError`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@karras2022elucidating].
     """
 
     gamma: float = eqx.field(static=True)

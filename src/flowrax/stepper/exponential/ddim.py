@@ -21,16 +21,7 @@ class DDIM(AbstractExponentialSolver):
     that mean and of variance $\sigma_t^2 (1 - e^{-2 h})$, the $\tilde\beta$ of that paper. One evaluation a step; a
     step to $\sigma = 0$ ends at the data prediction.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{song2021denoising,
-            author={Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
-            title={Denoising Diffusion Implicit Models},
-            booktitle={International Conference on Learning Representations},
-            year={2021},
-        }
-        ```
+    **Reference:** [@song2021denoising].
     """
 
     num_evaluations_per_step: ClassVar[int] = 1

@@ -20,16 +20,7 @@ class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
     So with tolerances it is the paper's DPM-Solver-12 or -23. For the probability flow; `order` evaluations a step.
     A step of infinite $h$ (from $\alpha = 0$, to $\sigma = 0$) is `order` steps of DDIM, equal in time.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{lu2022dpmsolver,
-            author={Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
-            title={{DPM-Solver}: A Fast {ODE} Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@lu2022dpmsolver].
     """
 
     num_evaluations_per_step: int = eqx.field(static=True)

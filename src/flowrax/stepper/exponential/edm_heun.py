@@ -21,16 +21,7 @@ class EDMHeun(AbstractExponentialSolver):
 
     A step to $\sigma = 0$ (as in the paper) or from $\alpha = 0$ is one of DDIM.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{karras2022elucidating,
-            author={Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-            title={Elucidating the Design Space of Diffusion-Based Generative Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2022},
-        }
-        ```
+    **Reference:** [@karras2022elucidating].
     """
 
     num_evaluations_per_step: ClassVar[int] = 2

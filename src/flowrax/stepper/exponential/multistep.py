@@ -22,16 +22,7 @@ class DPMSolverPP(AbstractExponentialSolver):
     One evaluation a step. The first steps, and a step from or to an infinite log-SNR, are of lower order; a step to
     `sigma = 0` ends at the data prediction.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{lu2022dpmsolverpp,
-            author={Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun},
-            title={{DPM-Solver++}: Fast Solver for Guided Sampling of Diffusion Probabilistic Models},
-            journal={arXiv:2211.01095},
-            year={2022},
-        }
-        ```
+    **Reference:** [@lu2022dpmsolverpp].
     """
 
     max_order: int = eqx.field(static=True)

@@ -73,17 +73,7 @@ class Restart(AbstractRenoised):
     log-SNR, bring it to the same time again, `num_restarts` times. `Samples.stats` does not count those. The coupling
     must be independent, or `ValueError`.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{xu2023restart,
-            author={Xu, Yilun and Deng, Mingyang and Cheng, Xiang and Tian, Yonglong and Liu, Ziming and
-                Jaakkola, Tommi},
-            title={Restart Sampling for Improving Generative Processes},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **Reference:** [@xu2023restart].
     """
 
     t_min: float = eqx.field(static=True)

@@ -23,17 +23,7 @@ class SEEDS(AbstractExponentialSolver):
     At $c = 0$, and with `ProbabilityFlow()`, SEEDS-2 is the exponential midpoint rule. A step of infinite log-SNR is
     halved in time.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{gonzalez2023seeds,
-            author={Gonzalez, Martin and Fernandez Pinto, Nelson and Tran, Thuy and Gherbi, Elies and Hajri, Hatem and
-                Masmoudi, Nader},
-            title={{SEEDS}: Exponential {SDE} Solvers for Fast High-Quality Sampling from Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **Reference:** [@gonzalez2023seeds].
     """
 
     num_evaluations_per_step: int = eqx.field(static=True)

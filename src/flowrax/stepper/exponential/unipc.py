@@ -30,16 +30,7 @@ class UniPC(AbstractExponentialSolver):
     the predictor of order 2, which is DPM-Solver++ 2M, and in the corrector of order 1; at higher orders it cancels.
     One evaluation a step. States saved on the way are predicted ones.
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{zhao2023unipc,
-            author={Zhao, Wenliang and Bai, Lujia and Rao, Yongming and Zhou, Jie and Lu, Jiwen},
-            title={{UniPC}: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2023},
-        }
-        ```
+    **Reference:** [@zhao2023unipc].
     """
 
     predictor_order: int = eqx.field(static=True)
