@@ -1,6 +1,7 @@
 """`flowrax.citation`: what is found, where, and that a BibTeX parser would accept it."""
 
 import functools
+import pathlib
 import re
 
 import diffrax
@@ -9,7 +10,9 @@ import jax
 import pytest
 
 import flowrax as frx
+from flowrax import _citation
 
+PACKAGE = pathlib.Path(frx.__file__).parent
 FOUNDATIONS = ["flowrax", "jax", "kidger2021equinox", "kidger2021on"]
 
 
@@ -130,6 +133,41 @@ def test_bound_methods_lead_to_their_object():
 
     term = diffrax.ODETerm(Field(Part(1.0)).drift)
     assert "part2021" in keys_of(term)
+
+
+def test_every_key_is_in_the_table_and_every_entry_is_cited():
+    text = "".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
+    assert set(_citation._references()) == set(re.findall(r"\[@(\w.*?)\]", text))
+    assert "```bibtex\n" not in text
+
+
+def test_the_table_is_sorted_bibtex_with_what_a_reference_needs():
+    text = (PACKAGE / "references.bib").read_text()
+    keys = parse_bibtex(text)
+    assert keys == sorted(set(keys)) == list(_citation._references())
+    for entry in _citation._references().values():
+        assert all(f"    {field}={{" in entry for field in ("author", "title", "year")), entry
+        assert re.search(r"    (journal|booktitle|school|publisher)=\{", entry), entry
+        # Nothing had to be repaired: what is read is what stands there.
+        assert entry in text
+
+
+def test_docstrings_of_flowrax_cite_by_key():
+    assert keys_of(frx.VariancePreserving()) == [*FOUNDATIONS, "song2021score"]
+    assert "% Cited by flowrax.VariancePreserving:\n@inproceedings{song2021score," in frx.citation(
+        frx.VariancePreserving
+    )
+
+
+def test_a_key_of_flowrax_that_is_not_in_the_table_raises():
+    def careless():
+        """Cites [@nobody1900nothing]."""
+
+    # In the docstrings of others, a key may mean anything.
+    assert keys_of(careless) == FOUNDATIONS
+    careless.__module__ = "flowrax.careless"
+    with pytest.raises(KeyError, match="nobody1900nothing"):
+        frx.citation(careless)
 
 
 def test_diffrax_solvers_and_controllers():

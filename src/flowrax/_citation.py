@@ -1,11 +1,15 @@
-"""BibTeX of whatever an object is made of, read from the docstrings that explain it."""
+"""BibTeX of whatever an object is made of, by what its docstrings cite.
+
+flowrax's docstrings cite by key from `references.bib`; other libraries' docstrings contain BibTeX themselves.
+"""
 
 import dataclasses
 import functools
+import importlib.resources
 import re
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -17,8 +21,10 @@ from flowrax._version import __version__
 _FENCE = re.compile(r"^[ \t]*```bibtex[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 _ENTRY = re.compile(r"^(@\w+)\s*\{\s*([^,\s]+)\s*,?", re.MULTILINE)
 _FIELD = re.compile(r"^\s*\w+\s*=\s*(?=[{\"\w])", re.MULTILINE)
+_KEY = re.compile(r"\[@([\w-]+)\]")
 
-_FOUNDATIONS = {
+# Their versions are known only at run time.
+_SOFTWARE = {
     "flowrax": f"""
 @software{{flowrax,
     author = {{{{The flowrax authors}}}},
@@ -37,33 +43,17 @@ _FOUNDATIONS = {
     year = {{2018}},
 }}
 """,
-    "equinox": """
-@article{kidger2021equinox,
-    author = {Patrick Kidger and Cristian Garcia},
-    title = {{E}quinox: neural networks in {JAX} via callable {P}y{T}rees and filtered
-             transformations},
-    journal = {Differentiable Programming workshop at Neural Information Processing Systems 2021},
-    year = {2021},
 }
-""",
-    "diffrax": """
-@phdthesis{kidger2021on,
-    author = {Patrick Kidger},
-    title = {{O}n {N}eural {D}ifferential {E}quations},
-    school = {University of Oxford},
-    year = {2021},
-}
-""",
-}
+_FOUNDATIONS = {"equinox": "kidger2021equinox", "diffrax": "kidger2021on"}
 
 
 def citation(*objects: Any) -> str:
     """The BibTeX references of everything that some objects are made of.
 
-    Every class met on the way through an object (its own class, its bases, the objects it holds,
-    and the functions among them) is asked for the BibTeX of its docstring. This covers flowrax's
-    schedules, models and dynamics, and diffrax's solvers and step size controllers alike. The
-    software underneath (flowrax, JAX, Equinox, Diffrax) is always named.
+    The docstring of every class met on the way through an object (its own class, its bases, the objects it holds,
+    and the functions among them) is searched for references. This covers flowrax's schedules, models and dynamics,
+    and diffrax's solvers and step size controllers alike. The software underneath (flowrax, JAX,
+    Equinox [@kidger2021equinox], Diffrax [@kidger2021on]) is always named.
 
     !!! example
 
@@ -84,20 +74,35 @@ def citation(*objects: Any) -> str:
     The text of a `.bib` file: each entry once, under a comment that names what it was cited by.
     """
     cited: dict[str, tuple[str, str]] = {}
-    for name, text in _FOUNDATIONS.items():
-        _collect(cited, name, text)
+
+    def collect(name: str, entries: Iterable[tuple[str, str]]) -> None:
+        for key, entry in entries:
+            # BibTeX compares keys without regard to case.
+            cited.setdefault(key.lower(), (name, entry))
+
+    for name, text in _SOFTWARE.items():
+        collect(name, _entries(text))
+    for name, key in _FOUNDATIONS.items():
+        collect(name, [(key, _references()[key])])
     for source in _sources(objects):
-        # Some built-in types keep a descriptor where others keep their text.
-        documentation = source.__doc__ if isinstance(source.__doc__, str) else ""
-        for block in _FENCE.findall(documentation):
-            _collect(cited, _public_name(source), textwrap.dedent(block))
+        collect(_public_name(source), _cited_by(source))
     return "\n".join(f"% Cited by {name}:\n{entry}\n" for name, entry in cited.values())
 
 
-def _collect(cited: dict[str, tuple[str, str]], name: str, text: str) -> None:
-    for key, entry in _entries(text):
-        # BibTeX compares keys without regard to case.
-        cited.setdefault(key.lower(), (name, entry))
+@functools.cache
+def _references() -> dict[str, str]:
+    """The entries of flowrax's own table of references, by key."""
+    return dict(_entries(importlib.resources.files("flowrax").joinpath("references.bib").read_text("utf-8")))
+
+
+def _cited_by(source: Any) -> Iterator[tuple[str, str]]:
+    """The `(key, entry)` pairs of the docstring of one class or function."""
+    # Some built-in types keep a descriptor where others keep their text.
+    documentation = source.__doc__ if isinstance(source.__doc__, str) else ""
+    for block in _FENCE.findall(documentation):
+        yield from _entries(textwrap.dedent(block))
+    if _library(source) == "flowrax":
+        yield from ((key, _references()[key]) for key in _KEY.findall(documentation))
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -174,6 +179,9 @@ def _children(item: Any) -> Iterator[Any]:
     yield getattr(item, "__wrapped__", None)
 
 
+def _library(source: Any) -> str:
+    return (source.__module__ or "").partition(".")[0]
+
+
 def _public_name(source: Any) -> str:
-    library = source.__module__.partition(".")[0]
-    return f"{library}.{source.__qualname__}"
+    return f"{_library(source)}.{source.__qualname__}"

@@ -1,0 +1,79 @@
+"""Links every `[@key]` of a page to an entry of the page of references, which is written from `references.bib`."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.utils import get_relative_url
+
+from flowrax import _citation
+
+PAGE = "references.md"
+MARKER = "<!-- every reference -->"
+COMBINING = {"'": "\u0301", "`": "\u0300", '"': "\u0308", "^": "\u0302", "~": "\u0303", "c": "\u0327"}
+
+
+def plain(text: str) -> str:
+    r"""Text of a BibTeX field as one reads it: no braces, `{\"o}` as ö, `--` as a dash."""
+    text = re.sub(
+        r"\\(?:(['`\"^~])\{?(\w)\}?|(c)\{(\w)\})",
+        lambda m: unicodedata.normalize("NFC", (m[2] or m[4]) + COMBINING[m[1] or m[3]]),
+        text,
+    )
+    return re.sub(r"\s+", " ", re.sub(r"[{}]", "", text)).replace("--", "–")
+
+
+def fields(entry: str) -> dict[str, str]:
+    """The fields of an entry, each of which starts a line and ends one."""
+    found = re.findall(r"^    (\w+)=\{(.*?)\},\n(?=    \w|\})", entry, re.DOTALL | re.MULTILINE)
+    return {name: plain(text) for name, text in found}
+
+
+def families(entry: dict[str, str]) -> list[str]:
+    """The family names of the authors, with "others" last where some are left out."""
+    return [author.partition(",")[0] for author in entry["author"].split(" and ")]
+
+
+def label(entry: dict[str, str]) -> str:
+    """An entry as a text names it: "Ho et al. (2020)"."""
+    names = families(entry)
+    who = f"{names[0]} et al." if len(names) > 2 or names[-1] == "others" else " and ".join(names)
+    return f"{who} ({entry['year']})"
+
+
+def item(key: str, entry: dict[str, str]) -> str:
+    """An entry in the list of references."""
+    *others, last = (" ".join(reversed(name.split(", ", 1))) for name in entry["author"].split(" and "))
+    who = ", ".join(others) + (" et al." if last == "others" else f" and {last}") if others else last
+    where = next(entry[name] for name in ("journal", "booktitle", "school", "publisher") if name in entry)
+    where += f" {entry['volume']}" if "volume" in entry else ""
+    where += f", {entry['pages']}" if "pages" in entry else ""
+    return f'- <span id="{key}"></span>{who} ({entry["year"]}). *{entry["title"]}.* {where}.'
+
+
+def references() -> Iterator[tuple[str, dict[str, str]]]:
+    """The key and the fields of every entry."""
+    for key, text in _citation._references().items():
+        yield key, fields(text)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by MkDocs for each page."""
+    if MARKER not in markdown:
+        return markdown
+    entries = sorted(references(), key=lambda pair: (families(pair[1])[0].casefold(), pair[1]["year"]))
+    return markdown.replace(MARKER, "\n".join(item(key, entry) for key, entry in entries))
+
+
+def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
+    """Called by MkDocs for each page, once the docstrings stand in it; a key that is not in the table raises."""
+    labels = {key: label(entry) for key, entry in references()}
+    address = get_relative_url(files.get_file_from_path(PAGE).url, page.url)
+
+    def link(found: re.Match[str]) -> str:
+        key = found["key"]
+        return f'<a href="{address}#{key}">{labels[key]}</a>' if key else found[0]
+
+    # Docstrings in listings of the source stay as they are.
+    return re.sub(r'<span class="sd">.*?</span>|\[@(?P<key>[\w-]+)\]', link, html)
