@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.engine import make_stepping, record, solve
+from flowrax.engine import AbstractEquation, SolveSpec, make_stepping, record, solve
 from laws import SCHEDULES, mixture
 from solving import CONTROLLER, KEY, draw, problem
 
@@ -127,9 +127,13 @@ def test_adaptive_gradient_is_that_of_the_accepted_steps(solver, budget, monkeyp
     assert gradient_gap(ours, eqx.filter_grad(frozen)((model, x0, condition))) <= 1e-12
 
 
-def decay(shared, start):
-    """dy/dt = -k t y, the same for all, each with a rate of its own."""
-    return dfx.ODETerm(lambda t, y, args: -args * t * y), shared * start[1]
+class Decay(AbstractEquation):
+    """dy/dt = -k r t y, with a factor k that all samples share and a rate r for each."""
+
+    factor: jax.Array
+
+    def bind(self, start, solver, stepping):
+        return dfx.ODETerm(lambda t, y, args: -args * t * y), self.factor * start[1]
 
 
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0), (-1.0, 0.5)])
@@ -150,8 +154,7 @@ def test_forward_and_backward_in_time(interval, lanes, x64):
     )
 
     def end(shared, y0):
-        options = dict(solver=dfx.Tsit5(), stepping=stepping, lanes=lanes, saveat=None, adjoint=None, progress=False)
-        return solve(decay, shared, (y0, rates), **options).y
+        return solve(Decay(shared), (y0, rates), SolveSpec(dfx.Tsit5(), stepping, lanes=lanes)).y
 
     factor = np.exp(-rates * (interval[1] ** 2 - interval[0] ** 2) / 2)
     assert np.allclose(end(jnp.asarray(1.0), y0), factor, rtol=1e-8)

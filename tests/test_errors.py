@@ -182,7 +182,7 @@ MESSAGES = {
     "a divergence for nothing": (sample(divergence=frx.Exact()), "divergence is used with with_log_prob=True only."),
     "a density of denoised samples": (
         sample(with_log_prob=True, last_step=frx.Tweedie()),
-        "last_step changes the law of the samples; it cannot go with with_log_prob=True.",
+        "last_step changes the distribution of the samples; it cannot go with with_log_prob=True.",
     ),
     "no lanes": (sample(lanes=0), "lanes must be at least 1; got 0."),
     "no steps": (sample(max_steps=0), "max_steps must be at least 1; got 0."),

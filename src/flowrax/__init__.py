@@ -9,7 +9,6 @@ from . import (
     dynamics as dynamics,
     guidance as guidance,
     interpolant as interpolant,
-    inverse as inverse,
     loss as loss,
     nn as nn,
     oracle as oracle,
@@ -20,6 +19,7 @@ from . import (
     target as target,
     times as times,
     train as train,
+    verb as verb,
 )
 from ._citation import citation as citation
 from ._condition import Batched as Batched
@@ -54,16 +54,11 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
-from .inverse import PosteriorSamples as PosteriorSamples, posterior as posterior
 from .joint import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
-from .last_step import EulerStep as EulerStep, MeanStep as MeanStep, Tweedie as Tweedie
-from .likelihood import log_prob as log_prob
 from .loss import Matching as Matching
 from .model import Model as Model
 from .observation import LinearGaussian as LinearGaussian
-from .parallel import parallel_sample as parallel_sample
 from .preconditioner import EDMPreconditioner as EDMPreconditioner
-from .sample import sample as sample
 from .schedule import (
     EDM as EDM,
     Cosine as Cosine,
@@ -87,4 +82,14 @@ from .stepper import (
 )
 from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save
+from .verb import (
+    EulerStep as EulerStep,
+    MeanStep as MeanStep,
+    PosteriorSamples as PosteriorSamples,
+    Tweedie as Tweedie,
+    log_prob as log_prob,
+    parallel_sample as parallel_sample,
+    posterior as posterior,
+    sample as sample,
+)
 from .warp import WarpedModel as WarpedModel, warp as warp

@@ -198,14 +198,18 @@ class AbstractModel(eqx.Module):
     def source(self) -> AbstractPrior:
         """The law at `t_min`."""
 
-    @property
-    @abc.abstractmethod
-    def default_dynamics(self) -> "AbstractDynamics | AbstractMoves":
-        """What `sample` does when it is told nothing else."""
-
     @abc.abstractmethod
     def events(self, name: str, x: PyTree, size: int | None = None) -> PyTree:
         """A batch of events, of `size` rows where that is given; raises `ValueError` about the argument `name`."""
+
+
+class AbstractSampledModel(AbstractModel):
+    """A model that is sampled in discrete steps, not by a differential equation."""
+
+    @property
+    @abc.abstractmethod
+    def default_sampler(self) -> AbstractMoves:
+        """The sampler that `sample` uses unless it is given another."""
 
 
 class AbstractContinuousModel(AbstractModel):
@@ -220,11 +224,6 @@ class AbstractContinuousModel(AbstractModel):
     shape: eqx.AbstractVar[Shape]
     is_affine: eqx.AbstractVar[bool]
     r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
-
-    @property
-    @abc.abstractmethod
-    def default_dynamics(self) -> AbstractDynamics:
-        """What `sample` integrates when it is told nothing else."""
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
         events = jnp.asarray(x, self.dtype)
@@ -247,7 +246,7 @@ class AbstractContinuousModel(AbstractModel):
 
 
 class AbstractWrappedModel(AbstractContinuousModel):
-    """A model made from another one, with the noise and the default dynamics of that."""
+    """A model made from another one, with the noise of that."""
 
     model: eqx.AbstractVar[AbstractContinuousModel]
 
@@ -263,12 +262,8 @@ class AbstractWrappedModel(AbstractContinuousModel):
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
 
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return self.model.default_dynamics
 
-
-class AbstractCategoricalModel(AbstractModel):
+class AbstractCategoricalModel(AbstractSampledModel):
     """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
 
     interpolant: eqx.AbstractVar[AbstractCategoricalPath]

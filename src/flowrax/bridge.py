@@ -11,8 +11,7 @@ from typing import ClassVar
 import equinox as eqx
 
 from ._typing import Condition, DType, Event, Scalar, Shape
-from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from .dynamics import ProbabilityFlow
+from .abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
 from .model import Model
 from .prediction import NO_DATA
 from .prior import AbstractPrior, Gaussian
@@ -87,10 +86,6 @@ class Bridge(AbstractContinuousModel):
     def source_at(self, t: Scalar) -> AbstractPrior:
         """The law of the start at `t`; what is left of the data there is neglected."""
         return self.flow.source_at(t)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return ProbabilityFlow()
 
     @property
     def score_interval(self) -> tuple[float, float]:

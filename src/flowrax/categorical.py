@@ -64,7 +64,7 @@ class CategoricalModel(AbstractLogitModel):
         return self.prior
 
     @property
-    def default_dynamics(self) -> AbstractMoves:
+    def default_sampler(self) -> AbstractMoves:
         return Ancestral()
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:

@@ -23,7 +23,7 @@ from ._result import RESULTS, LogProb, Stats, raise_if_failed
 from ._typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
 from .abstract import AbstractCategoricalModel
 from .discrete import Ancestral
-from .engine import Grid, Placement, ProgressLike, on_each_device, place
+from .engine import Grid, ProgressLike, in_lanes, on_each_device, place
 from .engine.solve import make_meter
 from .interpolant import AveragedPosterior, spread, variational_term
 from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
@@ -98,31 +98,15 @@ def start_divergence(model: AbstractCategoricalModel, t: float | Array, x1: Toke
     return jnp.sum(divergence_terms(left, pi))
 
 
-def check_no_solve(model: AbstractCategoricalModel, options: dict[str, bool]) -> None:
-    """Raises `ValueError` where an option of a solve by diffrax was given: those that are true.
-
-    **Arguments:**
-
-    - `model`: named in the message.
-    - `options`: by name.
-    """
-    given = [name for name, is_given in options.items() if is_given]
-    if given:
-        raise ValueError(
-            f"log_prob of a {type(model).__name__} is a bound by draws, without a solve, and takes no "
-            f"{', '.join(given)}; give it key= and, for the bound of so many steps, grid=."
-        )
-
-
 def categorical_bound(
     model: AbstractCategoricalModel,
     x: BatchLike,
-    *,
     condition: Condition | Batched,
     key: KeyArray | None,
     grid: Grid | None,
     lanes: int | None,
     progress: ProgressLike,
+    *,
     throw: bool,
 ) -> LogProb:
     """[`log_prob`][] of a categorical model, with its arguments and its record.
@@ -141,7 +125,7 @@ def categorical_bound(
         bound = _Chain(_checked(Ancestral().times(model, grid).astype(model.dtype)))
     shared, rows = split_condition(cast_condition(condition, model.dtype, events.shape[0]))
     rows, placement = place((events, rows), (model, bound, shared))
-    answer = _evaluate(bound, model, key, shared, rows, lanes, progress, placement)
+    answer = on_each_device(_evaluate, placement, len(events), (bound, model, shared, key, lanes, progress), rows)
     return raise_if_failed("log_prob", answer, answer.result, None) if throw else answer
 
 
@@ -153,29 +137,9 @@ def _checked(times: Array) -> Array:
     return times
 
 
-@eqx.filter_jit
-def _evaluate(
-    bound: _Continuous | _Chain,
-    model: AbstractCategoricalModel,
-    key: KeyArray,
-    condition: Condition,
-    rows: tuple[Array, PyTree],
-    lanes: int | None,
-    progress: ProgressLike,
-    placement: Placement | None,
-) -> LogProb:
-    def evaluate(shared: PyTree, rows: PyTree, index: Array) -> LogProb:
-        n = index.shape[0]
-        if lanes is None or lanes >= n:
-            return _together(shared, (index, *rows), progress)
-
-        def one(args: PyTree) -> LogProb:
-            together = _together(shared, jax.tree.map(lambda leaf: leaf[None], args), progress)
-            return jax.tree.map(lambda leaf: leaf[0], together)
-
-        return jax.lax.map(one, (index, *rows), batch_size=lanes)
-
-    return on_each_device(evaluate, placement, rows[0].shape[0], (bound, model, condition, key), rows)
+def _evaluate(shared: PyTree, rows: tuple[Array, PyTree], index: Array) -> LogProb:
+    *shared, lanes, progress = shared
+    return in_lanes(lambda rows: _together(tuple(shared), rows, progress), (index, *rows), lanes)
 
 
 def _together(

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from ._checks import check_interval, time_dtype
 from ._typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
-from .abstract import AbstractDynamics, AbstractModel, AbstractMoves, AbstractNetwork, Move, call_network
+from .abstract import AbstractDynamics, AbstractMoves, AbstractNetwork, AbstractSampledModel, Move, call_network
 from .categorical import CategoricalModel
 from .coupling import Independent
 from .discrete import even_times
+from .dynamics import ProbabilityFlow
 from .engine import evaluations_per_step
 from .model import Model, network_dtype
 from .preconditioner import Unscaled
@@ -102,7 +103,7 @@ class JointPaths(eqx.Module):
         return {name: path.noise(k, x0[name]) for (name, path), k in zip(sorted(self.parts.items()), keys, strict=True)}
 
 
-class JointModel(AbstractModel):
+class JointModel(AbstractSampledModel):
     """A network of events that are dictionaries of parts, as a law.
 
     **Reference:** [@campbell2024generative].
@@ -153,7 +154,7 @@ class JointModel(AbstractModel):
         return JointPaths({name: part.interpolant for name, part in self.parts.items()})
 
     @property
-    def default_dynamics(self) -> "JointMoves":
+    def default_sampler(self) -> "JointMoves":
         return JointMoves()
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> dict[str, Array]:
@@ -187,6 +188,10 @@ class JointModel(AbstractModel):
         """One part as a model of its own, the others being what they are in `x` at the times `t`."""
         network = Seen(self.network, name, self.separate_times, dict(t), x)
         return eqx.tree_at(lambda m: m.network, self.parts[name], network)
+
+
+def _default(part: Part) -> AbstractDynamics | AbstractMoves:
+    return part.default_sampler if isinstance(part, CategoricalModel) else ProbabilityFlow()
 
 
 class JointMoves(AbstractMoves):
@@ -231,7 +236,7 @@ class JointMoves(AbstractMoves):
     def move(
         self, model: JointModel, step: Move, x: dict[str, Array], condition: Condition, key: KeyArray
     ) -> dict[str, Array]:
-        hows = {name: self.dynamics.get(name, part.default_dynamics) for name, part in model.parts.items()}
+        hows = {name: self.dynamics.get(name, _default(part)) for name, part in model.parts.items()}
         ends = {name: self._ends(name, part, hows[name], step) for name, part in model.parts.items()}
         starts = {name: start for name, (start, _) in ends.items()}
         outputs = model.outputs(starts, x, condition)

@@ -16,13 +16,11 @@ from .abstract import (
     NOISE_MARGIN,
     TIME_MARGIN,
     AbstractContinuousModel,
-    AbstractDynamics,
     AbstractPrediction,
     AbstractTimelessNetwork,
     call_network,
 )
 from .coupling import AbstractCoupling, Independent
-from .dynamics import ProbabilityFlow
 from .interpolant import AbstractInterpolant, Affine, Latent
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (
@@ -128,10 +126,6 @@ class Model(AbstractContinuousModel):
     @property
     def source(self) -> AbstractPrior:
         return self.source_at(self.t_min)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return ProbabilityFlow()
 
     @property
     def _timeless(self) -> bool:

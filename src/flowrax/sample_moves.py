@@ -2,26 +2,12 @@
 
 from typing import Any
 
-import equinox as eqx
-
 from ._checks import is_traced
 from ._condition import Batched, cast_condition, split_condition
 from ._result import Samples, raise_if_failed
 from ._typing import Array, Condition, KeyArray, PyTree
 from .abstract import AbstractModel, AbstractMoves
-from .engine import Grid, MovePlan, Placement, ProgressLike, keeps_steps, on_each_device, place, sample_moves
-
-
-def check_unused(moves: AbstractMoves, options: dict[str, Any]) -> None:
-    """Raises `ValueError` where one of the options, which belong to a solve by diffrax, was given."""
-    given = [name for name, value in options.items() if value is not None]
-    if "with_log_prob" in given:
-        raise ValueError(f"{type(moves).__name__} carries no density; a bound is log_prob(model, x, key=...).")
-    if given:
-        raise ValueError(
-            f"{type(moves).__name__} moves by steps of its own and takes no {', '.join(given)}; give it grid=, "
-            "a number of steps or their times."
-        )
+from .engine import Grid, MovePlan, ProgressLike, keeps_steps, on_each_device, place, sample_moves
 
 
 def sample_by_moves(
@@ -29,18 +15,16 @@ def sample_by_moves(
     key: KeyArray,
     num_samples: int,
     moves: AbstractMoves,
-    *,
     condition: Condition | Batched,
     x0: Any,
     grid: Grid | None,
     saveat: Any,
     lanes: int | None,
     progress: ProgressLike,
+    *,
     throw: bool,
 ) -> Samples:
     """[`sample`][] for [`AbstractMoves`][], with its arguments."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start: Any = None if x0 is None else model.events("x0", x0, num_samples)
     times = moves.times(model, grid).astype(model.dtype)
     if x0 is None and not is_traced(times) and float(times[0]) > model.t_min + 1e-6:
@@ -48,22 +32,10 @@ def sample_by_moves(
     plan = MovePlan(moves, times, keeps_steps(saveat), progress, lanes)
     shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
     rows, placement = place((start, rows), (model, plan, shared))
-    answer = _sample(plan, model, key, num_samples, shared, rows, placement)
+    answer = on_each_device(_draw, placement, num_samples, (plan, model, shared, key), rows)
     return raise_if_failed("sample", answer, answer.result, None) if throw else answer
 
 
-@eqx.filter_jit
-def _sample(
-    plan: MovePlan,
-    model: AbstractModel,
-    key: KeyArray,
-    num_samples: int,
-    condition: Condition,
-    rows: tuple[PyTree, PyTree],
-    placement: Placement | None,
-) -> Samples:
-    def draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
-        (plan, model, condition, key), (x0, rows) = shared, rows
-        return sample_moves(plan, model, condition, key, index, x0, rows)
-
-    return on_each_device(draw, placement, num_samples, (plan, model, condition, key), rows)
+def _draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
+    (plan, model, condition, key), (x0, rows) = shared, rows
+    return sample_moves(plan, model, condition, key, index, x0, rows)

@@ -17,12 +17,11 @@ from .._checks import check_batch, check_finite, is_traced
 from .._condition import Batched
 from .._result import LogProb, Samples
 from .._typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
-from ..likelihood import log_prob
 from ..model import Model
 from ..nn import MLP
-from ..sample import sample
 from ..schedule import Linear
 from ..train import FitResult, fit, load, save
+from ..verb import log_prob, sample
 from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractLogitModel, AbstractMoves, Move
+from ..abstract import AbstractCategoricalModel, AbstractLogitModel, AbstractMoves, Move
 from ..interpolant import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, AbstractPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
@@ -50,8 +50,8 @@ class AbstractBlockModel(AbstractCategoricalModel):
         return self.prior
 
     @property
-    def default_dynamics(self) -> AbstractDynamics | AbstractMoves:
-        return self.model.default_dynamics
+    def default_sampler(self) -> AbstractMoves:
+        return self.model.default_sampler
 
     def events(self, name: str, x: Any, size: int | None = None) -> Array:
         raise ValueError("A block has no events of its own.")

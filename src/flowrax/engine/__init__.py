@@ -1,11 +1,13 @@
-"""Many solves at once: the only place that calls diffrax's solvers."""
+"""Many solves at once, on a grid or adaptively, and their gradient."""
 
+from .bound import AbstractEquation as AbstractEquation
 from .moves import MovePlan as MovePlan, keeps_steps as keeps_steps, sample_moves as sample_moves
 from .placement import Placement as Placement, on_each_device as on_each_device, place as place
 from .saving import check_saveat as check_saveat
 from .solve import (
     ProgressLike as ProgressLike,
     Solved as Solved,
+    SolveSpec as SolveSpec,
     mark_nonfinite as mark_nonfinite,
     solve as solve,
 )
@@ -17,3 +19,4 @@ from .stepping import (
     make_noise as make_noise,
     make_stepping as make_stepping,
 )
+from .trees import in_lanes as in_lanes

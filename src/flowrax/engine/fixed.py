@@ -2,24 +2,25 @@
 
 from typing import Any
 
-import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._result import RESULTS
 from .._typing import Array, PyTree
+from .batch import Batch
+from .bound import Interval, Point
 from .lanes import Outcome
-from .problem import Interval, Point, Problem, put
 from .record import Record, capacity_for, empty_points
-from .saving import Saver
+from .stepping import Stepping
+from .trees import in_lanes, num_rows, put
 
 
-def grid_intervals(problem: Problem) -> Interval:
+def grid_intervals(stepping: Stepping) -> Interval:
     """The steps of the grid, leading axis `k`."""
-    grid = problem.stepping.grid
+    grid = stepping.grid
     assert grid is not None
-    times = -grid if problem.stepping.backward else grid
+    times = -grid if stepping.backward else grid
     return Interval(times[:-1], times[1:], jnp.zeros(len(times) - 1, bool))
 
 
@@ -31,25 +32,37 @@ class _Scan(eqx.Module):
     meter: Any
 
 
-def solve_fixed(
-    problem: Problem,
-    saver: Saver,
-    shared: PyTree,
-    starts: PyTree,
-    *,
-    recording: bool,
-    meter: dfx.AbstractProgressMeter,
-) -> tuple[Outcome, Record | None]:
-    """Solves every sample of `starts`; with `recording`, also keeps what a backward pass needs."""
-    n = jax.tree.leaves(starts[0])[0].shape[0]
-    intervals = grid_intervals(problem)
-    steps = problem.stepping.max_steps
+def solve_fixed(batch: Batch, recording: bool) -> tuple[Outcome, Record | None]:
+    """Solves every sample of the batch; with `recording`, also keeps what a backward pass needs."""
+    if recording:
+        return _together(batch, recording=True)
+
+    def solve(starts: PyTree) -> Outcome:
+        own = eqx.tree_at(lambda batch: batch.starts, batch, starts)
+        return _together(own, recording=False)[0]
+
+    return in_lanes(solve, batch.starts, batch.method.lanes), None
+
+
+def _together(batch: Batch, *, recording: bool) -> tuple[Outcome, Record | None]:
+    n, steps, saver, meter = (
+        num_rows(batch.starts),
+        batch.method.stepping.max_steps,
+        batch.method.saver,
+        batch.method.meter,
+    )
+    intervals = grid_intervals(batch.method.stepping)
     first = jax.tree.map(lambda leaf: leaf[0], intervals)
-    points = jax.vmap(lambda start: problem.begin(shared, start, first))(starts)
+
+    def begin(start: PyTree) -> tuple[Point, Any]:
+        sample = batch.bind(start)
+        return sample.begin(first), None if saver is None else saver.blank(sample)
+
+    points, blank = jax.vmap(begin)(batch.starts)
     capacity = capacity_for(points, steps)
     scan = _Scan(
         points=points,
-        saved=jax.vmap(lambda start: saver.blank(problem, shared, start))(starts),
+        saved=blank,
         result=jax.vmap(lambda _: RESULTS.successful)(jnp.arange(n)),
         kept=empty_points(points, steps, capacity) if recording else None,
         meter=meter.init(),
@@ -59,11 +72,13 @@ def solve_fixed(
         count, interval = xs
 
         def step(start: PyTree, point: Point, saved: Any, result: RESULTS) -> Any:
-            after, _, dense, code = problem.step(shared, start, interval, point)
-            saved = saver.save(problem, shared, start, interval, count, after.y, dense, jnp.asarray(True), saved)
+            sample = batch.bind(start)
+            after, _, dense, code = sample.step(interval, point)
+            if saver is not None:
+                saved = saver.save(sample, interval, count, after.y, dense, jnp.asarray(True), saved)
             return after, saved, RESULTS.where(result == RESULTS.successful, code, result)
 
-        points, saved, result = jax.vmap(step)(starts, scan.points, scan.saved, scan.result)
+        points, saved, result = jax.vmap(step)(batch.starts, scan.points, scan.saved, scan.result)
         kept = scan.kept
         if kept is not None:
             recent, anchors = kept

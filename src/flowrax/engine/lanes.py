@@ -6,7 +6,6 @@ step is one evaluation of a batch; no lane waits for the slowest sample.
 
 from typing import Any
 
-import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,14 @@ import jax.numpy as jnp
 from .._result import RESULTS
 from .._typing import Array, Int, PyTree
 from ..stepper.march import any_in_batch
-from .problem import Problem, Progress, put, select, take
+from .batch import Batch
+from .bound import Progress
 from .record import Record, capacity_for, empty_points
-from .saving import Saver
+from .trees import num_rows, put, select, take
 
 
 class Outcome(eqx.Module):
-    """What a solve leaves of each sample; every leaf has a leading axis `n`."""
+    """The outcome of each sample's solve; every leaf has a leading axis `n`."""
 
     y: PyTree
     saved: Any
@@ -41,74 +41,34 @@ class _Loop(eqx.Module):
     meter: Any
 
 
-def _empty_record(firsts: Progress, max_steps: int) -> Record:
-    """No steps yet; the first one is there, so that a sample without steps has one to look at."""
-    intervals = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], max_steps, 0), firsts.interval)
-    recent, anchors = empty_points(firsts.point, max_steps, capacity_for(firsts.point, max_steps))
-    return Record(intervals, jax.tree.map(lambda leaf, row: leaf.at[0].set(row), recent, firsts.point), anchors)
+class _Lanes(eqx.Module):
+    """The samples that the lanes work through."""
 
-
-def _prepare(problem: Problem, shared: PyTree, starts: PyTree, lanes: int) -> Progress:
-    """The first progress of every sample, computed `lanes` at a time."""
-    n = jax.tree.leaves(starts[0])[0].shape[0]
-    chunks = -(-n // lanes)
-    rows = jnp.minimum(jnp.arange(chunks * lanes), n - 1).reshape(chunks, lanes)
-
-    def chunk(rows: Array) -> Progress:
-        return jax.vmap(lambda start: problem.first(shared, start))(take(starts, rows))
-
-    first = jax.lax.map(chunk, rows)
-    return jax.tree.map(lambda leaf: leaf.reshape(chunks * lanes, *leaf.shape[2:])[:n], first)
-
-
-class _Work(eqx.Module):
-    """What the lanes work on, and how."""
-
-    problem: Problem
-    saver: Saver
-    shared: PyTree
-    starts: PyTree
+    batch: Batch
     firsts: Progress
+    """The first progress of every sample."""
     blank: Any
-    meter: dfx.AbstractProgressMeter
+    """The empty room for each sample's saved values."""
 
-    @property
-    def n(self) -> int:
-        """How many samples there are."""
-        return self.firsts.num_steps.shape[0]
-
-    def begin(self, lanes: int, recording: bool) -> _Loop:
-        """The first `lanes` samples on their lanes."""
-        rows, f = jnp.arange(lanes), self.firsts
-        return _Loop(
-            rows=rows,
-            queue=jnp.asarray(lanes),
-            progress=take(f, rows),
-            saved=take(self.blank, rows),
-            outcome=Outcome(f.point.y, self.blank, f.num_steps, f.num_accepted, f.result),
-            record=_empty_record(f, self.problem.stepping.max_steps) if recording else None,
-            meter=self.meter.init(),
-        )
-
-    def attempt(self, start: PyTree, now: Progress, saved: Any) -> tuple[Progress, Array, Any]:
-        """One attempted step of one sample."""
-        after, kept, dense = self.problem.attempt(self.shared, start, now)
-        y = after.point.y
-        saved = self.saver.save(self.problem, self.shared, start, now.interval, now.num_accepted, y, dense, kept, saved)
-        return after, kept, saved
+    def attempt(self, start: PyTree, now: Progress, saved: Any) -> tuple[Progress, Array, Array, Outcome]:
+        """One attempted step of one sample: its progress, whether the step was accepted and the last, the outcome."""
+        sample, saver = self.batch.bind(start), self.batch.method.saver
+        after, kept, dense = sample.attempt(now)
+        if saver is not None:
+            saved = saver.save(sample, now.interval, now.num_accepted, after.point.y, dense, kept, saved)
+        over, result = after.ending(sample.stepping)
+        outcome = Outcome(after.point.y, saved, after.num_steps, after.num_accepted, result)
+        return after, kept, over, outcome
 
     def advance(self, loop: _Loop) -> _Loop:
         """One attempted step on every lane; samples that are over give way to the next ones."""
-        n, busy = self.n, loop.rows < self.n
-        start = take(self.starts, jnp.minimum(loop.rows, n - 1))
-        after, kept, saved = jax.vmap(self.attempt)(start, loop.progress, loop.saved)
-        record = loop.record
+        n = num_rows(self.batch.starts)
+        busy = loop.rows < n
+        start = take(self.batch.starts, jnp.minimum(loop.rows, n - 1))
+        after, kept, over, ended = jax.vmap(self.attempt)(start, loop.progress, loop.saved)
+        over, record = over & busy, loop.record
         if record is not None:
             record = _recorded(record, loop.progress, jnp.where(kept & busy, loop.rows, n))
-        over = jax.vmap(self.problem.is_over)(after) & busy
-        ended = Outcome(
-            after.point.y, saved, after.num_steps, after.num_accepted, jax.vmap(self.problem.final_result)(after)
-        )
         rows = jnp.where(over, jnp.minimum(loop.queue + jnp.cumsum(over) - 1, n), loop.rows)
         queue = jnp.minimum(loop.queue + jnp.sum(over), n)
         fresh, following = over & (rows < n), jnp.minimum(rows, n - 1)
@@ -118,33 +78,41 @@ class _Work(eqx.Module):
             rows=rows,
             queue=queue,
             progress=select(fresh, take(self.firsts, following), progress),
-            saved=select(fresh, take(self.blank, following), saved),
+            saved=select(fresh, take(self.blank, following), ended.saved),
             outcome=put(loop.outcome, jnp.where(over, loop.rows, n), ended),
             record=record,
-            meter=self.meter.step(loop.meter, (queue - jnp.sum(rows < n)) / n),
+            meter=self.batch.method.meter.step(loop.meter, (queue - jnp.sum(rows < n)) / n),
         )
 
 
-def solve_lanes(
-    problem: Problem,
-    saver: Saver,
-    shared: PyTree,
-    starts: PyTree,
-    *,
-    lanes: int,
-    recording: bool,
-    meter: dfx.AbstractProgressMeter,
-) -> tuple[Outcome, Record | None]:
-    """Solves every sample of `starts`; with `recording`, also keeps what a backward pass needs."""
-    firsts = _prepare(problem, shared, starts, lanes)
-    blank = jax.vmap(lambda start: saver.blank(problem, shared, start))(starts)
-    work = _Work(problem, saver, shared, starts, firsts, blank, meter)
-    loop = work.begin(lanes, recording)
-    loop = jax.lax.while_loop(
-        lambda loop: any_in_batch(jnp.any(loop.rows < work.n)), lambda loop: work.advance(loop), loop
+def solve_lanes(batch: Batch, recording: bool) -> tuple[Outcome, Record | None]:
+    """Solves every sample of the batch; with `recording`, also keeps what a backward pass needs."""
+    n, lanes = num_rows(batch.starts), batch.method.lanes
+    chunks = -(-n // lanes)
+    rows = jnp.minimum(jnp.arange(chunks * lanes), n - 1).reshape(chunks, lanes)
+    first = jax.lax.map(lambda rows: jax.vmap(batch.first)(take(batch.starts, rows)), rows)
+    firsts, blank = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], first)
+    queue = jnp.arange(lanes)
+    loop = _Loop(
+        rows=queue,
+        queue=jnp.asarray(lanes),
+        progress=take(firsts, queue),
+        saved=take(blank, queue),
+        outcome=Outcome(firsts.point.y, blank, firsts.num_steps, firsts.num_accepted, firsts.result),
+        record=_empty_record(firsts, batch.method.stepping.max_steps) if recording else None,
+        meter=batch.method.meter.init(),
     )
-    meter.close(loop.meter)
+    work = _Lanes(batch, firsts, blank)
+    loop = jax.lax.while_loop(lambda loop: any_in_batch(jnp.any(loop.rows < n)), lambda loop: work.advance(loop), loop)
+    batch.method.meter.close(loop.meter)
     return loop.outcome, loop.record
+
+
+def _empty_record(firsts: Progress, max_steps: int) -> Record:
+    """A record of no steps; it holds the first interval, so that a sample without steps has one to look at."""
+    intervals = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], max_steps, 0), firsts.interval)
+    recent, anchors = empty_points(firsts.point, max_steps, capacity_for(firsts.point, max_steps))
+    return Record(intervals, jax.tree.map(lambda leaf, row: leaf.at[0].set(row), recent, firsts.point), anchors)
 
 
 def _recorded(record: Record, now: Progress, rows: Array) -> Record:

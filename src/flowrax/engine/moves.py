@@ -12,6 +12,7 @@ from .._typing import Array, Condition, PyTree
 from ..abstract import AbstractModel, AbstractMoves, Move
 from ..prior import row_of
 from .solve import ProgressLike, make_meter
+from .trees import in_lanes
 
 
 class MovePlan(eqx.Module):
@@ -39,15 +40,7 @@ def sample_moves(
     plan: MovePlan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
     """Moves the samples of those numbers: number `i` draws from `fold_in(key, i)`, in step `k` from its k-th fold."""
-    n = index.shape[0]
-    if plan.lanes is None or plan.lanes >= n:
-        return _together(plan, model, condition, key, index, x0, rows)
-
-    def one(args: PyTree) -> Samples:
-        together = _together(plan, model, condition, key, *jax.tree.map(lambda leaf: leaf[None], args))
-        return jax.tree.map(lambda leaf: leaf[0], together)
-
-    return jax.lax.map(one, (index, x0, rows), batch_size=plan.lanes)
+    return in_lanes(lambda rows: _together(plan, model, condition, key, *rows), (index, x0, rows), plan.lanes)
 
 
 def _together(

@@ -35,6 +35,7 @@ def place(rows: PyTree, shared: PyTree) -> tuple[PyTree, Placement | None]:
     return rows, None
 
 
+@eqx.filter_jit
 def on_each_device(
     function: Callable[[PyTree, PyTree, Array], PyTree],
     placement: Placement | None,
@@ -42,9 +43,17 @@ def on_each_device(
     shared: PyTree,
     rows: PyTree,
 ) -> PyTree:
-    """`function(shared, rows, index)`: on each device for the `rows` that lie there and their places in `range(n)`.
+    """`function(shared, rows, index)`, compiled: on each device for the `rows` that lie there.
 
-    Every leaf of `rows`, and of what is returned, has one row a sample.
+    **Arguments:**
+
+    - `function`: called with the numbers `index` of its rows, the whole of `range(n)` on one device.
+    - `placement`: as [`place`][] gives it; None for one device.
+    - `n`: the number of rows.
+    - `shared`: common to all rows.
+    - `rows`: each leaf has one row per sample, as have the leaves of the answer.
+
+    **Returns:** the answer of `function`.
     """
     if placement is None:
         return function(shared, rows, jnp.arange(n))

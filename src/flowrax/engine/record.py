@@ -1,11 +1,11 @@
-"""What a forward solve keeps so that its accepted steps can be gone through again."""
+"""What a forward solve keeps so that its accepted steps can be taken again."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._typing import PyTree
-from .problem import Interval, Point
+from .bound import Interval, Point
 
 # Points are kept for every step where they fit into this many bytes, else for about the square root of the steps.
 _BUDGET = 32 * 2**20
@@ -24,7 +24,7 @@ class Record(eqx.Module):
 
     @property
     def capacity(self) -> int:
-        """Of `recent`."""
+        """The number of steps whose points `recent` holds."""
         return jax.tree.leaves(self.recent)[0].shape[0]
 
 

@@ -1,4 +1,4 @@
-"""What `diffrax.SaveAt` asks to keep of a solve, for a solve that is taken one step at a time."""
+"""The states that a `diffrax.SaveAt` keeps, for a solve that is taken one step at a time."""
 
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from .._checks import is_traced
 from .._typing import Array, Int, PyTree
-from .problem import Interval, Problem, put
+from .bound import BoundSample, Interval
 from .stepping import Stepping
+from .trees import put
 
 
 class Saved(eqx.Module):
-    """Times and values in the order of time; what was not reached is infinite."""
+    """Times and values in the order of time; both are infinite where the solve did not arrive."""
 
     times: Array
     values: PyTree
@@ -30,21 +31,14 @@ class Saver(eqx.Module):
     ts: Array | None
     fn: Any
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to keep."""
-        return not (self.start or self.end or self.every or self.ts is not None)
-
     def _num_slots(self, max_steps: int) -> int:
         inner = max_steps // self.every if self.every else 0 if self.ts is None else len(self.ts)
         return int(self.start) + inner + int(self.end and self.every != 1)
 
-    def blank(self, problem: Problem, shared: PyTree, start: tuple[PyTree, PyTree]) -> Saved | None:
-        """Before the first step of one sample."""
-        if self.is_idle:
-            return None
-        stepping = problem.stepping
-        first = jax.tree.map(jnp.asarray, self.fn(stepping.start, start[0], problem.terms(shared, start)[1]))
+    def blank(self, sample: BoundSample) -> Saved:
+        """The room for the saved values of one sample, before its first step."""
+        stepping = sample.stepping
+        first = jax.tree.map(jnp.asarray, self.fn(stepping.start, sample.y0, sample.args))
         slots = self._num_slots(stepping.max_steps)
         times = jnp.full(slots, jnp.inf, stepping.start.dtype)
 
@@ -58,10 +52,8 @@ class Saver(eqx.Module):
             values = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), values, first)
         return Saved(times, values)
 
-    def unreached(self, blank: Saved | None, until: Array) -> Saved | None:
-        """`blank` as it is for a step that begins where the step before has ended, with zeros for values."""
-        if blank is None:
-            return None
+    def unreached(self, blank: Saved, until: Array) -> Saved:
+        """`blank` as it stands for a step that begins at `until`, with zeros for values."""
         times = blank.times
         if self.ts is not None:
             inner = times[self._inner]
@@ -75,23 +67,19 @@ class Saver(eqx.Module):
 
     def save(
         self,
-        problem: Problem,
-        shared: PyTree,
-        start: tuple[PyTree, PyTree],
+        sample: BoundSample,
         interval: Interval,
         count: Int[Array, ""],
         y: PyTree,
         dense: dict[str, PyTree],
         kept: Array,
-        saved: Saved | None,
-    ) -> Saved | None:
-        """After step number `count` of one sample, which ended at `y`; nothing unless it was `kept`."""
-        if saved is None:
-            return None
-        args, stepping = problem.terms(shared, start)[1], problem.stepping
+        saved: Saved,
+    ) -> Saved:
+        """The saved values after step number `count`, which ended at `y`; unchanged unless the step was `kept`."""
+        args, stepping = sample.args, sample.stepping
         sign = -1 if stepping.backward else 1
         if self.ts is not None:
-            saved = self._save_ts(problem.solver, sign, args, interval, dense, kept, saved)
+            saved = self._save_ts(sample, sign, interval, dense, kept, saved)
         if not (self.end or self.every):
             return saved
         value, count = self.fn(sign * interval.t1, y, args), count + 1
@@ -105,41 +93,42 @@ class Saver(eqx.Module):
 
     def _save_ts(
         self,
-        solver: dfx.AbstractSolver,
+        sample: BoundSample,
         sign: int,
-        args: PyTree,
         interval: Interval,
         dense: dict[str, PyTree],
         kept: Array,
         saved: Saved,
     ) -> Saved:
         assert self.ts is not None
-        path = solver.interpolation_cls(t0=interval.t0, t1=interval.t1, **dense)
+        args, path = sample.args, sample.solver.interpolation_cls(t0=interval.t0, t1=interval.t1, **dense)
         inside = jnp.clip(self.ts, interval.t0, interval.t1)
         values = jax.vmap(lambda t: self.fn(sign * t, path.evaluate(t), args))(inside)
         inner = self._inner
         new = kept & (self.ts <= interval.t1) & jnp.isinf(saved.times[inner])
 
-        def place(leaf: Array, value: Array) -> Array:
+        def write(leaf: Array, value: Array) -> Array:
             mask = new.reshape(-1, *(1,) * (value.ndim - 1))
             return leaf.at[inner].set(jnp.where(mask, value, leaf[inner]))
 
-        times = place(saved.times, sign * self.ts)
-        return Saved(times, jax.tree.map(place, saved.values, values))
+        times = write(saved.times, sign * self.ts)
+        return Saved(times, jax.tree.map(write, saved.values, values))
 
 
-def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver:
-    """The saver of a `diffrax.SaveAt` that passed [`check_saveat`][]."""
+def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver | None:
+    """The saver of a `diffrax.SaveAt` that passed [`check_saveat`][]; None where nothing is to be kept."""
     if saveat is None:
-        return Saver(False, False, 0, None, None)
+        return None
     sub = saveat.subs
     assert isinstance(sub, dfx.SubSaveAt)
     ts = None if sub.ts is None else sub.ts.astype(stepping.start.dtype)
+    if not (sub.t0 or sub.t1 or sub.steps or ts is not None):
+        return None
     return Saver(sub.t0, sub.t1, sub.steps, -ts[::-1] if ts is not None and stepping.backward else ts, sub.fn)
 
 
 def check_saveat(saveat: dfx.SaveAt | None, stepping: Stepping) -> dfx.SaveAt | None:
-    """Raises `ValueError` for what cannot be kept; brings times to the ends that they miss by rounding."""
+    """Raises `ValueError` for a `saveat` that is not supported; moves times onto ends that they miss by rounding."""
     if saveat is None:
         return None
     sub = saveat.subs

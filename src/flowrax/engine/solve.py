@@ -1,7 +1,7 @@
 """Many solves at once, each sample with its own step size and its own error control.
 
-Without an adjoint the steps of a grid are taken by all samples together, adaptive ones on lanes that are refilled, and
-the gradient goes back through the accepted steps. With a diffrax adjoint, `diffeqsolve` is mapped over the samples.
+By default all samples take the steps of a grid together, adaptive steps run on lanes that are refilled, and the
+gradient goes back through the accepted steps. With a diffrax adjoint, `diffeqsolve` is mapped over the samples.
 """
 
 import importlib.util
@@ -13,26 +13,38 @@ import jax
 import jax.numpy as jnp
 
 from .._result import RESULTS, Stats
-from .._typing import Array, DType, PyTree
+from .._typing import Array, PyTree
+from .batch import Batch, Method
+from .bound import AbstractEquation
 from .fixed import solve_fixed
 from .lanes import Outcome, solve_lanes
-from .problem import Field, Problem, select
-from .record import Record
 from .replay import Cotangents, pull_back
-from .saving import Saved, Saver, make_saver
+from .saving import Saved, make_saver
 from .stepping import Stepping, evaluations_per_step
+from .trees import num_rows, select
 
 ProgressLike = bool | dfx.AbstractProgressMeter
 
 _NONFINITE: Any = RESULTS.nonfinite
 
-# Lanes where the caller names no number: enough rows to fill the device (measured on two cores, where fewer leave one
-# of them idle; not on accelerators), few enough to be refilled often.
+# The default number of lanes: enough rows to fill the device (measured on two cores, where fewer leave one of them
+# idle; not measured on accelerators), few enough to be refilled often.
 _LANES = {"cpu": 1024, "gpu": 8192, "tpu": 8192}
 
 
+class SolveSpec(eqx.Module):
+    """How to solve: made from the arguments of a verb, once they are checked."""
+
+    solver: dfx.AbstractSolver
+    stepping: Stepping
+    saveat: dfx.SaveAt | None = None
+    adjoint: dfx.AbstractAdjoint | None = None
+    lanes: int | None = eqx.field(static=True, default=None)
+    progress: ProgressLike = False
+
+
 class Solved(eqx.Module):
-    """The answers of `solve`, with a leading axis `n`; a sample that failed is NaN, as is what is saved of it."""
+    """The answers of `solve`, with a leading axis `n`; rows of failed samples are NaN, as are their saved values."""
 
     y: PyTree
     saved: Saved | None
@@ -40,55 +52,33 @@ class Solved(eqx.Module):
     result: RESULTS
 
 
-def default_lanes() -> int:
-    """How many samples are stepped at once on this device."""
-    return _LANES.get(jax.default_backend(), 1024)
-
-
-def solve(
-    field: Field,
-    shared: PyTree,
-    starts: tuple[PyTree, PyTree],
-    *,
-    solver: dfx.AbstractSolver,
-    stepping: Stepping,
-    lanes: int | None,
-    saveat: dfx.SaveAt | None,
-    adjoint: dfx.AbstractAdjoint | None,
-    progress: ProgressLike,
-) -> Solved:
+def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: SolveSpec) -> Solved:
     """Solves every sample of `starts`.
 
     **Arguments:**
 
-    - `field`: `field(shared, start)` is one sample's diffrax terms and their arguments; it closes over no array.
-    - `shared`: what all samples have in common; differentiable.
+    - `equation`: what moves the samples; differentiable.
     - `starts`: `(state, data)`, each leaf with a leading axis `n`; differentiable.
-    - `solver`, `stepping`: how to advance.
-    - `lanes`: samples stepped at once; by device without.
-    - `saveat`: what to keep on the way.
-    - `adjoint`: a diffrax adjoint, or None.
-    - `progress`: True or a diffrax progress meter.
+    - `spec`: how to solve.
 
     **Returns:** [`Solved`][].
     """
-    if lanes is not None and lanes < 1:
-        raise ValueError(f"lanes must be at least 1; got {lanes}.")
     # The error control is no part of the discrete solve that is differentiated.
-    stepping = eqx.tree_at(lambda s: s.controller, stepping, _constant(stepping.controller))
-    starts = (_at_least(stepping.start.dtype, starts[0]), starts[1])
-    problem, saver, meter = Problem(field, solver, stepping), make_saver(saveat, stepping), make_meter(progress)
-    if adjoint is None:
-        options = _Options(problem, saver, meter, _num_lanes(stepping, starts, lanes))
-        outcome = _replayed((shared, starts), options)
+    stepping = eqx.tree_at(lambda s: s.controller, spec.stepping, _constant(spec.stepping.controller))
+    starts = _in_precision_of_time(starts[0], stepping.start), starts[1]
+    n, lanes = num_rows(starts[0]), spec.lanes
+    if lanes is None:
+        # On a grid all samples take the same steps.
+        lanes = n if stepping.grid is not None else _LANES.get(jax.default_backend(), 1024)
+    saver, meter = make_saver(spec.saveat, stepping), make_meter(spec.progress)
+    method = Method(spec.solver, stepping, saver, meter, min(lanes, n))
+    if spec.adjoint is None:
+        outcome = _replayed((equation, starts), method)
     else:
-        outcome = _mapped(problem, saveat, shared, starts, adjoint, meter, lanes)
+        outcome = _mapped(Batch(equation, starts, method), spec)
     y, result = mark_nonfinite(outcome.y, outcome.result)
-    stats = Stats(
-        num_steps=outcome.num_steps,
-        num_rejected=outcome.num_steps - outcome.num_accepted,
-        num_evaluations=outcome.num_steps * evaluations_per_step(solver),
-    )
+    steps = outcome.num_steps
+    stats = Stats(steps, steps - outcome.num_accepted, steps * evaluations_per_step(spec.solver))
     saved = outcome.saved
     if saved is not None:
         saved = Saved(saved.times, _good_rows(result, saved.values))
@@ -96,22 +86,23 @@ def solve(
 
 
 def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
-    """Rows of successful solves that are not finite are failures, and all of a failed row is NaN."""
-    result = _where(~_finite_rows(tree) & (result == RESULTS.successful), _NONFINITE, result)
+    """Marks rows of successful solves that are not finite as failures, and sets all of a failed row to NaN."""
+    finite = finite_rows(tree) | (result != RESULTS.successful)
+    result = jax.vmap(lambda finite, result: RESULTS.where(finite, result, _NONFINITE))(finite, result)
     return _good_rows(result, tree), result
 
 
-def _finite_rows(tree: PyTree) -> Array:
+def finite_rows(tree: PyTree) -> Array:
+    """Whether all elements of a row are finite, `(n,)`."""
     finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1), tree)
     return jax.tree.reduce(jnp.logical_and, finite)
 
 
 def _good_rows(result: RESULTS, tree: PyTree) -> PyTree:
-    """Rows of solves that failed become NaN."""
-    good = result == RESULTS.successful
+    """The rows of successful solves, and NaN in place of the others."""
     arrays, others = eqx.partition(tree, eqx.is_inexact_array)
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), arrays)
-    return eqx.combine(select(good, arrays, nan), others)
+    return eqx.combine(select(result == RESULTS.successful, arrays, nan), others)
 
 
 def _constant(tree: PyTree) -> PyTree:
@@ -119,112 +110,75 @@ def _constant(tree: PyTree) -> PyTree:
     return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
 
-def _at_least(dtype: DType, tree: PyTree) -> PyTree:
-    """States of a lower precision than time are stepped in that of time, as `diffeqsolve` does."""
-    bits = jnp.finfo(dtype).bits
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.finfo(leaf.dtype).bits < bits else leaf, tree)
-
-
-def _where(condition: Array, yes: RESULTS, no: RESULTS) -> RESULTS:
-    return jax.vmap(lambda condition, no: RESULTS.where(condition, yes, no))(condition, no)
-
-
-def _num_lanes(stepping: Stepping, starts: PyTree, lanes: int | None) -> int:
-    n = jax.tree.leaves(starts[0])[0].shape[0]
-    if lanes is None:
-        # On a grid all samples take the same steps.
-        lanes = n if stepping.grid is not None else default_lanes()
-    return min(lanes, n)
-
-
-class _Options(eqx.Module):
-    problem: Problem
-    saver: Saver
-    meter: dfx.AbstractProgressMeter
-    lanes: int = eqx.field(static=True)
-
-
-def _forward(arguments: PyTree, options: _Options, recording: bool) -> tuple[Outcome, Record | None]:
-    shared, starts = arguments
-    o = options
-    if o.problem.stepping.grid is None:
-        return solve_lanes(o.problem, o.saver, shared, starts, lanes=o.lanes, recording=recording, meter=o.meter)
-    n = jax.tree.leaves(starts[0])[0].shape[0]
-    if o.lanes >= n or recording:
-        return solve_fixed(o.problem, o.saver, shared, starts, recording=recording, meter=o.meter)
-
-    def one(start: PyTree) -> Outcome:
-        alone = jax.tree.map(lambda leaf: leaf[None], start)
-        outcome, _ = solve_fixed(o.problem, o.saver, shared, alone, recording=False, meter=o.meter)
-        return jax.tree.map(lambda leaf: leaf[0], outcome)
-
-    return jax.lax.map(one, starts, batch_size=o.lanes), None
+def _in_precision_of_time(tree: PyTree, time: Array) -> PyTree:
+    """States of a lower precision than time, raised to the precision of time as `diffeqsolve` does."""
+    bits = jnp.finfo(time.dtype).bits
+    return jax.tree.map(lambda leaf: leaf.astype(time.dtype) if jnp.finfo(leaf.dtype).bits < bits else leaf, tree)
 
 
 @eqx.filter_custom_vjp
-def _replayed(arguments: PyTree, options: _Options) -> Outcome:
-    return _forward(arguments, options, recording=False)[0]
+def _replayed(arguments: tuple[AbstractEquation, PyTree], method: Method) -> Outcome:
+    run = solve_lanes if method.stepping.grid is None else solve_fixed
+    return run(Batch(*arguments, method), recording=False)[0]
 
 
 @_replayed.def_fwd
-def _replayed_fwd(perturbed: PyTree, arguments: PyTree, options: _Options) -> tuple[Outcome, Any]:
-    outcome, record = _forward(arguments, options, recording=True)
-    good = (outcome.result == RESULTS.successful) & _finite_rows(outcome.y)
+def _replayed_fwd(perturbed: PyTree, arguments: tuple[AbstractEquation, PyTree], method: Method) -> tuple[Outcome, Any]:
+    run = solve_lanes if method.stepping.grid is None else solve_fixed
+    outcome, record = run(Batch(*arguments, method), recording=True)
+    good = (outcome.result == RESULTS.successful) & finite_rows(outcome.y)
     counts = jnp.where(good, outcome.num_accepted, 0)
     return outcome, (record, counts, outcome.y, outcome.saved)
 
 
 @_replayed.def_bwd
-def _replayed_bwd(residuals: Any, given: Outcome, perturbed: PyTree, arguments: PyTree, options: _Options) -> PyTree:
+def _replayed_bwd(
+    residuals: Any,
+    cotangents: Outcome,
+    perturbed: PyTree,
+    arguments: tuple[AbstractEquation, PyTree],
+    method: Method,
+) -> PyTree:
     record, counts, y, saved = residuals
-    end = _filled(given.y, y)
-    good = counts > 0
-    end = select(good, end, jax.tree.map(jnp.zeros_like, end))
-    kept = None
-    if given.saved is not None and jax.tree.leaves(given.saved.values):
-        kept = _filled(given.saved.values, eqx.filter(saved.values, eqx.is_inexact_array))
-    o, (shared, starts) = options, arguments
-    return pull_back(o.problem, o.saver, shared, starts, perturbed, record, counts, Cotangents(end, kept), o.lanes)
+    end = _filled(cotangents.y, y)
+    end = select(counts > 0, end, jax.tree.map(jnp.zeros_like, end))
+    values = None
+    if cotangents.saved is not None and jax.tree.leaves(cotangents.saved.values):
+        values = _filled(cotangents.saved.values, eqx.filter(saved.values, eqx.is_inexact_array))
+    return pull_back(Batch(*arguments, method), perturbed, record, counts, Cotangents(end, values))
 
 
 def _filled(cotangents: PyTree, like: PyTree) -> PyTree:
-    """Zeros where there is no cotangent."""
+    """The cotangents, with zeros where there is none."""
     zeros = jax.tree.map(jnp.zeros_like, like)
     return jax.tree.map(
         lambda ct, zero: zero if ct is None else ct, cotangents, zeros, is_leaf=lambda leaf: leaf is None
     )
 
 
-def _mapped(
-    problem: Problem,
-    saveat: dfx.SaveAt | None,
-    shared: PyTree,
-    starts: PyTree,
-    adjoint: dfx.AbstractAdjoint,
-    meter: dfx.AbstractProgressMeter,
-    lanes: int | None,
-) -> Outcome:
+def _mapped(batch: Batch, spec: SolveSpec) -> Outcome:
     """`diffeqsolve` mapped over the samples, `lanes` at a time."""
-    stepping = problem.stepping
+    stepping, saveat, adjoint = spec.stepping, spec.saveat, spec.adjoint
+    assert adjoint is not None
 
     def one(start: PyTree) -> Outcome:
-        terms, args = problem.field(shared, start)
-        # Some adjoints, such as `BacksolveAdjoint`, take the end state alone.
+        terms, args = batch.equation.bind(start, spec.solver, stepping)
+        # Some adjoints, such as `BacksolveAdjoint`, accept the end state only.
         last = dfx.SubSaveAt(t1=True)
         solution = dfx.diffeqsolve(
             terms,
-            problem.solver,
+            spec.solver,
             stepping.start,
             stepping.end,
             None,
             start[0],
             args,
             saveat=dfx.SaveAt(subs=last if saveat is None else (last, saveat.subs)),
-            stepsize_controller=stepping.controller,
+            stepsize_controller=batch.method.stepping.controller,
             adjoint=adjoint,
             max_steps=stepping.max_steps,
             throw=False,
-            progress_meter=meter,
+            progress_meter=batch.method.meter,
         )
         assert solution.ys is not None and solution.ts is not None
         saved = None if saveat is None else Saved(solution.ts[1], solution.ys[1])
@@ -232,7 +186,7 @@ def _mapped(
         steps = jnp.asarray(solution.stats["num_steps"])
         return Outcome(end, saved, steps, jnp.asarray(solution.stats["num_accepted_steps"]), solution.result)
 
-    return jax.vmap(one)(starts) if lanes is None else jax.lax.map(one, starts, batch_size=lanes)
+    return jax.vmap(one)(batch.starts) if spec.lanes is None else jax.lax.map(one, batch.starts, batch_size=spec.lanes)
 
 
 def make_meter(progress: ProgressLike) -> dfx.AbstractProgressMeter:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ..abstract import AbstractCategoricalModel, AbstractDynamics, AbstractMoves
+from ..abstract import AbstractCategoricalModel, AbstractMoves
 from ..interpolant import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, AbstractPrior
 
@@ -77,9 +77,9 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         return self.model.source
 
     @property
-    def default_dynamics(self) -> AbstractDynamics | AbstractMoves:
-        """The model's own."""
-        return self.model.default_dynamics
+    def default_sampler(self) -> AbstractMoves:
+        """The sampler of the model without guidance."""
+        return self.model.default_sampler
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
         """As the model takes them."""

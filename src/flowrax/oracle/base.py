@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractPrediction
-from ..dynamics import ProbabilityFlow
+from ..abstract import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
 from .coordinates import Coordinates, Mapped, whitening
@@ -173,10 +172,6 @@ class OracleModel(AbstractContinuousModel):
         alpha, sigma = self.schedule.alpha(t).astype(self.dtype), self.schedule.sigma(t).astype(self.dtype)
         marginal = self.oracle.scaled(alpha, sigma)
         return marginal if self.coordinates is None else Mapped(marginal, self.coordinates, sigma * self.prior.mean)
-
-    @property
-    def default_dynamics(self) -> AbstractDynamics:
-        return ProbabilityFlow()
 
     @property
     def score_interval(self) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import PyTree
-from .seeding import begin
+from .init_solver import init_solver
 
 
 class Trapezoidal(dfx.AbstractWrappedSolver):
@@ -42,7 +42,7 @@ class Trapezoidal(dfx.AbstractWrappedSolver):
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         first, second = terms.terms
-        return begin(self.solver, first, t0, t1, y0, args), second.vf(t0, y0, args)
+        return init_solver(self.solver, first, t0, t1, y0, args), second.vf(t0, y0, args)
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any

@@ -1,24 +1,27 @@
 r"""`posterior`: draws from $p(x | y)$ by a guided model, with importance weights on request.
 
-A guided flow has a density $q$ of its own, which is not quite the posterior. Since $q$ is known along with the samples,
-$w_i \propto p(x_i)\, p(y | x_i) / q(x_i)$ corrects for it, and the mean weight estimates the evidence $p(y)$.
+The density $q$ of a guided flow only approximates the posterior. Since $q(x_i)$ is computed along with the samples, the
+weights $w_i \propto p(x_i)\, p(y | x_i) / q(x_i)$ correct for it, and their mean estimates the evidence $p(y)$.
 """
 
 from typing import Any
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._condition import Batched
 from .._result import RESULTS, Stats
-from .._typing import Array, Batch, Condition, Float, KeyArray, PerSample
-from ..abstract import AbstractContinuousModel, AbstractModel
+from .._typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
+from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel
 from ..divergence import AbstractDivergence, Exact
+from ..engine import Grid, ProgressLike
 from ..guidance import AbstractGuidance, GuidedModel, PiGDM
-from ..likelihood import log_prob
 from ..observation import LinearGaussian
-from ..sample import sample
+from .last_step import AbstractLastStep
+from .log_prob import log_prob
+from .sample import sample
 
 _PIGDM = PiGDM()
 
@@ -29,7 +32,7 @@ class PosteriorSamples(eqx.Module):
     x: Batch
     """`(n, *event)`."""
     residual: Float[Array, "n m"]
-    """What each sample leaves of `y`, in units of the noise: about standard normal where model and data agree."""
+    """$(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data agree."""
     log_weights: PerSample
     """`(n,)`, normalised; equal unless `reweight=True`."""
     log_evidence: Float[Array, ""] | None
@@ -58,24 +61,38 @@ def posterior(
     condition: Condition | Batched = None,
     reweight: bool = False,
     divergence: AbstractDivergence | None = None,
-    **options: Any,
+    x0: BatchLike | None = None,
+    dynamics: AbstractDynamics | None = None,
+    solver: dfx.AbstractSolver | None = None,
+    rtol: float | Array | None = None,
+    atol: float | Array | None = None,
+    grid: Grid | None = None,
+    stepsize_controller: dfx.AbstractStepSizeController | None = None,
+    adjoint: dfx.AbstractAdjoint | None = None,
+    lanes: int | None = None,
+    last_step: AbstractLastStep | None = None,
+    max_steps: int | None = None,
+    progress: ProgressLike = False,
+    throw: bool = True,
 ) -> PosteriorSamples:
-    """Draws from the law of `x` given the observation.
+    """Draws from the distribution of `x` given the observation.
 
     **Arguments:**
 
     - `model`: the prior; a model with a score.
-    - `observation`: what was measured.
+    - `observation`: the measurement.
     - `key`: sample `i` draws from `fold_in(key, i)` only.
     - `num_samples`: `n`.
-    - `method`: the guidance rule, [`PiGDM`][] without; approximate but for the prior that it assumes.
+    - `method`: the guidance rule, exact only for the prior that it assumes. Default: [`PiGDM`][].
     - `condition`: as in [`sample`][].
     - `reweight`: whether to solve for the densities too and return importance weights and the log-evidence. Needs the
         probability flow, and costs a likelihood solve of the guided model and one of the prior.
-    - `divergence`: for that, [`Exact`][] without; a random one makes the weights noisy.
-    - `options`: `dynamics`, `solver`, `rtol`, `atol`, `grid`, `lanes`, `max_steps`, `throw`, ... as in [`sample`][].
-        For a prior that is far from Gaussian, `dynamics=ReverseSDE()` with a `grid` forgets what the guidance got wrong
-        early on and leaves smaller residuals than the flow.
+    - `divergence`: the estimator of the divergence for `reweight`; a random one makes the weights noisy. Default:
+        [`Exact`][].
+    - `x0`, `dynamics`, `solver`, `rtol`, `atol`, `grid`, `stepsize_controller`, `adjoint`, `lanes`, `last_step`,
+        `max_steps`, `progress`, `throw`: as in [`sample`][]. For a prior that is far from Gaussian,
+        `dynamics=ReverseSDE()` with a `grid` forgets early errors of the guidance and leaves smaller residuals than the
+        flow. The prior's likelihood solve is adaptive, whatever the `grid`.
 
     **Returns:** [`PosteriorSamples`][].
 
@@ -88,20 +105,36 @@ def posterior(
         )
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
-    draws = sample(guided, key, num_samples, condition=condition, with_log_prob=reweight, divergence=chosen, **options)
+    # The options of the solve that the likelihood of the prior has in common with the draws.
+    common: dict[str, Any] = {
+        "condition": condition,
+        "solver": solver,
+        "rtol": rtol,
+        "atol": atol,
+        "stepsize_controller": stepsize_controller,
+        "adjoint": adjoint,
+        "lanes": lanes,
+        "max_steps": max_steps,
+        "progress": progress,
+        "throw": throw,
+    }
+    draws = sample(
+        guided,
+        key,
+        num_samples,
+        x0=x0,
+        dynamics=dynamics,
+        grid=grid,
+        last_step=last_step,
+        with_log_prob=reweight,
+        divergence=chosen,
+        **common,
+    )
     log_weights = jnp.full(num_samples, -jnp.log(num_samples), model.dtype)
     log_evidence = None
     if chosen is not None:
         assert draws.log_prob is not None
-        shared = {name: options[name] for name in _SHARED_OPTIONS if name in options}
-        prior = log_prob(
-            model,
-            draws.x,
-            condition=condition,
-            key=jax.random.fold_in(key, num_samples),
-            divergence=chosen,
-            **shared,
-        )
+        prior = log_prob(model, draws.x, key=jax.random.fold_in(key, num_samples), divergence=chosen, **common)
         joint = prior.value + jax.vmap(observation.log_likelihood)(draws.x)
         raw = joint - draws.log_prob
         log_evidence = jax.nn.logsumexp(raw) - jnp.log(num_samples)
@@ -114,6 +147,3 @@ def posterior(
         stats=draws.stats,
         result=draws.result,
     )
-
-
-_SHARED_OPTIONS = ("solver", "rtol", "atol", "stepsize_controller", "adjoint", "lanes", "max_steps", "throw")

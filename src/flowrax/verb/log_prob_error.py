@@ -1,4 +1,4 @@
-"""What stands between a computed log-density and the model's: the noise of its probes, and the steps of its solve."""
+"""The two errors of a computed log-density: the noise of its random probes, and the steps of its solve."""
 
 import itertools
 import math
@@ -11,40 +11,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import is_traced
-from ._condition import Batched
-from ._result import RESULTS, LogProb, is_failed
-from ._typing import Array, Batch, Condition, KeyArray, PyTree
-from .divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson, Rademacher
-from .engine import Stepping
+from .._checks import is_traced
+from .._condition import Batched
+from .._result import RESULTS, LogProb, is_failed
+from .._typing import Array, Batch, Condition, PyTree, Shape
+from ..divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson, Rademacher
+from ..engine import Stepping
+from .density_solve import DensitySolve
+from .options import SolveOptions
 
-Solve = Callable[[Batch, Condition | Batched, Array | None, AbstractDivergence, Stepping], LogProb]
-"""Rows, their conditions, one key for each, how to take the divergence and how to step."""
+_DEFAULT_MAX_PROBES = 1024
 
-# How much tighter the second solve of a discretisation error is.
+# The factor by which the second solve of a discretisation error tightens the tolerances.
 _TIGHTER = 10.0
 
-# Signs that all agree, one in two to this power, hide the error of a row.
+# Where all probes may be equal with a chance above two to minus this power, their spread shows no error.
 _LEAST_BITS = 10
 
-# The least number of rows that is solved again at once: fewer rows are padded to it.
+# Fewer rows than this are padded to this many when they are solved again, so that few shapes are compiled.
 _LEAST_ROWS = 8
 
 
-def keys_of_rows(key: KeyArray, num: int) -> Array:
-    """The keys of `num` rows, `fold_in(key, i)` for row `i`."""
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(num))
-
-
 class ErrorOptions(eqx.Module):
-    """What `log_prob` is asked to do about the errors of its answer."""
+    """The options of `log_prob` that reduce or estimate the errors of its answer."""
 
     target: float | None = eqx.field(static=True)
     max_probes: int = eqx.field(static=True)
     discretisation: bool = eqx.field(static=True)
 
-    def check(self, divergence: AbstractDivergence, stepping: Stepping, traced: PyTree, size: int) -> None:
-        """Raises `ValueError` unless it can be done for events of `size` elements."""
+    @classmethod
+    def of(cls, options: SolveOptions) -> "ErrorOptions":
+        """The options that a verb was called with."""
+        most = _DEFAULT_MAX_PROBES if options.max_probes is None else options.max_probes
+        return cls(options.target_standard_error, most, options.discretisation_error)
+
+    def check(self, divergence: AbstractDivergence, stepping: Stepping, traced: PyTree, shape: Shape) -> None:
+        """Raises `ValueError` for options that cannot be met for events of this shape."""
+        size = math.prod(shape)
         if self.discretisation:
             refine(stepping)
         if self.target is None:
@@ -71,40 +74,33 @@ class ErrorOptions(eqx.Module):
 
 
 def solve_with_errors(
-    solve: Solve,
-    x: Batch,
-    condition: Condition | Batched,
-    keys: Array | None,
-    divergence: AbstractDivergence,
-    solver: dfx.AbstractSolver,
-    stepping: Stepping,
-    errors: ErrorOptions,
+    solve: DensitySolve, x: Batch, condition: Condition | Batched, keys: Array | None, errors: ErrorOptions
 ) -> LogProb:
-    """One solve, and those that `errors` asks for."""
-    answer = first = solve(x, condition, keys, divergence, stepping)
-    probing = _probing(divergence)
+    """One solve, and the further ones that `errors` asks for."""
+    answer = first = solve(x, condition, keys)
+    probing = _probing(solve.divergence)
     if errors.target is not None and keys is not None and probing is not None:
 
         def add(rows: np.ndarray, num_round: int, num_probes: int) -> LogProb:
             subset = Batched(_take(condition.value, rows)) if isinstance(condition, Batched) else condition
             fresh = jax.vmap(lambda key: jax.random.fold_in(key, num_round))(keys[rows])
-            more = Hutchinson(num_probes, law)
-            if isinstance(divergence, ControlVariate):
-                more = ControlVariate(more, exact=divergence.exact)
-            return solve(x[rows], subset, fresh, more, stepping)
+            more = Hutchinson(num_probes, probes)
+            if isinstance(solve.divergence, ControlVariate):
+                more = ControlVariate(more, exact=solve.divergence.exact)
+            return DensitySolve(solve.model, more, solve.spec, solve.throw)(x[rows], subset, fresh)
 
-        law, size = probing.law, math.prod(x.shape[1:])
-        exact = law.num_rows(size) if isinstance(law, Hadamard) else None
+        probes, size = probing.law, math.prod(x.shape[1:])
+        exact = probes.num_rows(size) if isinstance(probes, Hadamard) else None
         answer = _add_probes(add, answer, probing.num_probes, errors.target, errors.max_probes, exact)
     if not errors.discretisation:
         return answer
-    finer = solve(x, condition, keys, divergence, refine(stepping))
-    error = _error_of_steps(first, finer, divergence, solver, stepping)
+    finer = eqx.tree_at(lambda solve: solve.spec.stepping, solve, refine(solve.spec.stepping))(x, condition, keys)
+    error = _error_of_steps(first, finer, solve)
     return eqx.tree_at(lambda a: a.discretisation_error, answer, error, is_leaf=lambda leaf: leaf is None)
 
 
 def _probing(divergence: AbstractDivergence) -> Hutchinson | None:
-    """The independent probes of a divergence, where it has them."""
+    """The Hutchinson estimator within a divergence, whose probes are independent; None where there is none."""
     inner = divergence.divergence if isinstance(divergence, ControlVariate) else divergence
     return inner if isinstance(inner, Hutchinson) else None
 
@@ -128,7 +124,7 @@ def _add_probes(
         (rows,) = np.nonzero(np.asarray(answer.standard_error) > target)
         fresh = min(total, max_probes - total)
         fresh = fresh if exact is None else min(fresh, exact)
-        # A single probe more would come without an error.
+        # A single additional probe has no standard error.
         if rows.size == 0 or fresh < 2:
             break
         more = _take(add(_pad(rows, used.size), num_round, fresh), np.arange(rows.size))
@@ -141,7 +137,7 @@ def _add_probes(
 
 
 def _pad(rows: np.ndarray, most: int) -> np.ndarray:
-    """`rows` and repeats of the first, as many as the next power of two, so that few shapes are compiled."""
+    """`rows`, padded with the first of them to a power of two, so that few shapes are compiled."""
     width = min(max(1 << (rows.size - 1).bit_length(), _LEAST_ROWS), most)
     return np.concatenate([rows, np.full(width - rows.size, rows[0])])
 
@@ -151,7 +147,7 @@ def _take(tree: Any, rows: np.ndarray) -> Any:
 
 
 def _combine(answer: LogProb, more: LogProb, rows: np.ndarray, weight: float) -> LogProb:
-    """The mean of old and new values of `rows`, the new ones weighted by `weight`, with the work of both."""
+    """The weighted mean of old and new values of `rows`, `weight` for the new ones, and the sum of their work."""
     value = (1 - weight) * answer.value[rows] + weight * more.value
     error = jnp.hypot((1 - weight) * answer.standard_error[rows], weight * more.standard_error)
     before = _take(answer.result, rows)
@@ -169,7 +165,7 @@ def _combine(answer: LogProb, more: LogProb, rows: np.ndarray, weight: float) ->
 
 
 def refine(stepping: Stepping) -> Stepping:
-    """Half steps, or a tenth of the tolerances; raises `ValueError` where neither is known."""
+    """The same solve with half steps, or a tenth of the tolerances; raises `ValueError` where neither is known."""
     if stepping.grid is not None:
         grid = stepping.grid
         halves = jnp.stack([grid[:-1], (grid[:-1] + grid[1:]) / 2], axis=1).reshape(-1)
@@ -188,16 +184,14 @@ def refine(stepping: Stepping) -> Stepping:
     return eqx.tree_at(lambda s: s.controller, stepping, controller)
 
 
-def _error_of_steps(
-    answer: LogProb, finer: LogProb, divergence: AbstractDivergence, solver: dfx.AbstractSolver, stepping: Stepping
-) -> Array:
-    r"""The error of `answer` by its difference from a `finer` solve with the same probes.
+def _error_of_steps(answer: LogProb, finer: LogProb, solve: DensitySolve) -> Array:
+    r"""The error of `answer`, estimated by its difference from a `finer` solve with the same probes.
 
-    With half steps of a method of order $p$ the finer error is $2^{-p}$ of this one, and is taken away (Richardson).
-    Adaptive steps promise no such ratio, nor does a control variate, whose deviation takes the trapezoidal rule beside
-    the method: there the difference itself misses the error by that of the finer solve.
+    With half steps of a method of order $p$ the finer error is $2^{-p}$ of this one, and is taken away (Richardson
+    extrapolation). Adaptive steps promise no such ratio, nor does a control variate, whose deviation is integrated by
+    the trapezoidal rule beside the method: there the difference itself is the estimate, off by the finer solve's error.
     """
-    known = stepping.grid is not None and not isinstance(divergence, ControlVariate)
-    order = solver.order(None) if known else None
+    known = solve.spec.stepping.grid is not None and not isinstance(solve.divergence, ControlVariate)
+    order = solve.spec.solver.order(None) if known else None
     share = 1.0 if order is None else 1 - 0.5**order
     return (answer.value - finer.value) / share

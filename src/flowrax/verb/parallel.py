@@ -17,13 +17,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._checks import check_batch, check_finite
-from ._condition import Batched, cast_condition, split_condition
-from ._result import RESULTS, Samples, Stats, raise_if_failed
-from ._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from .abstract import AbstractContinuousModel, AbstractDynamics
-from .engine import Grid, Stepping, evaluations_per_step, make_noise, make_stepping
-from .prior import check_range, row_of
+from .._condition import Batched, split_condition
+from .._result import RESULTS, Samples, Stats, raise_if_failed
+from .._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from ..abstract import AbstractContinuousModel, AbstractDynamics
+from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
+from .options import ModelEquation, SolveOptions, default_dynamics
+from .sample import check_starts, draw_start
 
 _NONFINITE: Any = RESULTS.nonfinite
 
@@ -49,13 +49,13 @@ def parallel_sample(
 
     **Arguments:**
 
-    - `model`, `key`, `num_samples`, `condition`, `x0`, `dynamics`, `throw`: as of [`sample`][].
+    - `model`, `key`, `num_samples`, `condition`, `x0`, `dynamics`, `throw`: as in [`sample`][].
     - `grid`: a number of equal steps or the `(k + 1,)` times of fixed ones.
     - `window`: steps computed at once for each sample.
-    - `tolerance`: the largest root mean square change of a state, in units of `x`, at which it is taken as found. Each
-        sample meets it on its own. With zero the answer is the sequential one to rounding, in up to `k` rounds.
-    - `solver`: a diffrax solver that carries nothing from step to step but what it could recompute, such as Heun or
-        ShARK; Euler (Euler-Maruyama) without.
+    - `tolerance`: a state is accepted when its root mean square change is at most this, in units of `x`, in each
+        sample separately. With zero the answer is the sequential one to rounding, in up to `k` rounds.
+    - `solver`: a diffrax one-step solver, such as Heun or ShARK: one that carries nothing from step to step that it
+        could not recompute. Default: `Euler()` (Euler-Maruyama).
 
     **Returns:** [`Samples`][] without a trajectory; `stats.num_steps` counts rounds, each of which calls the network
         as often in sequence as one step of the solver, and `stats.num_evaluations` all evaluations.
@@ -68,35 +68,20 @@ def parallel_sample(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if window < 1:
         raise ValueError(f"window={window} holds no step; use at least 1.")
-    dynamics = model.default_dynamics if dynamics is None else dynamics
-    solver = dynamics.stepper(dfx.Euler() if solver is None else solver)
-    condition = cast_condition(condition, model.dtype, num_samples)
-    start = None
-    if x0 is not None:
-        start = jnp.asarray(x0, model.dtype)
-        check_batch("x0", start, model.shape, num_samples)
-        check_finite("x0", start)
-        check_range("x0", model.prior, start, condition)
-    stepping = make_stepping(
-        dynamics.interval(model),
-        solver,
-        model.dtype,
-        rtol=None,
-        atol=None,
-        controller=None,
-        grid=grid,
-        max_steps=1,
-        default_tolerance=dynamics.default_tolerance,
-        norm=_rms,
-    )
-    window = min(window, stepping.max_steps)
-    picard = _Picard(dynamics, solver, stepping, jnp.asarray(tolerance, model.dtype), window)
-    answer = _sample(picard, model, key, num_samples, condition, start)
+    moving = default_dynamics(model) if dynamics is None else dynamics
+    options = SolveOptions(solver=dfx.Euler() if solver is None else solver, grid=grid)
+    spec = options.resolve(model, moving)
+    assert isinstance(moving, AbstractDynamics)
+    condition, start = check_starts(model, num_samples, condition, x0)
+    shared, rows = split_condition(condition)
+    window = min(window, spec.stepping.max_steps)
+    picard = _Picard(ModelEquation(moving, None, model, shared), spec, jnp.asarray(tolerance, model.dtype), window)
+    answer = _sample(picard, key, num_samples, start, rows)
     return raise_if_failed("parallel_sample", answer, answer.result, None) if throw else answer
 
 
 class _Window(eqx.Module):
-    """Where one sample stands: states from number `first` on, `(window + 1, ...)` on every leaf."""
+    """The window of one sample: the states from number `first` on, `(window + 1, ...)` on every leaf."""
 
     first: Array
     states: PyTree[Array]
@@ -106,51 +91,43 @@ class _Window(eqx.Module):
 class _Picard(eqx.Module):
     """How every sample is drawn."""
 
-    dynamics: AbstractDynamics
-    solver: dfx.AbstractSolver
-    stepping: Stepping
+    equation: ModelEquation
+    spec: SolveSpec
     tolerance: Array
     window: int = eqx.field(static=True)
 
-    def draw(
-        self,
-        model: AbstractContinuousModel,
-        condition: Condition,
-        x0: Event | None,
-        key: KeyArray,
-    ) -> Samples:
+    def draw(self, x0: Event | None, row: PyTree, key: KeyArray) -> Samples:
         """One sample."""
-        source_key, noise_key, state_key, _ = jax.random.split(key, 4)
-        start: Event = self.dynamics.source(model).draw(source_key) if x0 is None else x0
-        noise = make_noise(self.stepping, self.solver, noise_key, model.dtype)
-        terms, args = self.dynamics.terms(model, condition, noise)
-        state = self.dynamics.initial(start, state_key)
-        _check_memory(self.solver, terms, self.stepping, state, args)
+        solver, stepping = self.spec.solver, self.spec.stepping
+        start = draw_start(self.equation, x0, row, key)
+        terms, args = self.equation.bind((start.state, start.own), solver, stepping)
+        state = start.state
+        _check_memory(solver, terms, stepping, state, args)
         states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (self.window + 1, *leaf.shape)), state)
         zero = jnp.zeros((), jnp.int32)
-        last = self.stepping.max_steps
+        last = stepping.max_steps
         end = jax.lax.while_loop(
             lambda w: w.first < last, lambda w: self.round(w, terms, args), _Window(zero, states, zero)
         )
-        x = self.dynamics.readout(jax.tree.map(lambda leaf: leaf[0], end.states))
+        x = self.equation.dynamics.readout(jax.tree.map(lambda leaf: leaf[0], end.states))
         good = jnp.all(jnp.isfinite(x))
         result = RESULTS.where(good, RESULTS.successful, _NONFINITE)
-        evaluations = end.rounds * self.window * evaluations_per_step(self.solver)
+        evaluations = end.rounds * self.window * evaluations_per_step(solver)
         stats = Stats(num_steps=end.rounds, num_rejected=zero, num_evaluations=evaluations)
         return Samples(jnp.where(good, x, jnp.nan), None, None, None, None, stats, result)
 
     def round(self, window: _Window, terms: dfx.AbstractTerm, args: PyTree) -> _Window:
-        """One Picard update of the window, and as far a move as it allows."""
-        grid, last = self.stepping.grid, self.stepping.max_steps
+        """One Picard update of the window, which then moves on by the steps found to have converged."""
+        grid, last, solver = self.spec.stepping.grid, self.spec.stepping.max_steps, self.spec.solver
         assert grid is not None
         index = window.first + jnp.arange(self.window, dtype=jnp.int32)
 
         def change(index: Array, state: PyTree[Array]) -> PyTree[Array]:
             step = jnp.minimum(index, last - 1)
             t0, t1 = grid[step], grid[step + 1]
-            memory = self.solver.init(terms, t0, t1, state, args)
-            moved = self.solver.step(terms, t0, t1, state, args, memory, made_jump=False)[0]
-            # Nothing moves past the end.
+            memory = solver.init(terms, t0, t1, state, args)
+            moved = solver.step(terms, t0, t1, state, args, memory, made_jump=False)[0]
+            # Steps past the end of the grid change nothing.
             return jax.tree.map(lambda new, old: jnp.where(index < last, new - old, 0), moved, state)
 
         changes = jax.vmap(change)(index, jax.tree.map(lambda leaf: leaf[:-1], window.states))
@@ -160,7 +137,7 @@ class _Picard(eqx.Module):
             changes,
         )
         update = jax.vmap(_rms)(jax.tree.map(lambda new, old: new - old, states, window.states))[1:-1]
-        # The last state of the window may change: no step of the window starts there. NaN is a change.
+        # No step of the window starts at its last state, which may change. NaN counts as a change.
         changed = jnp.append(~(update <= self.tolerance), True)
         found = 1 + jnp.argmax(changed).astype(jnp.int32)
         move = jnp.minimum(found, last - window.first)
@@ -177,7 +154,7 @@ def _rms(state: PyTree[Array]) -> Array:
 def _check_memory(
     solver: dfx.AbstractSolver, terms: dfx.AbstractTerm, stepping: Stepping, state: PyTree[Array], args: PyTree
 ) -> None:
-    # What these remember follows from the state where they are; a wrapper of one passes for it, but may remember more.
+    # The memory of these solvers follows from the state. diffrax calls a wrapper an instance of the class it wraps.
     plain = dfx.AbstractRungeKutta | dfx.AbstractSRK | dfx.AbstractFosterLangevinSRK
     if isinstance(solver, plain) and not isinstance(solver, dfx.AbstractWrappedSolver):
         return
@@ -190,17 +167,8 @@ def _check_memory(
 
 
 @eqx.filter_jit
-def _sample(
-    picard: _Picard,
-    model: AbstractContinuousModel,
-    key: KeyArray,
-    num_samples: int,
-    condition: Condition | Batched,
-    x0: Batch | None,
-) -> Samples:
-    condition, rows = split_condition(condition)
-
+def _sample(picard: _Picard, key: KeyArray, num_samples: int, x0: Batch | None, rows: PyTree) -> Samples:
     def one(index: Array, x0: Event | None, row: PyTree) -> Samples:
-        return picard.draw(*row_of(model, condition, row), x0, jax.random.fold_in(key, index))
+        return picard.draw(x0, row, jax.random.fold_in(key, index))
 
     return jax.vmap(one)(jnp.arange(num_samples), x0, rows)

@@ -1,3 +1,0 @@
-"""Inverse problems."""
-
-from .posterior import PosteriorSamples as PosteriorSamples, posterior as posterior
