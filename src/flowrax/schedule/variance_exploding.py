@@ -64,7 +64,7 @@ class VarianceExploding(AbstractSchedule):
 
 
 class EDM(AbstractSchedule):
-    r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, the grid of EDM (eq. 5).
+    r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, the grid of EDM, eq. 5.
 
     The paper uses $\sigma$ itself as the time; here $t$ is the fraction of the grid that has been traversed.
 
@@ -77,7 +77,7 @@ class EDM(AbstractSchedule):
     singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
-        """**Arguments:**
+        r"""**Arguments:**
 
         - `sigma_min`: the noise scale at `t = 1`, in units of the data.
         - `sigma_max`: the noise scale at `t = 0`, in units of the data. Raises `ValueError` unless
