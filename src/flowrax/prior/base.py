@@ -37,7 +37,7 @@ class AbstractPrior(eqx.Module):
 
 
 class AbstractGaussianPrior(AbstractPrior):
-    r"""A Gaussian $\mathcal{N}(m, C)$. Scores and samplers use $C$ only through products, so it need not be a matrix."""
+    r"""A Gaussian $\mathcal{N}(m, C)$. Scores and samplers use $C$ only through products; no matrix is needed."""
 
     mean: eqx.AbstractVar[Array]
     """The mean $m$, with the shape of an event. It lies in the range of `C`."""
