@@ -23,16 +23,16 @@ NOISE = Transitions(MATRICES)
 CHAIN = D3PM(RATES, frx.prior.UniformCategorical((2,), NUM))
 X = jnp.asarray([0, 1])
 WRONG = {
-    "Rows of a matrix are probabilities: that of index 0": lambda: Transitions(2 * MATRICES),
+    "The rows of each matrix must be probabilities: the matrix of index 0": lambda: Transitions(2 * MATRICES),
     "must be (T, K, K); got (4, 4)": lambda: Transitions(MATRICES[0]),
     "must be (5, K, K); got (7, 4, 4)": lambda: Transitions(MATRICES, 5),
     "num_steps is missing": lambda: Transitions(looked_up),
     "num_classes must be at least 2; got 1": lambda: Ordinal(RATES, 1),
-    "The prior has 3 classes, Transitions 4": lambda: D3PM(NOISE, frx.prior.UniformCategorical((2,), 3)),
+    "The prior has 3 classes but Transitions has 4": lambda: D3PM(NOISE, frx.prior.UniformCategorical((2,), 3)),
     "pass prior.Categorical with probability one": lambda: frx.CategoricalModel(
         looked_up, NOISE, prior=frx.prior.Masked((2,), NUM), dtype=np.float32
     ),
-    "Transitions is no mixture of data and noise": lambda: NOISE.schedule,
+    "Transitions is not a mixture of data and noise": lambda: NOISE.schedule,
     "index=7 is not one of 0, ..., 6": lambda: CHAIN.marginal(7, X),
     "to=3 must be below index=3": lambda: CHAIN.posterior(3, X, X, to=3),
     "pass key=, or uniform=": lambda: CHAIN.interpolate(3, X),

@@ -99,7 +99,7 @@ MESSAGES = {
     "times in reverse": (lambda: network(t_min=0.9, t_max=0.2), "t_min=0.9 is not below t_max=0.2."),
     "a singular end": (
         lambda: network(schedule=frx.VariancePreserving(), t_max=1.0),
-        "t_max=1.0 is singular for this schedule and target; use 0.999 or so.",
+        "This schedule and target are singular at t_max=1.0; use for example 0.999.",
     ),
     "fixed steps without a grid": (
         sample(solver=dfx.Euler()),
@@ -188,7 +188,7 @@ MESSAGES = {
     "no steps": (sample(max_steps=0), "max_steps must be at least 1; got 0."),
     "EDM's scaling of another target": (
         lambda: network(target=frx.Velocity(), preconditioner=frx.EDMPreconditioner(0.5)),
-        "EDMPreconditioner gives the data; pass target=Data() with it.",
+        "EDMPreconditioner predicts the data; pass target=Data() with it.",
     ),
     "a negative deviation of the data": (
         lambda: frx.EDMPreconditioner(sigma_data=-1.0),

@@ -124,7 +124,7 @@ def test_padding_and_indices():
         (lambda: index_grid(5, 4), "num_steps=5 must lie between 1 and the number of indices, 4."),
         (
             lambda: rate_grid(lambda t: 1 / t, 3),
-            "rate is NaN or infinite at t=0; narrow [t_min, t_max] to where it is not.",
+            "rate is NaN or infinite at t=0; narrow [t_min, t_max] to where it is finite.",
         ),
     ],
 )

@@ -207,6 +207,6 @@ def test_message_of_an_unknown_controller(correlated):
 
 def test_too_many_rows_of_a_hadamard_matrix(correlated):
     model, x, _ = correlated
-    message = "Hadamard has 8 rows for events of 6 elements, which give the trace exactly; got num_probes=9, take at "
+    message = "Hadamard has 8 rows for events of 6 elements, which give the trace exactly; got num_probes=9, use at "
     with pytest.raises(ValueError, match=message):
         frx.log_prob(model, x, key=KEY, divergence=frx.Hutchinson(9, Hadamard()))

@@ -299,7 +299,7 @@ ERRORS = {
     ),
     "no Gaussian": (
         lambda key: pr.given(pr.Conditional(lambda c: pr.Empirical(np.zeros((2, *SHAPE))), SHAPE), ONE),
-        "must be a Gaussian prior; got Empirical",
+        "must return a Gaussian prior; got Empirical",
     ),
     "estimator": (lambda key: frx.DensityEstimator(trainable()), "this prior depends on the condition"),
     "momenta": (

@@ -141,7 +141,7 @@ def test_dispersion(x64, key):
 def test_a_model_that_is_blind_to_time_has_no_score(key):
     model = frx.Model(frx.nn.Timeless(lambda t, x, c: -x), frx.Linear(), shape=(2,))
     assert frx.sample(model, key, 2, grid=2).x.shape == (2, 2)
-    refusal = "This model has no score: its network does not see the time"
+    refusal = "This model has no score: its network does not depend on time"
     with pytest.raises(ValueError, match=refusal):
         model.predict(jnp.asarray(0.5), jnp.zeros(2)).score  # noqa: B018
     for dynamics in (frx.ReverseSDE(), frx.Langevin(0.5, 1.0)):

@@ -149,7 +149,10 @@ def test_pairs_of_a_stratified_law_are_independent(key):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: times.Pairs(times.LikelihoodTimes(frx.Linear())), r"Pairs takes a law on \[0, 1\], .*LikelihoodTimes"),
+        (
+            lambda: times.Pairs(times.LikelihoodTimes(frx.Linear())),
+            r"Pairs takes a distribution on \[0, 1\], .*LikelihoodTimes",
+        ),
         (lambda: times.Pairs(same=2.0), r"same must lie in \[0, 1\]; got 2\.0"),
         (lambda: times.Mixture(times.Uniform(), times.Uniform(), 3.0), r"fraction must lie in \[0, 1\]; got 3\.0\."),
     ],

@@ -92,7 +92,7 @@ def test_dependent_noise_and_data_have_no_score_here_either():
 
 def test_schedules_without_common_noise_are_refused():
     model = mixture(3, 2).model(frx.VarianceExploding(10.0, 50.0))
-    with pytest.raises(ValueError, match=r"^The model knows log-SNRs from -7.82 to -4.61, of which the new schedule"):
+    with pytest.raises(ValueError, match=r"^The model covers log-SNRs from -7.82 to -4.61, but the new schedule"):
         frx.warp(model, frx.VarianceExploding(0.01, 1.0))
 
 

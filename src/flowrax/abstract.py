@@ -1,4 +1,4 @@
-"""What verbs may ask of a model and of a dynamics; nothing else in the package knows more of either."""
+"""The interfaces of models, networks, dynamics and samplers, on which `sample`, `log_prob` and the others depend."""
 
 import abc
 from collections.abc import Callable
@@ -15,42 +15,45 @@ from .prior import AbstractCategoricalPrior, AbstractPrior
 from .schedule import AbstractSchedule
 
 TIME_MARGIN = 1e-3
-"""How far an interval of time stays from an end where a conversion is singular."""
+"""The default distance between a model's time interval and an end point at which a conversion is singular."""
 
 NOISE_MARGIN = 1e-2
-"""The same for a network at the noise end, where its error is amplified by `alpha(t_max) / alpha(t_min)`."""
+"""The same at the noise end, where the network's error is amplified by `alpha(t_max) / alpha(t_min)`."""
 
 NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]
-"""`make_noise(shape, index)`: the Brownian path number `index` of one sample, of events of that shape."""
+"""`make_noise(shape, index)` returns the Brownian path with number `index` of one sample, with values of `shape`."""
 
 
 class AbstractNetwork(eqx.Module):
-    """A network that may be random in training (dropout). Any callable `network(t, x, condition)` serves as well."""
+    """A network that may be random in training (dropout). A plain callable `network(t, x, condition)` also works."""
 
     @abc.abstractmethod
     def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
-        """The output, of the shape of `x` (logits have classes besides); without a key it is deterministic."""
+        """The output, with the shape of `x`; logits have an additional last axis of classes.
+
+        The output is deterministic if `key` is None.
+        """
 
 
 def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
-    """The output of any network; `key` goes to those that may be random."""
+    """The output of any network. `key` is passed only to an [`AbstractNetwork`][], which may be random."""
     if isinstance(network, AbstractNetwork):
         return network(t, x, condition, key=key)
     return network(t, x, condition)
 
 
 class AbstractTimelessNetwork(AbstractNetwork):
-    """A network that does not see the time; no score follows from one."""
+    """A network that does not depend on time. A model with such a network has no score."""
 
 
 class AbstractFeatureNetwork(AbstractNetwork):
-    """A network that shows what it has inside, for losses that look there."""
+    """A network that exposes its hidden features, for losses that use them."""
 
     @abc.abstractmethod
     def hidden(
         self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """The output and the hidden features of every block."""
+        """The output, and the hidden features of every block."""
 
     def __call__(self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         return self.hidden(t, x, condition, key=key)[0]
@@ -59,31 +62,31 @@ class AbstractFeatureNetwork(AbstractNetwork):
 class AbstractAverageVelocity(AbstractNetwork):
     r"""A network of the average velocity of the flow, $u(t, r, x) = (\phi_{t \to r}(x) - x) / (r - t)$.
 
-    Called as any other network it is the velocity, $u(t, t, x)$.
+    Called like any other network, it returns the instantaneous velocity $u(t, t, x)$.
     """
 
     @abc.abstractmethod
     def average(
         self, t: Scalar, r: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Event:
-        """The average velocity on the way from time `t`, where the event is `x`, to time `r`."""
+        """The average velocity between time `t`, where the event is `x`, and time `r`."""
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         return self.average(t, t, x, condition, key=key)
 
 
 class AbstractPrediction(eqx.Module):
-    r"""What a model says of one $x_t$. The four forms are computed on access, each of the shape of `x`."""
+    r"""A model's prediction at one $x_t$. Its four forms are computed on access; each has the shape of `x`."""
 
     @property
     @abc.abstractmethod
     def data(self) -> Event:
-        r"""$\mathbb{E}[x_1 | x_t]$, the denoised data."""
+        r"""$\mathbb{E}[x_1 | x_t]$, the denoised data; raises `ValueError` on a path with a latent."""
 
     @property
     @abc.abstractmethod
     def noise(self) -> Event:
-        r"""$\mathbb{E}[x_0 | x_t]$."""
+        r"""$\mathbb{E}[x_0 | x_t]$; raises `ValueError` on a path with a latent."""
 
     @property
     @abc.abstractmethod
@@ -93,56 +96,56 @@ class AbstractPrediction(eqx.Module):
     @property
     @abc.abstractmethod
     def score(self) -> Event:
-        r"""$\nabla \log p_t(x_t)$; raises `ValueError` where the model has none."""
+        r"""$\nabla \log p_t(x_t)$; raises `ValueError` if the model has no score."""
 
 
 class AbstractDynamics(eqx.Module):
-    """How a model moves a sample in time; gives diffrax its terms.
+    """An ODE or SDE that transports samples of a model in time, as terms for diffrax.
 
-    The state may be any PyTree; `initial` makes it of one event and `readout` takes the event out of it.
+    The state may be any PyTree: `initial` builds it from one event, and `readout` returns the event it contains.
     """
 
     calculus: eqx.AbstractClassVar[type | None]
-    """`diffrax.AbstractItoSolver` or `diffrax.AbstractStratonovichSolver` where the diffusion depends on the state and
-    the solver must match; None for additive noise or none, where every solver is right."""
+    """The class of valid solvers. It is `diffrax.AbstractItoSolver` or `diffrax.AbstractStratonovichSolver` if the
+    diffusion depends on the state, and None if the noise is additive or absent, when every solver is valid."""
     keeps_density: eqx.AbstractClassVar[bool]
-    """Whether it is the probability flow, along which `sample(with_log_prob=True)` can carry a density."""
+    """Whether this is the probability flow, along which `sample(with_log_prob=True)` can integrate the log-density."""
     default_tolerance: eqx.AbstractClassVar[float]
-    """`rtol` and `atol` of an adaptive solve that names none."""
+    """The default `rtol` and `atol` of adaptive solves."""
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
-        """Start and end of the integration variable; raises `ValueError` for a model that this does not fit."""
+        """Start and end of the integration variable. Raises `ValueError` if the model does not suit the dynamics."""
 
     @abc.abstractmethod
     def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
-        """The time of the path at which an event is when the integration variable is `t`."""
+        """The time of the path that corresponds to the value `t` of the integration variable."""
 
     @abc.abstractmethod
     def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
-        """The law of the event at the start."""
+        """The distribution of the event at the start."""
 
     @abc.abstractmethod
     def initial(self, x: Event, key: KeyArray) -> PyTree[Array]:
-        """The state that starts at the event `x`."""
+        """The initial state for the event `x`."""
 
     @abc.abstractmethod
     def terms(
         self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
     ) -> tuple[dfx.AbstractTerm, PyTree]:
-        """The diffrax terms of one sample, and the `args` they are to be solved with."""
+        """The diffrax terms of one sample, and the `args` with which to solve them."""
 
     @abc.abstractmethod
     def readout(self, state: PyTree[Array]) -> Event:
-        """The event in a state."""
+        """The event contained in a state."""
 
     @abc.abstractmethod
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        """The diffrax solver of these terms; None picks the default."""
+        """The diffrax solver for these terms. `solver=None` gives the default solver."""
 
 
 class AbstractPathDynamics(AbstractDynamics):
-    """A dynamics in the time of the path, whose state is the event."""
+    """A dynamics whose integration variable is the time of the path and whose state is the event."""
 
     def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
         return t
@@ -155,52 +158,57 @@ class AbstractPathDynamics(AbstractDynamics):
 
 
 class Move(eqx.Module):
-    """One of the steps of [`AbstractMoves`][], and the times between which it leads."""
+    """One sampler step of [`AbstractMoves`][], from time `start` to time `end`."""
 
     index: Array
-    """From 0 to `count - 1`."""
+    """The index of the step, from 0 to `count - 1`."""
     count: int = eqx.field(static=True)
+    """The number of steps."""
     start: Array
     end: Array
     first: PyTree = None
-    """The event before the first step: what was given, say, among masks."""
+    """The event before the first step. It marks, for example, which tokens are observed and which are masked."""
     key: KeyArray | None = None
-    """Of the sample, the same in all its steps, for what they share; a step draws from the key it is given."""
+    """The sample's key, identical at every step, for randomness that the steps share. Randomness of a single step uses
+    the key passed to `move`."""
 
 
 class AbstractMoves(eqx.Module):
-    """How a model moves a sample by steps of its own, where diffrax has nothing to integrate: jumps between classes."""
+    """A sampler with its own discrete steps, for models without an ODE or SDE: for example jumps between classes."""
 
     @abc.abstractmethod
     def times(self, model: Any, grid: Any) -> Array:
-        """The `(k + 1,)` times of the steps; `grid` is what `sample` was told."""
+        """The times of `k` steps, `(k + 1,)`; `grid` is the argument of `sample`."""
 
     @abc.abstractmethod
     def move(self, model: Any, step: Move, x: PyTree, condition: Condition, key: KeyArray) -> PyTree:
-        """The event after one step; a token of -1 is a failure."""
+        """The event after one step. A token of -1 marks a failed sample."""
 
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """Of the network, in one step."""
+        """The number of network evaluations per step."""
 
 
 class AbstractModel(eqx.Module):
-    """A law that is reached from a simple one through time."""
+    """A distribution of events, connected to a simple source distribution by a path in time."""
 
     t_min: eqx.AbstractVar[float]
     t_max: eqx.AbstractVar[float]
     dtype: eqx.AbstractVar[DType]
-    """Of times, and of what a network returns."""
+    """The dtype of times and of network outputs."""
 
     @property
     @abc.abstractmethod
     def source(self) -> AbstractPrior:
-        """The law at `t_min`."""
+        """The distribution of events at `t_min`, from which samples start."""
 
     @abc.abstractmethod
     def events(self, name: str, x: PyTree, size: int | None = None) -> PyTree:
-        """A batch of events, of `size` rows where that is given; raises `ValueError` about the argument `name`."""
+        """Validates and converts a batch of events, of size `size` if given.
+
+        Raises `ValueError` with `name` as the name of the argument.
+        """
 
 
 class AbstractSampledModel(AbstractModel):
@@ -213,17 +221,17 @@ class AbstractSampledModel(AbstractModel):
 
 
 class AbstractContinuousModel(AbstractModel):
-    """A model of continuous events with the scales of a schedule.
+    """A model of continuous events on a path whose scales are given by a schedule.
 
-    `[t_min, t_max]` is where its velocity is finite.
+    The velocity is finite on `[t_min, t_max]`.
     """
 
     schedule: eqx.AbstractVar[AbstractSchedule]
     prior: eqx.AbstractVar[AbstractPrior]
-    """The law of the noise $x_0$."""
+    """The distribution of the noise $x_0$."""
     shape: eqx.AbstractVar[Shape]
     is_affine: eqx.AbstractVar[bool]
-    r"""Whether $x_t = \alpha x_1 + \sigma x_0$ and no more, so that the SDE of the schedule is that of the path."""
+    r"""Whether $x_t = \alpha x_1 + \sigma x_0$, without a latent, so that the SDE of the schedule applies."""
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
         events = jnp.asarray(x, self.dtype)
@@ -233,20 +241,20 @@ class AbstractContinuousModel(AbstractModel):
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
-        """The prediction at time `t` (a scalar) for one event `x` and one condition."""
+        """The prediction at a scalar time `t`, for one event `x` and one condition."""
 
     @abc.abstractmethod
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The law from which a dynamics that starts at `t` draws."""
+        """The distribution from which a dynamics that starts at time `t` draws."""
 
     @property
     @abc.abstractmethod
     def score_interval(self) -> tuple[float, float]:
-        """Where the score is finite; raises `ValueError` where the model has none."""
+        """The time interval on which the score is finite. Raises `ValueError` if the model has no score."""
 
 
 class AbstractWrappedModel(AbstractContinuousModel):
-    """A model made from another one, with the noise of that."""
+    """A model derived from another model. It has the same prior."""
 
     model: eqx.AbstractVar[AbstractContinuousModel]
 
@@ -274,16 +282,16 @@ class AbstractCategoricalModel(AbstractSampledModel):
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        r"""$\log p(x_1^i = k | x_t)$ of every site $i$ on its own, `(*shape, K)` at time `t` for one event `x`."""
+        r"""Log-probabilities $\log p(x_1^i = k | x_t)$ for each site $i$, `(*shape, K)`, of one event `x` at `t`."""
 
 
 class AbstractLogitModel(AbstractCategoricalModel):
-    """One that shows what its network says of every site, of those that are known as well.
+    """A categorical model that exposes the network's logits at every site, including observed sites.
 
-    The law of the data is their softmax over what data can be; where the prior has a mask, that is all but the mask,
-    and a site that is no mask is known.
+    The distribution of the data is the softmax of the logits over the classes of the data. If the prior has a mask,
+    these are all classes except the mask, and an unmasked site holds the clean token with probability one.
     """
 
     @abc.abstractmethod
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        """What the network says, `(*shape, K)`."""
+        """The network's logits, `(*shape, K)`."""

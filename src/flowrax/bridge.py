@@ -1,4 +1,4 @@
-r"""A path with a latent as a law: its velocity from one model, its score from another.
+r"""A model of a path with a latent: the velocity $b$ from one network and the score $s$ from another.
 
 $$\mathrm{d}X = b\, \mathrm{d}t, \qquad \mathrm{d}X = (b + \varepsilon s)\, \mathrm{d}t + \sqrt{2 \varepsilon}\,
 \mathrm{d}W, \qquad s = -\mathbb{E}[z | x_t] / \gamma$$
@@ -19,7 +19,7 @@ from .schedule import AbstractSchedule
 
 
 class BridgePrediction(AbstractPrediction):
-    """Velocity and score of two predictions."""
+    """The velocity of one prediction and the score of another."""
 
     flow: AbstractPrediction
     latent: AbstractPrediction
@@ -42,10 +42,11 @@ class BridgePrediction(AbstractPrediction):
 
 
 class Bridge(AbstractContinuousModel):
-    """Two trained models of one path with a latent, for stochastic samplers between two data sets.
+    """Combines two trained models of the same path with a latent, for stochastic sampling between two data sets.
 
-    Sample it by `ReverseSDE(dynamics.Constant(eps))`, or another coefficient that does not come from the schedule.
-    Its `prior` is the law of the latent; it starts where the model of the velocity does, at the rows of `x0` if given.
+    Sample with `ReverseSDE(dynamics.Constant(eps))`, or with another coefficient that does not depend on the schedule.
+    The `prior` is the distribution of the latent. Samples start from the source of the velocity model, or from `x0` if
+    it is passed to `sample`.
     """
 
     flow: Model
@@ -60,16 +61,19 @@ class Bridge(AbstractContinuousModel):
     def __init__(self, flow: Model, latent: Model):
         """**Arguments:**
 
-        - `flow`: a model with `interpolant.Latent` and target `Velocity()`.
-        - `latent`: one with the same interpolant and target `target.Latent()` or `Score()`.
+        - `flow`: a model with an `interpolant.Latent` and target `Velocity()`.
+        - `latent`: a model with the same interpolant and target `target.Latent()` or `Score()`.
 
-        Raises `ValueError` unless they are models of one path.
+        Raises `ValueError` unless both models have the same interpolant, with a latent, and the same events.
         """
         path, other = flow.interpolant, latent.interpolant
         if path.gamma is None or not eqx.tree_equal(path, other):
-            raise ValueError("Bridge joins two models of the same interpolant.Latent; these have other interpolants.")
+            raise ValueError("Bridge needs two models with the same interpolant.Latent; these have other interpolants.")
         if flow.shape != latent.shape or flow.dtype != latent.dtype:
-            raise ValueError(f"Bridge joins models of the same events; got {flow.shape} and {latent.shape}.")
+            raise ValueError(
+                f"Bridge needs two models with the same event shape and dtype; got {flow.shape} {flow.dtype} and "
+                f"{latent.shape} {latent.dtype}."
+            )
         self.flow, self.latent = flow, latent
         self.shape, self.dtype = flow.shape, flow.dtype
         self.prior = Gaussian(self.shape, dtype=self.dtype)
@@ -84,7 +88,7 @@ class Bridge(AbstractContinuousModel):
         return self.source_at(self.t_min)
 
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The law of the start at `t`; what is left of the data there is neglected."""
+        """The distribution of the start at time `t`. The contribution of the data at `t` is neglected."""
         return self.flow.source_at(t)
 
     @property

@@ -1,7 +1,7 @@
 r"""A network with its interpolant, prior and target: one network output gives data, noise, velocity and score.
 
-For $x_0 \sim \mathcal{N}(m, C)$ the noise prediction $n$ gives the score $-C^{-1} (n - m) / \sigma$; where $C$ is
-singular the model stays in its range, whatever the network says.
+For $x_0 \sim \mathcal{N}(m, C)$ the noise prediction $n$ gives the score $-C^{-1} (n - m) / \sigma$. If $C$ is
+singular, the model stays in the range of $C$, because the network's output is projected onto it.
 """
 
 import functools
@@ -39,7 +39,7 @@ from .target import AbstractTarget, Data, Latent as LatentTarget, Score, Velocit
 
 
 class Model(AbstractContinuousModel):
-    """A trained, or trainable, network as a law."""
+    """A generative model defined by a trained or trainable network."""
 
     network: Network
     interpolant: AbstractInterpolant
@@ -69,26 +69,29 @@ class Model(AbstractContinuousModel):
         """**Arguments:**
 
         - `network`: `network(t, x, condition)` for one event `x`, a scalar `t` and one condition (or None).
-        - `interpolant`: the path; a schedule stands for its affine path.
-        - `target`: what the network predicts, the velocity without (for a path with a latent that, `target.Latent()` or
-            the score, each to be joined with another by [`Bridge`][]); `Data()` with an `EDMPreconditioner`.
-        - `shape`: of one event.
-        - `preconditioner`: scales the network's input and output.
-        - `coupling`: how noise and data were, or will be, paired in training; independently without.
-        - `prior`: the law of $x_0$, standard normal without; `fit` draws from it and never trains it. Without a
-            Gaussian one there is no score. Where its covariance is singular (centred points, a harmonic
-            chain) what leaves its range is projected out of events and predictions, and densities are on it.
-        - `dtype`: of events; that of the network's parameters without.
-        - `t_min`, `t_max`: the interval of time; all of [0, 1] where it is finite for this schedule and target, else
-            stopping short of a singular noise end by 1e-2 and of a singular data end by 1e-3. Raises `ValueError`
-            outside [0, 1] or at a singular end.
+        - `interpolant`: the path. A schedule stands for its affine path.
+        - `target`: the quantity that the network predicts. Default: `Velocity()`. On a path with a latent the target is
+            the velocity, `target.Latent()` or the score, and [`Bridge`][] combines two such models. With an
+            `EDMPreconditioner` it must be `Data()`.
+        - `shape`: the shape of one event.
+        - `preconditioner`: scales the network's input and output. Default: `Unscaled()`.
+        - `coupling`: how noise and data are paired in training. Default: `Independent()`.
+        - `prior`: the distribution of $x_0$, from which `fit` draws but which it does not train. Default: standard
+            normal. A model whose prior is not Gaussian has no score. If the covariance is singular (centred points, a
+            harmonic chain), events and predictions are projected onto its range, and densities are taken on it.
+        - `dtype`: the dtype of events. Default: the dtype of the network's parameters.
+        - `t_min`, `t_max`: the time interval. Default: [0, 1], less 1e-2 at the noise end and 1e-3 at the data end if
+            this schedule and target are singular there. Raises `ValueError` outside [0, 1] and at a singular end.
+
+        Raises `ValueError` if the prior has another shape or dtype, or if the target does not fit the path, the prior,
+        the coupling or the preconditioner.
         """
         self.network = network
         self.interpolant = Affine(interpolant) if isinstance(interpolant, AbstractSchedule) else interpolant
         self.target = Velocity() if target is None else target
         self.preconditioner = Unscaled() if preconditioner is None else preconditioner
         if isinstance(self.preconditioner, EDMPreconditioner) and not isinstance(self.target, Data):
-            raise ValueError("EDMPreconditioner gives the data; pass target=Data() with it.")
+            raise ValueError("EDMPreconditioner predicts the data; pass target=Data() with it.")
         self.coupling = Independent() if coupling is None else coupling
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
@@ -103,7 +106,7 @@ class Model(AbstractContinuousModel):
         check_interval(self.t_min, self.t_max)
 
     def check_score(self) -> None:
-        """Raises `ValueError` where the target is a score that the model does not have."""
+        """Raises `ValueError` if the target is the score but the model has none."""
         if self.interpolant.gamma is None and isinstance(self.target, Score):
             gaussian_or_raise(self.prior, independent=self.coupling.independent)
 
@@ -144,7 +147,7 @@ class Model(AbstractContinuousModel):
         return low, min(high, 1 - TIME_MARGIN) if vanishes else high
 
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The law of `sigma(t) x0`, and of the latent at `t`; what is left of the data at `t` is neglected."""
+        """The distribution of `sigma(t) x0`, plus the latent if any. The contribution of the data is neglected."""
         start, gamma = rescaled(self.prior, self.schedule.sigma(t)), self.interpolant.gamma
         at_start = not is_traced(t) and t == 0
         return start if gamma is None or (gamma.vanishes and at_start) else blurred(start, gamma(t))
@@ -158,9 +161,10 @@ class Model(AbstractContinuousModel):
         key: KeyArray | None = None,
         network: Network | None = None,
     ) -> Event:
-        """The network's output in the model's target, for one event; `key` is for dropout in training.
+        """The network's output, in terms of the model's target, for one event. `key` is for dropout in training.
 
-        `network` is called instead of the model's own, by a loss that looks inside.
+        If `network` is given, it is called instead of the model's network. Losses that use hidden features pass it.
+        Raises `ValueError` if the output does not have the shape of `x`.
         """
         network = functools.partial(call_network, self.network if network is None else network, key=key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
@@ -168,11 +172,11 @@ class Model(AbstractContinuousModel):
         return self._project(out, condition)
 
     def _project(self, x: Event, condition: Condition) -> Event:
-        # A latent leaves the range of whatever prior.
+        # With a latent the state is not confined to the range of the prior.
         return project(given(self.prior, condition), x) if self.interpolant.gamma is None else x
 
     def regressand(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
-        """What the output is regressed on, given a draw of noise and data; a path with a latent needs `t` too."""
+        """The regression target of the output, given a draw of noise and data. Paths with a latent also need `t`."""
         if isinstance(self.interpolant, Latent):
             assert t is not None, "a path with a latent needs the time"
             if isinstance(self.target, Velocity):
@@ -193,13 +197,16 @@ class Model(AbstractContinuousModel):
 
 
 def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
-    """Where the data prediction is finite: a velocity does not give it where the schedule's determinant vanishes.
+    """The time interval on which the data prediction is finite.
+
+    A velocity does not determine the data where the determinant of the schedule vanishes.
 
     **Arguments:**
 
-    - `model`: any; only a [`Model`][] of a velocity on an affine path has less than its own interval.
+    - `model`: any model of continuous events. The result differs from `[t_min, t_max]` only for a [`Model`][] with
+        target `Velocity()` on an affine path.
 
-    **Returns:** start and end.
+    **Returns:** start and end of the interval.
     """
     low, high = model.t_min, model.t_max
     if isinstance(model, Model) and model.is_affine and isinstance(model.target, Velocity):
@@ -209,14 +216,14 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
 
 
 def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Scalar) -> None:
-    """Raises `ValueError` where the data prediction is infinite at `start` or `end`, at which `who` needs it."""
+    """Raises `ValueError` if the data prediction is infinite at `start` or `end`. `who` is named in the message."""
     low, high = data_interval(model)
     if low <= start and end <= high:
         return
     t, mend = (start, f"t_min={low}") if start < low else (end, f"t_max={high}")
     raise ValueError(
-        f"{who} needs the data at t={t}, where a velocity on {type(model.schedule).__name__} does not give it; "
-        f"give the model {mend}, or another target."
+        f"{who} needs the data prediction at t={t}, where a velocity on {type(model.schedule).__name__} does not "
+        f"determine it; give the model {mend}, or another target."
     )
 
 
@@ -225,9 +232,9 @@ def network_dtype(network: Network) -> DType:
 
     **Arguments:**
 
-    - `network`: any.
+    - `network`: any network.
 
-    **Returns:** JAX's default for a network without.
+    **Returns:** the dtype of the first floating array in the network, or JAX's default floating dtype if it has none.
     """
     for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)):
         return leaf.dtype
@@ -238,5 +245,5 @@ def _end(name: str, given: float | None, end: float, singular: bool, stopped: fl
     if given is None:
         return stopped if singular else end
     if singular and given == end:
-        raise ValueError(f"{name}={given} is singular for this schedule and target; use {stopped} or so.")
+        raise ValueError(f"This schedule and target are singular at {name}={given}; use for example {stopped}.")
     return float(given)

@@ -1,4 +1,4 @@
-r"""Measurements $y = A x + \varepsilon$, $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
+r"""Measurements $y = A x + \varepsilon$ with noise $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
 
 import math
 
@@ -19,11 +19,11 @@ class LinearGaussian(eqx.Module):
     def __init__(self, operator: Numbers, y: Numbers, noise_std: Numbers) -> None:
         """**Arguments:**
 
-        - `operator`: `A`, `(m, d)`, acting on the event flattened to `(d,)`.
-        - `y`: `(m,)`, in units of the measurement.
-        - `noise_std`: positive, a scalar or `(m,)`, in the units of `y`.
+        - `operator`: the matrix `A`, `(m, d)`, acting on the event flattened to `(d,)`.
+        - `y`: the measured values, `(m,)`, in units of the measurement.
+        - `noise_std`: the standard deviation of the noise, a positive scalar or `(m,)`, in units of `y`.
 
-        Raises `ValueError` for shapes that disagree or NaN.
+        Raises `ValueError` for shapes that disagree, and for NaN or infinite values.
         """
         self.operator, self.y, noise_std = as_floats(operator, y, noise_std)
         if self.operator.ndim != 2:
@@ -36,7 +36,7 @@ class LinearGaussian(eqx.Module):
             check_finite(name, value)
 
     def check_event(self, shape: Shape) -> None:
-        """Raises `ValueError` unless events of that shape have as many elements as `A` has columns."""
+        """Raises `ValueError` unless events of shape `shape` have as many elements as `A` has columns."""
         if math.prod(shape) != self.operator.shape[1]:
             raise ValueError(
                 f"operator has {self.operator.shape[1]} columns but the model's events, of shape {tuple(shape)}, "
@@ -44,10 +44,10 @@ class LinearGaussian(eqx.Module):
             )
 
     def residual(self, x: Event) -> Array:
-        """`(m,)`: what `x` leaves unexplained, in units of the noise."""
+        """The residual `(y - A x) / noise_std` of one event, `(m,)`, in units of the noise."""
         return (self.y - self.operator @ x.reshape(-1)) / self.noise_std
 
     def log_likelihood(self, x: Event) -> Array:
-        """Log-density of `y` given the event `x`, a scalar in nats."""
+        """The log-density of `y` given the event `x`, a scalar in nats."""
         constant = jnp.sum(jnp.log(self.noise_std)) + 0.5 * self.y.shape[0] * math.log(2 * math.pi)
         return -0.5 * jnp.sum(self.residual(x) ** 2) - constant

@@ -1,6 +1,7 @@
-r"""What may stand between a network and the model: scales of its input and output.
+r"""Preconditioners: scales of the input and the output of a network $F$.
 
-With a preconditioner the output is $c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})$.
+With a preconditioner the model's output is
+$c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})$.
 """
 
 import abc
@@ -14,21 +15,21 @@ from .schedule import AbstractSchedule
 
 
 class AbstractPreconditioner(eqx.Module):
-    """Scales what goes into a network and what comes out."""
+    """Scales the input and the output of a network."""
 
     @abc.abstractmethod
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
     ) -> Event:
-        """The output in the model's target."""
+        """The model's output, in terms of its target, for one event `x` at time `t`."""
 
     @abc.abstractmethod
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        """Whether it is infinite at `t = 0` and at `t = 1`."""
+        """Whether the preconditioner is infinite at `t = 0`, and whether at `t = 1`."""
 
 
 class Unscaled(AbstractPreconditioner):
-    """The network as it is, called with `t`."""
+    """No preconditioning: the output is `network(t, x, condition)`."""
 
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
@@ -40,11 +41,12 @@ class Unscaled(AbstractPreconditioner):
 
 
 class EDMPreconditioner(AbstractPreconditioner):
-    r"""Unit variance in and out, for a network whose target is the data (Karras et al. 2022, table 1).
+    r"""Scales a network with target `Data()` to unit variance of input and output (Karras et al. 2022, table 1).
 
     For $x = \alpha d + \sigma n$ and data of standard deviation $\sigma_d$, with $V = \alpha^2 \sigma_d^2 + \sigma^2$:
     $c_{\text{in}} = V^{-1/2}$, $c_{\text{skip}} = \alpha \sigma_d^2 / V$, $c_{\text{out}} = \sigma \sigma_d V^{-1/2}$,
-    $c_{\text{noise}} = \tfrac14 \log (\sigma / \alpha)$. With $\alpha = 1$ these are the paper's.
+    $c_{\text{noise}} = \tfrac14 \log (\sigma / \alpha)$. For $\alpha = 1$ these are the paper's scales. The network is
+    called as `network(c_noise, c_in * x, condition)`. `sigma_data` is $\sigma_d$; `ValueError` unless it is positive.
 
     **Reference:** [@karras2022elucidating].
     """

@@ -1,4 +1,8 @@
-"""What a trained network says, converted on access: by the table for an affine path, by itself with a latent."""
+"""Predictions of a model: the network's output at one event, converted on access.
+
+On an affine path the table of `target` converts the output to data, noise, velocity and score. On a path with a latent
+a network gives either the velocity or the score.
+"""
 
 import equinox as eqx
 
@@ -23,7 +27,7 @@ class Converted(AbstractPrediction):
 
     @property
     def _tabled(self) -> Event:
-        # The table is of standard normal noise, where a score is -noise / sigma.
+        # The table assumes standard normal noise, for which the score is -noise / sigma.
         if isinstance(self.target, Score):
             prior = gaussian_or_raise(self.prior, independent=self.independent)
             return prior.covariance_product(self.output) - prior.mean.astype(self.x.dtype) / self.scales.sigma
@@ -52,12 +56,12 @@ class Converted(AbstractPrediction):
 
 
 def conditional_score(prior: AbstractGaussianPrior, noise: Event, scales: Scales) -> Event:
-    r"""$-C^{-1} (n - m) / \sigma$."""
+    r"""$-C^{-1} (n - m) / \sigma$, the score given the noise $n$, for a prior with mean $m$ and covariance $C$."""
     return prior.precision_product(prior.mean.astype(noise.dtype) - noise) / scales.sigma
 
 
 def gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGaussianPrior:
-    """The prior of a model with a score; raises `ValueError` where there is none."""
+    """Returns a Gaussian prior. Raises `ValueError` if it is not Gaussian or not independent of the data: no score."""
     if not independent:
         raise ValueError(
             "This model has no score: its coupling makes noise and data dependent; train with coupling=Independent() "
@@ -72,7 +76,7 @@ def gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGau
 
 
 class LatentPrediction(AbstractPrediction):
-    """The one thing that a network of a path with a latent knows: the velocity, the latent or the score."""
+    """The prediction of one network on a path with a latent: either the velocity or the score."""
 
     output: Event
     target: AbstractTarget
@@ -89,7 +93,10 @@ class LatentPrediction(AbstractPrediction):
     @property
     def velocity(self) -> Event:
         if not isinstance(self.target, Velocity):
-            raise ValueError(f"A network of {type(self.target).__name__} has no velocity; join it with one by Bridge.")
+            raise ValueError(
+                f"A network with target {type(self.target).__name__} has no velocity; combine it with a velocity model "
+                "in a Bridge."
+            )
         return self.output
 
     @property
@@ -100,30 +107,30 @@ class LatentPrediction(AbstractPrediction):
 
 
 NO_DATA = (
-    "A path with a latent has no prediction of its ends; exponential solvers, which step by that, and Tweedie are for "
-    "affine paths."
+    "A model of a path with a latent has no data or noise prediction; exponential solvers and Tweedie need one, so use "
+    "them on affine paths only."
 )
 TIMELESS = (
-    "This model has no score: its network does not see the time, so that its output is not the velocity of an "
+    "This model has no score: its network does not depend on time, so its output is not the velocity of an "
     "interpolant; use the probability flow."
 )
 VELOCITY_ONLY = (
-    "This model has no score: its network is the velocity of a path with a latent; join it by Bridge with one whose "
-    "target is target.Latent()."
+    "This model has no score: its network predicts the velocity of a path with a latent; combine it in a Bridge with a "
+    "model whose target is target.Latent()."
 )
 
 
 def check_latent(target: AbstractTarget) -> None:
-    """Raises `ValueError` for a target that a path with a latent has not."""
+    """Raises `ValueError` for a target that is not defined on a path with a latent."""
     if not isinstance(target, Velocity | Latent | Score):
         raise ValueError(
-            "A path with a latent has Velocity(), target.Latent() or Score() for a target; "
+            "On a path with a latent the target must be Velocity(), target.Latent() or Score(); "
             f"got {type(target).__name__}()."
         )
 
 
 def latent_ends(target: AbstractTarget, schedule: AbstractSchedule, gamma: AbstractGamma) -> tuple[bool, bool]:
-    """Whether a target is singular at `t = 0` and at `t = 1` of a path with a latent."""
+    """Whether a target on a path with a latent is singular at `t = 0`, and whether at `t = 1`."""
     if isinstance(target, Velocity):
         return target.singular_ends(schedule)
     vanishes = gamma.vanishes and isinstance(target, Score)

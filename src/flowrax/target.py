@@ -1,9 +1,9 @@
-r"""What a network predicts, and the one table by which every prediction becomes every other.
+r"""The targets that a network can predict, and the table that converts every prediction into every other.
 
-The common currency is the pair (data, noise) with $x = \alpha\, d + \sigma\, n$. For the exact predictions
-$d = \mathbb{E}[x_1 | x_t]$, $n = \mathbb{E}[x_0 | x_t]$:
+All conversions go through the pair (data, noise) with $x = \alpha\, d + \sigma\, n$. For the exact predictions
+$d = \mathbb{E}[x_1 | x_t]$ and $n = \mathbb{E}[x_0 | x_t]$:
 
-| target | its value | needs no division by |
+| target | value | (data, noise) without division by |
 |---|---|---|
 | [`Data`][] | $d$ | $\alpha$ |
 | [`Noise`][] | $n$ | $\sigma$ |
@@ -11,9 +11,9 @@ $d = \mathbb{E}[x_1 | x_t]$, $n = \mathbb{E}[x_0 | x_t]$:
 | [`Score`][] | $-n / \sigma$ | $\sigma$ |
 | [`V`][] | $\alpha n - \sigma d$ | either |
 
-The velocity follows from the score as $v = (\dot\alpha / \alpha)\, x + (g^2 / 2)\, s$ and, with nothing to divide by,
-$v = \dot\alpha\, d - \tfrac12 (\mathrm{d}\sigma^2 / \mathrm{d}t)\, s$. There are no clamps: where a conversion is
-singular the model's interval of time stops short of it.
+The velocity follows from the score $s$ as $v = (\dot\alpha / \alpha)\, x + (g^2 / 2)\, s$ or, without a division, as
+$v = \dot\alpha\, d - \tfrac12 (\mathrm{d}\sigma^2 / \mathrm{d}t)\, s$. Nothing is clamped: if a conversion is singular
+at an end point, the model's time interval excludes a margin around it.
 """
 
 import abc
@@ -26,19 +26,19 @@ from .schedule import AbstractSchedule, Scales
 
 
 class AbstractTarget(eqx.Module):
-    """One row of the table. `output` and `x` are one event, `s` the scales at its time."""
+    """One row of the table. `output` and `x` are single events, and `s` holds the scales at the time of `x`."""
 
     @abc.abstractmethod
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
-        """What a network is regressed on, given a draw of data and noise."""
+        """The regression target of the network, given a draw of data and noise."""
 
     @abc.abstractmethod
     def data(self, output: Event, x: Event, s: Scales) -> Event:
-        """The denoised data."""
+        """The data prediction (denoised data)."""
 
     @abc.abstractmethod
     def noise(self, output: Event, x: Event, s: Scales) -> Event:
-        """The predicted noise."""
+        """The noise prediction."""
 
     @abc.abstractmethod
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
@@ -46,19 +46,19 @@ class AbstractTarget(eqx.Module):
 
     @abc.abstractmethod
     def score(self, output: Event, x: Event, s: Scales) -> Event:
-        """The score of the marginal, for Gaussian noise that is independent of the data."""
+        """The score of the marginal, for standard normal noise that is independent of the data."""
 
     @abc.abstractmethod
     def gain(self, s: Scales) -> Array:
-        """The error of this target per unit error of the data prediction, at the same `x`."""
+        """The derivative of this target with respect to the data prediction at fixed `x`."""
 
     @abc.abstractmethod
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        """Whether the regression or the velocity is singular at `t = 0` and at `t = 1`."""
+        """Whether the regression target or the velocity is singular at `t = 0`, and whether at `t = 1`."""
 
 
 class Data(AbstractTarget):
-    """The network denoises."""
+    """The network predicts the data (a denoiser)."""
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return data
@@ -83,10 +83,10 @@ class Data(AbstractTarget):
 
 
 class Noise(AbstractTarget):
-    r"""The network predicts the noise (Ho et al. 2020, $\epsilon$).
+    r"""The network predicts the noise ($\epsilon$ in Ho et al. 2020).
 
-    Where $\alpha(0) = 0$ (linear, cosine) the flow amplifies the network's error near the noise end by
-    $\alpha(1) / \alpha(t_{\min})$: prefer [`Velocity`][], [`V`][] or [`Data`][] there.
+    If $\alpha(0) = 0$, as for linear and cosine schedules, the flow amplifies the network's error near the noise end by
+    $\alpha(1) / \alpha(t_{\min})$. Prefer [`Velocity`][], [`V`][] or [`Data`][] for these schedules.
     """
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
@@ -112,7 +112,7 @@ class Noise(AbstractTarget):
 
 
 class Velocity(AbstractTarget):
-    """The network is the velocity (flow matching)."""
+    """The network predicts the velocity (flow matching)."""
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return s.alpha_rate * data + s.sigma_rate * noise
@@ -137,7 +137,7 @@ class Velocity(AbstractTarget):
 
 
 class Score(AbstractTarget):
-    """The network is the score of the marginal (Song et al. 2021)."""
+    """The network predicts the score of the marginal (Song et al. 2021)."""
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return -noise / s.sigma
@@ -162,7 +162,10 @@ class Score(AbstractTarget):
 
 
 class V(AbstractTarget):
-    r"""Progressive distillation's $v = \alpha n - \sigma d$ (Salimans & Ho 2022): never singular for $(d, n)$."""
+    r"""$v = \alpha n - \sigma d$, as in progressive distillation (Salimans & Ho 2022).
+
+    The conversion to data and noise is never singular.
+    """
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
         return s.alpha * noise - s.sigma * data
@@ -187,9 +190,10 @@ class V(AbstractTarget):
 
 
 class Latent(AbstractTarget):
-    r"""The network predicts the latent of an `interpolant.Latent` (Albergo et al. 2023, $\eta$).
+    r"""The network predicts the latent of an `interpolant.Latent` ($\eta$ in Albergo et al. 2023).
 
-    Its regression is bounded at all times, unlike that of the score $-\eta / \gamma$. It is no row of the table.
+    The regression target is bounded in time, unlike the score $-\eta / \gamma$. The latent does not determine data and
+    noise, so this target is not in the table, and the methods raise `ValueError`.
     """
 
     def of(self, data: Event, noise: Event, s: Scales) -> Event:
@@ -218,5 +222,5 @@ _NOT_AFFINE = "target.Latent() is for paths with a latent; use interpolant.Laten
 
 
 def _determinant(s: Scales) -> Array:
-    """Of the 2 x 2 system that gives (data, noise) from (x, velocity)."""
+    """The determinant of the 2 x 2 linear system that gives (data, noise) from (x, velocity)."""
     return s.alpha * s.sigma_rate - s.alpha_rate * s.sigma

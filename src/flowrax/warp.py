@@ -1,9 +1,10 @@
 r"""A trained model under another schedule, by an exact change of variables.
 
-Where two schedules have the same log-SNR, $\lambda_B(t) = \lambda_A(u)$, their scales are proportional,
+At times where two schedules have the same log-SNR, $\lambda_B(t) = \lambda_A(u)$, their scales are proportional,
 $(\alpha_B, \sigma_B)(t) = c\, (\alpha_A, \sigma_A)(u)$, and so are their paths: $x^B_t = c\, x^A_u$ for every draw of
-noise and data. Hence data and noise given $x^B_t$ are those given $x^A_u = x^B_t / c$, the score is divided by $c$, and
-the velocity follows from data and noise by the rates of the new schedule (Karras et al. 2022; Pokle et al. 2024).
+noise and data. Hence the predictions of data and noise at $x^B_t$ equal the predictions at $x^A_u = x^B_t / c$, the
+score is divided by $c$, and the velocity follows from data and noise with the rates of the new schedule (Karras et al.
+2022; Pokle et al. 2024).
 """
 
 import math
@@ -20,10 +21,11 @@ from .schedule import AbstractSchedule, Scales
 
 
 def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedModel":
-    """The same network on the path of another schedule; nothing is trained anew.
+    """Transfers a model to the path of another schedule without retraining.
 
-    The flow passes through the same laws at the same log-SNR, so what it ends in is the same up to a scale. It serves
-    to sample and to evaluate a model where a solver has less to do, or with a dynamics that another schedule defines.
+    The flow passes through the same distributions at the same log-SNR, up to a scale, so its final distribution is also
+    the same up to a scale. Use it to sample or evaluate a model on a path that is easier to integrate, or with a
+    dynamics that another schedule defines.
 
     !!! example
 
@@ -37,17 +39,17 @@ def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedM
     **Arguments:**
 
     - `model`: any model of an affine path: trained, exact or guided.
-    - `schedule`: the path on which it is wanted. Its log-SNR must overlap with the one of the model.
+    - `schedule`: the new schedule. Its range of log-SNRs must overlap with the range of the model.
 
-    **Returns:** [`WarpedModel`][], on the interval of time where the two log-SNRs overlap.
+    **Returns:** a [`WarpedModel`][], on the time interval of the overlap.
 
-    **Raises:** `ValueError` where they do not, or for a model of another path.
+    **Raises:** `ValueError` if the ranges do not overlap, and for a model of a path that is not affine.
     """
     return WarpedModel(model, schedule)
 
 
 class WarpedPrediction(AbstractPrediction):
-    """A prediction at the same log-SNR of another schedule, converted on access."""
+    """The prediction of a model at the same log-SNR on another schedule, converted on access."""
 
     prediction: AbstractPrediction
     scales: Scales
@@ -71,7 +73,7 @@ class WarpedPrediction(AbstractPrediction):
 
 
 class WarpedModel(AbstractWrappedModel):
-    """What [`warp`][] returns."""
+    """The model returned by [`warp`][]."""
 
     model: AbstractContinuousModel
     schedule: AbstractSchedule
@@ -82,13 +84,13 @@ class WarpedModel(AbstractWrappedModel):
     score_ends: tuple[float, float] | None = eqx.field(static=True)
 
     def __init__(self, model: AbstractContinuousModel, schedule: AbstractSchedule) -> None:
-        """Arguments as of [`warp`][]."""
+        """The arguments are as in [`warp`][]."""
         if not model.is_affine:
-            raise ValueError("The path of this model has a latent; only an affine one can be warped.")
+            raise ValueError("The path of this model has a latent; only a model of an affine path can be warped.")
         self.model, self.schedule = model, schedule
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min, t_max = _overlap(model, schedule, *data_interval(model))
-        # The velocity of data and noise is infinite where the rate is.
+        # The velocity, computed from data and noise, is infinite where the rate of sigma is.
         self.t_max = min(t_max, 1 - TIME_MARGIN) if schedule.is_singular("sigma_rate", 1.0) else t_max
         try:
             low, high = _overlap(model, schedule, *model.score_interval)
@@ -98,14 +100,14 @@ class WarpedModel(AbstractWrappedModel):
             self.score_ends = max(low, self.t_min), min(high, self.t_max)
 
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The law from which the model would start at the same log-SNR, scaled."""
+        """The distribution from which the original model starts at the same log-SNR, rescaled."""
         time, factor = self._at(jnp.asarray(t, float))
         return rescaled(self.model.source_at(time), factor)
 
     @property
     def score_interval(self) -> tuple[float, float]:
         if self.score_ends is None:
-            # It has none, and says why.
+            # The original model has no score, or none in the overlap; its own property raises the error, if any.
             return self.model.score_interval
         return self.score_ends
 
@@ -118,10 +120,10 @@ class WarpedModel(AbstractWrappedModel):
         )
 
     def _at(self, t: Array) -> tuple[Array, Array]:
-        """The time of the model, and the scale of this path at `t` by that of the model's."""
+        """The time of the original model at the same log-SNR, and the ratio of this path's scale to the original's."""
         ours = self.model.schedule
         time = jnp.clip(ours.time_at(self.schedule.log_snr(t)), self.model.t_min, self.model.t_max)
-        # By the norm of both scales, of which one may vanish.
+        # Compare the norms of (alpha, sigma), because one of the two scales may vanish.
         new = jnp.hypot(self.schedule.alpha(t), self.schedule.sigma(t))
         return time, new / jnp.hypot(ours.alpha(time), ours.sigma(time))
 
@@ -129,13 +131,13 @@ class WarpedModel(AbstractWrappedModel):
 def _overlap(
     model: AbstractContinuousModel, schedule: AbstractSchedule, t_min: float, t_max: float
 ) -> tuple[float, float]:
-    """The part of the new schedule's time on which its log-SNR is one that the model has in `[t_min, t_max]`."""
+    """The times of the new schedule at which its log-SNR lies in the model's range on `[t_min, t_max]`."""
     first, last = _log_snr(model.schedule, t_min), _log_snr(model.schedule, t_max)
     start, end = _log_snr(schedule, 0.0), _log_snr(schedule, 1.0)
     if not max(first, start) < min(last, end):
         raise ValueError(
-            f"The model knows log-SNRs from {first:.3g} to {last:.3g}, of which the new schedule, "
-            f"from {start:.3g} to {end:.3g}, has none."
+            f"The model covers log-SNRs from {first:.3g} to {last:.3g}, but the new schedule covers {start:.3g} to "
+            f"{end:.3g}; choose a schedule whose range overlaps the model's."
         )
     low = 0.0 if start >= first else _time_at(schedule, first)
     high = 1.0 if end <= last else _time_at(schedule, last)

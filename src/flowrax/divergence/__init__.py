@@ -1,4 +1,4 @@
-"""The divergence of a vector field: exactly, or by random probes with a standard error."""
+"""The divergence of a vector field: exact, or estimated with random probes and a standard error."""
 
 from .base import AbstractDivergence as AbstractDivergence
 from .control_variate import ControlVariate as ControlVariate

@@ -1,12 +1,12 @@
-r"""What a solve asks of a divergence $\nabla \cdot v = \operatorname{tr} J$, $J = \partial v / \partial x$.
+r"""The divergence interface: $\nabla \cdot v = \operatorname{tr} J$ with $J = \partial v / \partial x$.
 
-A random divergence is carried through the solve as several estimates: their mean is the estimate of the trace, and
-the standard error of that mean, taken as if they were independent, is its error. Estimators whose terms are not
-independent scale the deviations so that this holds. Integration in time is linear and the probes stay the same, so
-what holds for the estimates of the divergence holds for those of the log-density.
+A solve carries a random divergence as several estimates. Their mean estimates the trace, and the standard error of the
+mean, computed as if the estimates were independent, is its error. Estimators with dependent terms rescale the
+deviations so that this formula is correct. Integration in time is linear and the probes are fixed, so the same formula
+holds for the estimates of the log-density.
 
-Probes are drawn once and kept for the whole solve: an estimate that changes between evaluations has no derivative in
-time, and an adaptive solver would shrink its steps without end.
+The probes are drawn once and kept for the whole solve. An estimate with new probes at every evaluation would not be
+differentiable in time, and an adaptive solver would reduce its step size indefinitely.
 """
 
 import abc
@@ -23,59 +23,63 @@ VectorField = Callable[[Event], Event]
 
 
 class AbstractDivergence(eqx.Module):
-    """A way to the divergence of a vector field of one event."""
+    """An exact or random method for the divergence of a vector field of one event."""
 
     needs_key: eqx.AbstractClassVar[bool]
+    """Whether the method is random, so that `probes` needs a key."""
 
     @property
     @abc.abstractmethod
     def num_estimates(self) -> int:
-        """How many estimates a solve carries."""
+        """The number of estimates that a solve carries."""
 
     @abc.abstractmethod
     def probes(self, key: KeyArray | None, x: Event) -> Array | None:
-        """The random part, drawn once for a solve that starts or ends at `x`."""
+        """The random probes, drawn once per solve, for events like `x`. None if the method is exact.
+
+        Raises `ValueError` if the method is random and `key` is None.
+        """
 
     @abc.abstractmethod
     def __call__(self, field: VectorField, x: Event, probes: Array | None) -> tuple[Event, Array]:
-        """`field(x)` and the `(num_estimates,)` estimates of its divergence."""
+        """`field(x)`, and the estimates of its divergence, `(num_estimates,)`."""
 
     @abc.abstractmethod
     def standard_error(self, estimates: Array) -> Array:
-        """Of the mean of `estimates`, whose last axis is `num_estimates`."""
+        """The standard error of the mean of `estimates` over the last axis, which has length `num_estimates`."""
 
 
 def standard_error_of_mean(estimates: Array) -> Array:
-    """That of independent `estimates` along the last axis, infinite for a single one."""
+    """The standard error of the mean of independent `estimates` over the last axis; infinite for a single estimate."""
     num = estimates.shape[-1]
     if num == 1:
         return jnp.full_like(estimates[..., 0], jnp.inf)
-    # Deviations from the first estimate: equal estimates give zero to the bit.
+    # Subtract the first estimate, so that equal estimates give exactly zero.
     deviation = estimates - estimates[..., :1]
     spread = jnp.sum((deviation - jnp.mean(deviation, axis=-1, keepdims=True)) ** 2, axis=-1)
     variance = spread / (num * (num - 1))
-    # The square root has no derivative at zero; its value there is wanted, not its slope.
+    # The square root is not differentiable at zero; select the value there and set its derivative to zero.
     positive = variance > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
 
 
 def jacobian_products(field: VectorField, x: Event) -> tuple[Event, Callable[[Array], Array]]:
-    """`field(x)`, and the map from `(k, d)` vectors, an event flattened, to their `(k, d)` products with its Jacobian.
+    """`field(x)`, and the map from `k` vectors, `(k, d)` with the event flattened, to their products with the Jacobian.
 
-    With its transpose, to be exact, which has the same trace: reverse mode was measured to be faster, and is all that
-    some layers define.
+    The products are with the transposed Jacobian, which has the same trace. Reverse mode was measured to be faster,
+    and some layers define no forward mode.
     """
     value, pull = jax.vjp(field, x)
     return value, jax.vmap(lambda vector: pull(vector.reshape(x.shape))[0].reshape(-1))
 
 
 def exact_trace(products: Callable[[Array], Array], x: Event) -> Array:
-    """The trace by products with the whole basis, for estimators that have as many to spend."""
+    """The exact trace from products with all basis vectors, for estimators with at least `d` products."""
     return jnp.trace(products(jnp.eye(math.prod(x.shape), dtype=x.dtype)))
 
 
 def key_or_raise(divergence: AbstractDivergence, key: KeyArray | None) -> KeyArray:
-    """Returns `key`; raises `ValueError` where there is none."""
+    """Returns `key`; raises `ValueError` if it is None."""
     if key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
     return key

@@ -1,4 +1,4 @@
-r"""Hutchinson's estimate of a trace: the mean of $\epsilon^\top J\, \epsilon$ over probes of covariance one."""
+r"""Hutchinson's trace estimator: the mean of $\epsilon^\top J\, \epsilon$ over probes with identity covariance."""
 
 import math
 from typing import ClassVar
@@ -12,10 +12,11 @@ from .probes import AbstractProbes, Rademacher
 
 
 class Hutchinson(AbstractDivergence):
-    """The mean over random probes, with the standard error of that mean.
+    """The mean over random probes, with its standard error.
 
-    In few dimensions [`Exact`][] costs no more, and `k` random signs in `d` of them are all the same up to their sign
-    with probability $2^{-(d - 1)(k - 1)}$: such a row is off and shows no error.
+    Use [`Exact`][] in few dimensions, where it costs no more. There, `k` Rademacher probes in `d` dimensions are all
+    equal up to sign with probability $2^{-(d - 1)(k - 1)}$, and the estimated standard error of such a sample is zero
+    although its estimate is wrong.
 
     **Reference:** [@grathwohl2019ffjord].
     """
@@ -27,8 +28,9 @@ class Hutchinson(AbstractDivergence):
     def __init__(self, num_probes: int = 1, law: AbstractProbes | None = None):
         """**Arguments:**
 
-        - `num_probes`: products with the Jacobian at each evaluation; they share the evaluation itself.
-        - `law`: of the probes, [`Rademacher`][] without. Raises `ValueError` unless `num_probes >= 1`.
+        - `num_probes`: the number of probes, each of which costs one product with the Jacobian per evaluation of the
+            field. Raises `ValueError` unless `num_probes >= 1`.
+        - `law`: the distribution of the probes. Default: `Rademacher()`.
         """
         if num_probes < 1:
             raise ValueError(f"num_probes must be at least 1; got {num_probes}.")

@@ -1,4 +1,4 @@
-r"""Hutch++: the trace of a low-rank part exactly, and Hutchinson's estimate of what remains."""
+r"""Hutch++: the exact trace of a low-rank part plus Hutchinson's estimate of the remainder."""
 
 import math
 from typing import ClassVar
@@ -22,10 +22,10 @@ from .probes import Rademacher
 class HutchPP(AbstractDivergence):
     r"""$\operatorname{tr}(Q^\top J Q) + \frac1m \sum_i g_i^\top J g_i$ with $g_i = (I - Q Q^\top) \epsilon_i$.
 
-    That is algorithm 1 of Meyer et al. (2021). A third of the products goes into $Q$, a basis of the range of $J S$ for
-    signs $S$; a third into the exact trace on it; and the rest into probes, whose spread gives the standard error. For
-    Jacobians of fast decaying spectrum; elsewhere [`Hutchinson`][] makes more of as many products. Exact where there
-    are as many products as dimensions.
+    This is algorithm 1 of Meyer et al. (2021). A third of the products is used for $Q$, a basis of the range of $J S$
+    with random signs $S$; another third for the exact trace on this range; and the rest for probes, whose spread gives
+    the standard error. The estimator suits Jacobians with a rapidly decaying spectrum; for others [`Hutchinson`][] is
+    more accurate with the same number of products. It is exact if there are at least as many products as dimensions.
 
     **Reference:** [@meyer2021hutch].
     """
@@ -36,7 +36,8 @@ class HutchPP(AbstractDivergence):
     def __init__(self, num_products: int = 12):
         """**Arguments:**
 
-        - `num_products`: with the Jacobian at each evaluation. Raises `ValueError` unless `num_products >= 4`.
+        - `num_products`: the number of products with the Jacobian per evaluation of the field. Raises `ValueError`
+            unless `num_products >= 4`.
         """
         if num_products < 4:
             raise ValueError(f"num_products must be at least 4; got {num_products}.")
@@ -44,7 +45,7 @@ class HutchPP(AbstractDivergence):
 
     @property
     def rank(self) -> int:
-        """Of the part whose trace is exact."""
+        """The rank of the part whose trace is exact."""
         return self.num_products // 3
 
     @property

@@ -1,4 +1,4 @@
-"""Bases of the range of a Jacobian, which the estimators with a low-rank part take away from it."""
+"""Orthonormal bases of the range of a Jacobian, for the trace estimators with a low-rank part."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,13 @@ from .._typing import Array
 
 @jax.custom_jvp
 def orthonormal_basis(columns: Array) -> tuple[Array, Array]:
-    r"""`Q`, an orthonormal basis of the range of `(d, m)` columns $Y$, and the triangular `T` of $Q = Y T$.
+    r"""An orthonormal basis $Q$ of the range of $Y$, `(d, m)`, and the upper triangular $T$ with $Q = Y T$.
 
-    By Gram-Schmidt, twice per column: `d m^2` operations without a library call, which for many small matrices is
-    slow on accelerators and, beside another one, can stand still on a processor of few cores. A column that depends
-    on those before it gives zeros in `Q`. There the range has no derivative, and `Q` and `T` are constants:
-    the estimators are unbiased for any basis that does not depend on their probes, and so are their gradients.
+    The method is Gram-Schmidt with two passes per column, which takes $O(d m^2)$ operations. It avoids calls to a
+    linear algebra library, which are slow for many small matrices on accelerators and can deadlock on a CPU with few
+    cores if several run at once. A column that is linearly dependent on earlier columns gives a zero column of $Q$.
+    In this case the range is not differentiable, and $Q$ and $T$ are treated as constants: the estimators, and hence
+    their gradients, are unbiased for any basis that does not depend on their probes.
     """
     size, num = columns.shape
     tolerance = 4 * num * jnp.finfo(columns.dtype).eps
@@ -31,7 +32,7 @@ def orthonormal_basis(columns: Array) -> tuple[Array, Array]:
         column = column / jnp.where(dependent, floor, pivot)
         return work.at[:, j].set(jnp.where(dependent & (jnp.arange(size + num) < size), 0, column))
 
-    # The operations that make Y into Q make the identity into T.
+    # The column operations that turn Y into Q turn the identity into T.
     start = jnp.concatenate([columns, jnp.eye(num, dtype=columns.dtype)])
     work = jax.lax.fori_loop(0, num, step, start)
     return work[:size], work[size:]
@@ -44,7 +45,7 @@ def _orthonormal_basis_jvp(
     (columns,), (change,) = primals, tangents
     basis, factor = orthonormal_basis(columns)
     dependent = jnp.any(jnp.all(basis == 0, axis=0))
-    # dY T = dQ - Y dT, where Q^T dQ is antisymmetric and -T^-1 dT, which is also Q^T (-Y dT), upper triangular.
+    # dY T = dQ - Y dT. Here Q^T dQ is antisymmetric, and -Q^T Y dT = -T^-1 dT is upper triangular.
     scaled = jnp.where(dependent, 0, change) @ jnp.where(dependent, 0, factor)
     inside = basis.T @ scaled
     lower = jnp.tril(inside, -1)

@@ -1,4 +1,4 @@
-"""Laws of random vectors with covariance one."""
+"""Distributions of random probes with identity covariance."""
 
 import abc
 import math
@@ -11,19 +11,19 @@ from .._typing import Array, DType, KeyArray, Shape
 
 
 class AbstractProbes(eqx.Module):
-    r"""A law of random vectors $\epsilon$ with $\mathbb{E}[\epsilon \epsilon^\top] = I$, drawn several at once."""
+    r"""A joint distribution of random vectors $\epsilon$, each with $\mathbb{E}[\epsilon \epsilon^\top] = I$."""
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
-        """Draws an array of that shape, `(num, *event)`."""
+        """Draws `num` probes, an array of shape `shape`, which is `(num, *event)`."""
 
     @abc.abstractmethod
     def error_ratio(self, num: int, size: int) -> float:
-        """The standard error of a mean over `num` probes of `size` elements, over that of as many independent ones."""
+        """The standard error of the mean over `num` probes of `size` elements, relative to independent probes."""
 
 
 class Rademacher(AbstractProbes):
-    """Signs: the least variance among independent entries, none at all for a diagonal Jacobian."""
+    """Random signs: the least variance among independent entries, and zero variance for a diagonal Jacobian."""
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
         return jax.random.rademacher(key, shape, dtype)
@@ -43,7 +43,7 @@ class Gaussian(AbstractProbes):
 
 
 class Sphere(AbstractProbes):
-    r"""Uniform on the sphere of radius $\sqrt d$: Gaussian directions without the noise of their lengths."""
+    r"""Vectors uniform on the sphere of radius $\sqrt d$: Gaussian vectors rescaled to a fixed length."""
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
         num, *event = shape
@@ -56,13 +56,15 @@ class Sphere(AbstractProbes):
 
 
 class Hadamard(AbstractProbes):
-    r"""Different rows, in random order, of a Hadamard matrix of order $N = 2^m \ge d$ whose columns have random signs.
+    r"""Distinct random rows of a Hadamard matrix of order $N = 2^m \ge d$, with random signs of its columns.
 
-    Its first $d$ columns are used. They are orthogonal, $\sum_a h_{ai} h_{aj} = N \delta_{ij}$, so the mean of
-    $\epsilon^\top J \epsilon$ over all $N$ rows is the trace whatever the signs, and $k$ rows drawn without replacement
-    are a simple random sample from a finite population with that mean. By the theory of such samples (Cochran 1977,
-    theorems 2.1 to 2.4) the estimate is unbiased for every $d$, and $(1 - k / N)\, s^2 / k$ is an unbiased estimate of
-    its variance, $s^2$ the sample variance of the $k$ terms: all rows give the trace with no error.
+    The first $d$ columns are used. They are orthogonal, $\sum_a h_{ai} h_{aj} = N \delta_{ij}$, so the mean of
+    $\epsilon^\top J \epsilon$ over all $N$ rows is the trace for any signs. The $k$ rows, drawn without replacement,
+    are a simple random sample from a finite population with this mean. Hence (Cochran 1977, theorems 2.1 to 2.4) the
+    estimate is unbiased for every $d$, and $(1 - k / N)\, s^2 / k$ is an unbiased estimate of its variance, where $s^2$
+    is the sample variance of the $k$ terms. With $k = N$ the estimate is exact.
+
+    Drawing more than $N$ probes raises `ValueError`.
 
     **Reference:** [@cochran1977sampling].
     """
@@ -74,17 +76,17 @@ class Hadamard(AbstractProbes):
         if num > order:
             raise ValueError(
                 f"Hadamard has {order} rows for events of {size} elements, which give the trace exactly; got "
-                f"num_probes={num}, take at most {order}."
+                f"num_probes={num}, use at most {order}."
             )
         row_key, sign_key = jax.random.split(key)
         rows = jax.random.permutation(row_key, order)[:num]
-        # Sylvester's matrix: entry (a, i) is -1 to the number of ones that the binary forms of a and i share.
+        # Sylvester's matrix: entry (a, i) is (-1)^n, where n is the number of ones that a and i share in binary.
         shared = jax.lax.population_count(rows[:, None] & jnp.arange(size)[None, :])
         signs = jax.random.rademacher(sign_key, (size,), dtype)
         return ((1 - 2 * (shared % 2)).astype(dtype) * signs[None, :]).reshape(shape)
 
     def num_rows(self, size: int) -> int:
-        """The least power of two that is not below `size`."""
+        """The order of the matrix: the smallest power of two that is at least `size`."""
         return 1 << (size - 1).bit_length()
 
     def error_ratio(self, num: int, size: int) -> float:

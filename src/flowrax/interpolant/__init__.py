@@ -1,4 +1,4 @@
-"""Interpolants: the conditional path and its velocity."""
+"""Interpolants: conditional paths between noise and data, and their velocities."""
 
 from .affine import Affine as Affine
 from .base import AbstractInterpolant as AbstractInterpolant

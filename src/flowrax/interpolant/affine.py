@@ -8,7 +8,7 @@ from .base import AbstractInterpolant
 
 
 class Affine(AbstractInterpolant):
-    """The path that a schedule draws between noise and data."""
+    """The affine path between noise and data that a schedule defines."""
 
     schedule: AbstractSchedule
     gamma: ClassVar[None] = None

@@ -1,4 +1,4 @@
-"""What an interpolant is: the path between one draw of noise and one of data."""
+"""The interpolant interface: a path between one draw of noise and one data point."""
 
 import abc
 
@@ -10,20 +10,20 @@ from .gamma import AbstractGamma
 
 
 class AbstractInterpolant(eqx.Module):
-    """A conditional path with the scales of a schedule."""
+    """A conditional path whose scales are given by a schedule."""
 
     schedule: eqx.AbstractVar[AbstractSchedule]
     gamma: eqx.AbstractVar[AbstractGamma | None]
-    """The scale of a latent, where the path has one."""
+    """The scale of the latent; None if the path has no latent."""
 
     @abc.abstractmethod
     def noise(self, key: KeyArray, x0: Event) -> Event:
-        """All that the path is random in beside the data, given the draw `x0` of the source."""
+        """All random inputs of the path other than the data: the draw `x0` of the source, and the latent if any."""
 
     @abc.abstractmethod
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
-        """The point `x_t` of the path from `x0`, as [`noise`][] gives it, to data `x1`."""
+        """The point `x_t` of the path from `x0`, as returned by [`noise`][], to the data point `x1`."""
 
     @abc.abstractmethod
     def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
-        """The rate of `x_t` in `t`."""
+        """The derivative of `x_t` with respect to `t`, with the arguments of [`interpolate`][]."""

@@ -10,10 +10,10 @@ from .._typing import Array, Times
 
 
 class AbstractGamma(eqx.Module):
-    """The scale of the latent."""
+    r"""The scale $\gamma$ of the latent, a function of time."""
 
     vanishes: eqx.AbstractClassVar[bool]
-    """Whether it is zero at both ends, so that the path joins the two data sets themselves."""
+    r"""Whether $\gamma$ is zero at both ends, so that the path connects the two data sets without blurring them."""
 
     @abc.abstractmethod
     def __call__(self, t: Times) -> Array:
@@ -25,7 +25,7 @@ class AbstractGamma(eqx.Module):
 
 
 class Brownian(AbstractGamma):
-    r"""$\gamma = s \sqrt{t (1 - t)}$, that of a Brownian bridge of diffusion $s$; its rate is infinite at both ends."""
+    r"""$\gamma = s \sqrt{t (1 - t)}$, as in a Brownian bridge with diffusion $s$. The rate is infinite at both ends."""
 
     scale: float = 1.0
     vanishes: ClassVar[bool] = True
@@ -67,7 +67,7 @@ class SineSquared(AbstractGamma):
 
 
 class Constant(AbstractGamma):
-    r"""$\gamma = s$: both ends are blurred, as torchcfm's conditional flow matching does (Tong et al. 2024)."""
+    r"""$\gamma = s$: both ends are blurred, as in the conditional flow matching of torchcfm (Tong et al. 2024)."""
 
     scale: float = 1.0
     vanishes: ClassVar[bool] = False

@@ -1,6 +1,7 @@
 r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0 + \gamma(t)\, z$ with $z \sim \mathcal{N}(0, I)$ independent of both ends.
 
-The two ends may be two data sets, coupled in any way: $z$ alone gives the score $-\mathbb{E}[z | x_t] / \gamma$.
+The two ends may be two data sets with any coupling, because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only
+on $z$.
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,15 @@ from .gamma import AbstractGamma
 
 
 class Latent(AbstractInterpolant):
-    r"""A path with a latent (Albergo et al. 2023, definition 2.1); `x0` is the pair of $x_0$ and $z$, stacked.
+    r"""A path with a latent (Albergo et al. 2023, definition 2.1).
 
-    With `Linear()` or `Cosine()` and a `gamma` that vanishes it is the linear or trigonometric interpolant; with
-    [`EncoderDecoder`][] and `SineSquared()` its encoder-decoder. `Linear()` with `Brownian(s)` is the path of
-    Schroedinger bridge matching (Tong et al. 2024; its coupling is `Sinkhorn(2 * s**2, absolute=True)`), and with
-    `Constant(s)` that of conditional flow matching. The mirror interpolant is `Linear()` with each point paired
-    with itself: `fit(..., x0=data)`.
+    The argument `x0` of `interpolate` and `velocity` stacks $x_0$ and $z$, `(2, *event)`, as returned by `noise`.
+
+    `Linear()` or `Cosine()` with a `gamma` that vanishes at the ends gives the linear or trigonometric interpolant, and
+    [`EncoderDecoder`][] with `SineSquared()` the encoder-decoder interpolant. `Linear()` with `Brownian(s)` is the path
+    of Schroedinger bridge matching (Tong et al. 2024), with the coupling `Sinkhorn(2 * s**2, absolute=True)`.
+    `Linear()` with `Constant(s)` is the path of conditional flow matching. The mirror interpolant is `Linear()` with
+    each point paired with itself: `fit(..., x0=data)`.
 
     **References:** [@albergo2023stochastic], [@tong2024simulation].
     """
@@ -43,9 +46,9 @@ class Latent(AbstractInterpolant):
 
 
 class EncoderDecoder(AbstractSchedule):
-    r"""$\sigma = \cos^2 \pi t$ before $t = \tfrac12$ and $\alpha = \cos^2 \pi t$ after, zero elsewhere.
+    r"""$\sigma = \cos^2 \pi t$ for $t < \tfrac12$ and $\alpha = \cos^2 \pi t$ for $t > \tfrac12$, zero elsewhere.
 
-    For [`Latent`][] only: at $t = \tfrac12$ nothing is left of either end.
+    This schedule is for [`Latent`][] only: both scales vanish at $t = \tfrac12$.
     """
 
     singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {

@@ -1,8 +1,8 @@
-r"""$x_t = x_1$ with probability $\alpha(t)$ and $x_0$ otherwise, each site for itself: the path of categorical events.
+r"""$x_t = x_1$ with probability $\alpha(t)$ and $x_t = x_0$ otherwise, independently at each site of an event.
 
-Its law given the data is $q(x_t | x_1) = \alpha\, \delta_{x_1} + (1 - \alpha)\, \pi$, where $\pi$ is the prior. That is
-D3PM's $\bar Q_t$ for uniform, absorbing and any other noise of this form (Austin et al. 2021, appendix A.2), masked
-diffusion where $\pi$ is a mask, and the mixture path of discrete flow matching (Gat et al. 2024, eq. 8) with
+The conditional distribution is $q(x_t | x_1) = \alpha\, \delta_{x_1} + (1 - \alpha)\, \pi$, where $\pi$ is the prior.
+This is $\bar Q_t$ of D3PM for uniform, absorbing and any other noise of this form (Austin et al. 2021, appendix A.2),
+masked diffusion if $\pi$ is the mask, and the mixture path of discrete flow matching (Gat et al. 2024, eq. 8) with
 $\kappa = \alpha$.
 """
 
@@ -17,7 +17,7 @@ from .sites import log_or_infinity, probabilities_of, spread
 
 
 class Mixture(AbstractCategoricalPath):
-    """The path between independent sites of noise and data.
+    """The mixture path: each site independently holds the data or the noise.
 
     **References:** [@austin2021structured], [@gat2024discrete].
     """
@@ -25,19 +25,19 @@ class Mixture(AbstractCategoricalPath):
     schedule: AbstractMasking
 
     def check_prior(self, prior: AbstractCategoricalPrior) -> None:
-        """Any prior is the noise of a mixture."""
+        """Accepts every prior."""
 
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
-        """The draw of the prior and a uniform number of each site, which says when it is lost."""
+        """The draw `x0` of the prior, and a uniform number per site that decides at which time the site is lost."""
         return x0, jax.random.uniform(key, x0.shape)
 
     def interpolate(self, t: Scalar, x0: PyTree, x1: Tokens) -> Tokens:
-        """The state at `t`, from `x0` as [`noise`][] gives it."""
+        """The state at `t`, given `x0` as returned by [`noise`][]."""
         x0, level = x0
         return jnp.where(level < self.schedule.alpha(t).astype(level.dtype), x1, x0)
 
     def marginal(self, prior: AbstractCategoricalPrior, t: Scalar, x1: Array) -> Array:
-        r"""$q(x_t | x_1)$, `(*shape, K)`, of tokens or, averaged over them, of their probabilities `(*shape, K)`."""
+        r"""$q(x_t | x_1)$, `(*shape, K)`, for tokens `x1`, or averaged over their probabilities `(*shape, K)`."""
         p1 = probabilities_of(x1, prior.num_classes)
         alpha = self.schedule.alpha(t).astype(p1.dtype)
         lost = self.schedule.mask_probability(t).astype(p1.dtype)
@@ -70,19 +70,19 @@ class Mixture(AbstractCategoricalPath):
         return (start / end).astype(dtype), (self._lost(s, t) / end).astype(dtype)
 
     def _lost(self, s: Scalar, t: Scalar) -> Array:
-        r"""$\alpha_t - \alpha_s$, as a difference of the smaller numbers."""
+        r"""$\alpha_t - \alpha_s$, as a difference of $\alpha$ or of $1 - \alpha$, whichever is smaller."""
         start, end = self.schedule.alpha(s), self.schedule.alpha(t)
         return jnp.where(end < 0.5, end - start, self.schedule.mask_probability(s) - self.schedule.mask_probability(t))
 
     def posterior(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, x1: Array) -> Array:
-        r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for $s < t$ and one site at a time.
+        r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for $s < t$ and each site separately.
 
-        $x_1$ are tokens or probabilities. With $\rho = \alpha_s / \alpha_t$ (Austin et al. 2021, eq. 3)
+        `x1` holds tokens or probabilities. With $\rho = \alpha_s / \alpha_t$ (Austin et al. 2021, eq. 3)
 
         $$q(x_t = k | x_s, x_1) = \frac{[\rho\, \delta_{k, x_s} + (1 - \rho)\, \pi_{x_s}]\,
         [\alpha_t \delta_{k, x_1} + (1 - \alpha_t)\, \pi_k]}{\alpha_s \delta_{x_s, x_1} + (1 - \alpha_s)\, \pi_{x_s}}.$$
 
-        A token that no data could have left there, of probability zero, is kept.
+        If the state $x$ has probability zero under every class of the data, it is kept.
         """
         p1 = probabilities_of(x1, prior.num_classes)
         dtype, schedule = p1.dtype, self.schedule

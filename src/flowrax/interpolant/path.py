@@ -1,4 +1,4 @@
-"""What a path of categorical events can say: a chain of noise between independent sites, known in closed form."""
+"""The interface of paths of categorical events: Markov noise on independent sites, with closed-form distributions."""
 
 import abc
 
@@ -10,43 +10,46 @@ from ..schedule import AbstractMasking
 
 
 class AbstractCategoricalPath(eqx.Module):
-    r"""The law $q(x_t | x_1)$ of sites that lose their class, each for itself, between the data and a prior.
+    r"""The distribution $q(x_t | x_1)$ of sites that are independently corrupted from the data towards a prior.
 
-    Tokens are `(*shape)` integers, probabilities `(*shape, K)`; where either may be given, probabilities are averaged
-    over. Times are scalars, and $s < t$: $s$ is the noisier.
+    Tokens are `(*shape)` integers and probabilities are `(*shape, K)`. A method that accepts either averages over
+    probabilities. Times are scalars with $s < t$, so $s$ is the noisier time.
     """
 
     schedule: eqx.AbstractVar[AbstractMasking]
-    """The share of sites that are the data's; raises `ValueError` where noise is no mixture of data and prior."""
+    r"""The schedule of the probability $\alpha$ that a site still holds the data.
+
+    Raises `ValueError` if the path is not a mixture of data and prior.
+    """
 
     @abc.abstractmethod
     def check_prior(self, prior: AbstractCategoricalPrior) -> None:
-        """Raises `ValueError` for a prior that is not the noise of this path."""
+        """Raises `ValueError` for a prior that this path cannot use."""
 
     @abc.abstractmethod
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
-        """What [`interpolate`][] needs beside the data, given a draw of the prior."""
+        """The random inputs of [`interpolate`][] other than the data, given a draw `x0` of the prior."""
 
     @abc.abstractmethod
     def interpolate(self, t: Scalar, x0: PyTree, x1: Tokens) -> Tokens:
-        """The state at `t`, from `x0` as [`noise`][] gives it: a draw of $q(x_t | x_1)$."""
+        """The state at `t`, given `x0` as returned by [`noise`][]: a draw from $q(x_t | x_1)$."""
 
     @abc.abstractmethod
     def marginal(self, prior: AbstractCategoricalPrior, t: Scalar, x1: Array) -> Array:
-        r"""$q(x_t | x_1)$, `(*shape, K)`, of tokens or probabilities."""
+        r"""$q(x_t | x_1)$, `(*shape, K)`, for tokens or probabilities `x1`."""
 
     @abc.abstractmethod
     def log_marginal(self, prior: AbstractCategoricalPrior, t: Scalar, log_p1: Array) -> Array:
-        r"""The logarithm of [`marginal`][] by that of weights of the data, which need not sum to one."""
+        r"""The logarithm of [`marginal`][], given log-weights of the data `(*shape, K)` that need not be normalised."""
 
     @abc.abstractmethod
     def transition(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Array) -> Array:
-        r"""$q(x_s | x_t = x)$, `(*shape, K)`: rows of the noise's matrix, for tokens or probabilities at $t$."""
+        r"""$q(x_s | x_t = x)$, `(*shape, K)`: rows of the transition matrix, for tokens or probabilities at $t$."""
 
     @abc.abstractmethod
     def likelihood(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens) -> Array:
-        r"""$q(x_s = x | x_t = k)$ of every class $k$, `(*shape, K)`: columns of the noise's matrix."""
+        r"""$q(x_s = x | x_t = k)$ for every class $k$, `(*shape, K)`: columns of the transition matrix."""
 
     @abc.abstractmethod
     def posterior(self, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, x1: Array) -> Array:
-        r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, of tokens or probabilities of the data."""
+        r"""$\sum_{x_1} p(x_1)\, q(x_t | x_s = x, x_1)$, `(*shape, K)`, for tokens or probabilities `x1` of the data."""

@@ -1,4 +1,4 @@
-r"""From what a model says of the data, $p(x_1 | x_s)$ of one site, to one step towards them, $p(x_t | x_s)$."""
+r"""Reverse steps: from a model's prediction $p(x_1 | x_s)$ of the data at each site to $p(x_t | x_s)$ for $s < t$."""
 
 import abc
 
@@ -13,15 +13,16 @@ from .sites import at_class, log_or_infinity
 
 
 class AbstractReverse(eqx.Module):
-    """How the law of the data becomes that of a step, every site for itself."""
+    """Computes the distribution of a reverse step from the predicted distribution of the data, for each site."""
 
     @abc.abstractmethod
     def __call__(
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
-        """Probabilities of every class at `t > s`, `(*shape, K)`, by those of the data, `(*shape, K)`.
+        """The probability of every class at `t > s`, `(*shape, K)`, given the state `x` at `s`.
 
-        Those of the data may have a factor on each site; the answer then has one as well, or sums to one.
+        The probabilities `p1` of the data, `(*shape, K)`, need not be normalised. The result then has the same
+        normalisation or sums to one, depending on the implementation.
         """
 
     @abc.abstractmethod
@@ -34,13 +35,16 @@ class AbstractReverse(eqx.Module):
         x: Tokens,
         log_p1: Array,
     ) -> Array:
-        """The same in logarithms, normalised, where probabilities would be too small for numbers; for losses."""
+        """The normalised log-probabilities of the step, `(*shape, K)`, given `log_p1`. Losses use this method.
+
+        It remains finite where the probabilities themselves would underflow.
+        """
 
 
 class AveragedPosterior(AbstractReverse):
-    r"""$\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$: a class that is drawn for the data, then the posterior given it.
+    r"""$\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$: draw the clean token, then draw from the posterior given it.
 
-    With the exact law of the data each site has the exact law of the step.
+    If $p(x_1 | x_s)$ is exact, the distribution of the step is exact at each site.
     """
 
     def __call__(
@@ -64,12 +68,12 @@ class AveragedPosterior(AbstractReverse):
 
 
 class AveragedJoint(AbstractReverse):
-    r"""$\propto \sum_{x_1} p(x_1 | x_s)\, q(x_t, x_s | x_1)$: as D3PM was published (Austin et al. 2021, eq. 4).
+    r"""$\propto \sum_{x_1} p(x_1 | x_s)\, q(x_t, x_s | x_1)$, the published step of D3PM (Austin et al. 2021, eq. 4).
 
-    A class of the data counts by how likely it makes $x_s$, which $p(x_1 | x_s)$ has counted already. Where that is the
-    same for all that are possible, as it is for masks, nothing changes. For other noise the step is biased even where
-    the law of the data is exact; a network that is trained by the variational bound of these steps, not by
-    cross-entropy, learns to allow for it.
+    Each clean token is weighted by the likelihood $q(x_s | x_1)$, which $p(x_1 | x_s)$ already contains. The extra
+    factor has no effect if it is the same for all possible tokens, as for masks. For other noise the step is biased
+    even if $p(x_1 | x_s)$ is exact. A network that is trained with the variational bound of these steps, and not with
+    cross-entropy, learns to compensate for the factor.
 
     **Reference:** [@austin2021structured].
     """
@@ -77,13 +81,13 @@ class AveragedJoint(AbstractReverse):
     def __call__(
         self, path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, p1: Array
     ) -> Array:
-        # A marginal is that of a law.
+        # The marginal needs normalised probabilities.
         p1 = p1 / jnp.sum(p1, axis=-1, keepdims=True)
         joint = path.likelihood(prior, s, t, x).astype(p1.dtype) * path.marginal(prior, t, p1)
-        # The step to the data is the law of the data.
+        # The step to t = 1 draws from the predicted distribution of the data.
         weights = jnp.where(t >= 1, p1, joint)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        # A token that no data could have left there is kept, as by the posterior.
+        # A token that has probability zero under every class of the data is kept, as in the posterior.
         here = jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)
         return jnp.where(total == 0, here, weights / jnp.where(total == 0, 1, total))
 
@@ -102,7 +106,7 @@ class AveragedJoint(AbstractReverse):
 def _joint(
     path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, log_p1: Array
 ) -> Array:
-    r"""$\log \sum_{x_1} w(x_1)\, q(x_t, x_s | x_1)$ of weights, normalised."""
+    r"""$\log \sum_{x_1} w(x_1)\, q(x_t, x_s | x_1)$ for weights $w$ with logarithm `log_p1`, normalised."""
     seen = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
     return jax.nn.log_softmax(seen + path.log_marginal(prior, t, log_p1), axis=-1)
 
@@ -117,19 +121,19 @@ def variational_term(
     x1: Tokens,
     log_p1: Array,
 ) -> Array:
-    r"""$D_{\text{KL}}(q(x_t | x_s, x_1) \,\|\, p(x_t | x_s))$ of every site: what one step adds to the bound.
+    r"""$D_{\text{KL}}(q(x_t | x_s, x_1) \,\|\, p(x_t | x_s))$ at every site: the contribution of one step to the bound.
 
-    The step to the data, $t = 1$, adds $-\log p(x_1 | x_s)$. (Austin et al. 2021, eq. 1.)
+    The step to the data, $t = 1$, contributes $-\log p(x_1 | x_s)$ (Austin et al. 2021, eq. 1).
 
     **Arguments:**
 
-    - `reverse`: of the model.
-    - `path`, `prior`: of the noise.
-    - `s`, `t`: start and end, $s < t$.
+    - `reverse`: the model's reverse step.
+    - `path`, `prior`: the path and the prior of the noise.
+    - `s`, `t`: start and end of the step, $s < t$.
     - `x`, `x1`: the state at `s` and the data, `(*shape)`.
     - `log_p1`: $\log p(x_1 = k | x_s)$, `(*shape, K)`.
 
-    **Returns:** `(*shape)`, in nats.
+    **Returns:** the contribution of each site, `(*shape)`, in nats.
     """
     q = path.posterior(prior, s, t, x, x1).astype(log_p1.dtype)
     possible = q > 0

@@ -1,4 +1,4 @@
-"""Classes of sites, `(*shape)` integers, and numbers of every class, `(*shape, K)`."""
+"""Operations on tokens, `(*shape)` integers, and on values per class, `(*shape, K)`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,39 +8,39 @@ from .._typing import Array, PyTree, Tokens
 
 
 def spread(row: Array, ndim: int) -> Array:
-    """Numbers of each class with axes before them, to go with those of every site.
+    """Adds leading axes to one value per class, so that it broadcasts over sites.
 
     **Arguments:**
 
-    - `row`: `(K,)`.
-    - `ndim`: how many axes there shall be.
+    - `row`: one value per class, `(K,)`.
+    - `ndim`: the number of axes of the result.
 
-    **Returns:** `(1, ..., 1, K)`.
+    **Returns:** the same values, `(1, ..., 1, K)`.
     """
     return row.reshape((1,) * (ndim - 1) + row.shape)
 
 
 def probabilities_of(x: Array, num_classes: int) -> Array:
-    """Tokens as one-hot rows; probabilities, which are floating, as they are.
+    """Converts tokens to one-hot vectors, and returns probabilities unchanged.
 
     **Arguments:**
 
-    - `x`: `(*shape)` integers or `(*shape, K)` probabilities.
-    - `num_classes`: `K`.
+    - `x`: tokens, `(*shape)` integers, or probabilities, `(*shape, K)` floats.
+    - `num_classes`: the number of classes `K`.
 
-    **Returns:** `(*shape, K)`.
+    **Returns:** probabilities, `(*shape, K)`.
     """
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else jax.nn.one_hot(x, num_classes, dtype=jnp.result_type(float))
 
 
 def log_or_infinity(p: Array) -> Array:
-    """The logarithm; minus infinity at zero, with the derivative zero there.
+    """The logarithm, with value minus infinity and derivative zero at zero.
 
     **Arguments:**
 
-    - `p`: not negative, of any shape.
+    - `p`: nonnegative values of any shape.
 
-    **Returns:** an array of the shape of `p`.
+    **Returns:** an array with the shape of `p`.
     """
     positive = p > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
@@ -48,16 +48,16 @@ def log_or_infinity(p: Array) -> Array:
 
 @jax.custom_jvp
 def at_class(values: Array, x: Tokens) -> Array:
-    """The number of each site's own class.
+    """The value of each site's own class.
 
-    Its derivative selects where `take_along_axis` would scatter into an array of all classes.
+    The derivative is computed by selection; the derivative of `take_along_axis` is a slower scatter over all classes.
 
     **Arguments:**
 
-    - `values`: `(*shape, K)`.
-    - `x`: `(*shape)` integers, each a class.
+    - `values`: one value per class, `(*shape, K)`.
+    - `x`: the class of each site, `(*shape)` integers.
 
-    **Returns:** `(*shape)`.
+    **Returns:** the selected values, `(*shape)`.
     """
     return jnp.take_along_axis(values, x[..., None], axis=-1)[..., 0]
 
@@ -70,16 +70,16 @@ def _at_class_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
 
 
 def invert(level: Array, weights: Array) -> Tokens:
-    """The class at which the distribution function passes `level`, in [0, 1).
+    r"""The quantile function of a categorical distribution: a draw from it if `level` is uniform.
 
-    Of many classes, sums over blocks of about their square root find the block, and sums within it the class.
+    For more than 64 classes the search has two stages, over blocks of about $\sqrt K$ classes and within the block.
 
     **Arguments:**
 
-    - `level`: `(*shape)`.
-    - `weights`: `(*shape, K)`, not negative; they need not sum to one. A class of weight zero is never found.
+    - `level`: levels in [0, 1), `(*shape)`.
+    - `weights`: nonnegative weights that need not sum to one, `(*shape, K)`. A class of weight zero is never returned.
 
-    **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
+    **Returns:** classes, `(*shape)` integers; -1 where the weights contain NaN or infinity or are all zero.
     """
     num_classes = weights.shape[-1]
     if num_classes <= 64:
@@ -101,12 +101,12 @@ def invert(level: Array, weights: Array) -> Tokens:
 
 
 def mean_where(mask: Array, values: Array) -> Array:
-    """The mean over the sites that count, zero where none does; what is masked counts for nothing, NaN included.
+    """The mean over the selected sites, or zero if there are none. Other sites are ignored even if they hold NaN.
 
     **Arguments:**
 
-    - `mask`: `(*shape)`, nonzero where a site counts. Raises `ValueError` for another shape than that of the values.
-    - `values`: `(*shape)`.
+    - `mask`: nonzero at the selected sites, `(*shape)`. Raises `ValueError` if its shape differs from `values`.
+    - `values`: one value per site, `(*shape)`.
 
     **Returns:** a scalar.
     """
@@ -117,16 +117,17 @@ def mean_where(mask: Array, values: Array) -> Array:
 
 
 def _running(weights: Array) -> Array:
-    """Running sums, as one product with a triangle, which is faster than sums one after the other."""
+    """Cumulative sums over classes, as a product with a triangular matrix, which is faster than a sequential sum."""
     triangle = jnp.triu(jnp.ones((weights.shape[-1],) * 2, weights.dtype))
     return jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
 
 
 def _passed(target: Array, weights: Array, sums: Array) -> Array:
-    """The first entry, of those that are not zero, whose running sum is above the target; else the last of them."""
+    """The first nonzero entry whose cumulative sum exceeds the target, or the last nonzero entry if none does."""
     n = weights.shape[-1]
     place = spread(jnp.arange(n, dtype=jnp.int32), weights.ndim)
-    # Above zero, and higher the earlier, where the sum is above; below, and higher the later, where it is not.
+    # The rank is positive and decreases with the index where the sum exceeds the target; elsewhere it is negative or
+    # zero and increases with the index.
     rank = jnp.where(sums > target[..., None], n - place, place - n)
     best = jnp.max(jnp.where(weights > 0, rank, -n), axis=-1)
     return jnp.where(best > 0, n - best, best + n)

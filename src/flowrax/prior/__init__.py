@@ -1,4 +1,4 @@
-"""Priors: the law of the source."""
+"""Priors: the distribution of the noise, or of another source."""
 
 from .base import AbstractGaussianPrior as AbstractGaussianPrior, AbstractPrior as AbstractPrior
 from .categorical import (

@@ -1,4 +1,4 @@
-r"""Categorical priors: every site of an event draws one of $K$ classes, independently, with probabilities $\pi$."""
+r"""Categorical priors: the sites of an event are independent draws of one of $K$ classes with probabilities $\pi$."""
 
 import equinox as eqx
 import jax
@@ -11,18 +11,18 @@ from .base import AbstractPrior
 
 
 class AbstractCategoricalPrior(AbstractPrior):
-    """The law of independent sites of integers `0 ... num_classes - 1`."""
+    """A distribution of events whose sites are independent integers in `0 ... num_classes - 1`."""
 
     num_classes: eqx.AbstractVar[int]
-    """`K`, all classes of a state: a mask is one of them."""
+    """The number `K` of classes of a state, which includes the mask if there is one."""
     mask: eqx.AbstractVar[int | None]
-    """The class that is a mask, which no data have; None without one."""
+    """The class that is the mask, which does not occur in the data. None if the prior has no mask."""
     probabilities: eqx.AbstractVar[Array]
-    r"""$\pi$, `(K,)`."""
+    r"""The probability $\pi$ of each class, `(K,)`."""
 
     @property
     def rank(self) -> int:
-        """Zero: a probability, not a density."""
+        """Zero, because the prior has probabilities and not a density."""
         return 0
 
     def draw(self, key: KeyArray) -> Tokens:
@@ -31,12 +31,12 @@ class AbstractCategoricalPrior(AbstractPrior):
         return jax.random.categorical(key, jnp.log(self.probabilities), shape=self.shape).astype(self.dtype)
 
     def log_density(self, x: Tokens) -> Array:
-        """The log-probability of one event, in nats."""
+        """The log-probability of one event, a scalar in nats."""
         return jnp.sum(jnp.log(self.probabilities)[x])
 
 
 class Categorical(AbstractCategoricalPrior):
-    """Classes with probabilities of one's own: the frequencies of the data, say."""
+    """Classes with user-defined probabilities, for example their frequencies in the data."""
 
     probabilities: Array
     shape: Shape = eqx.field(static=True)
@@ -47,8 +47,9 @@ class Categorical(AbstractCategoricalPrior):
     def __init__(self, shape: Shape, probabilities: Numbers):
         """**Arguments:**
 
-        - `shape`: of one event.
-        - `probabilities`: `(K,)`. Raises `ValueError` unless they are not negative and sum to one.
+        - `shape`: the shape of one event.
+        - `probabilities`: the probability of each class, `(K,)`. Raises `ValueError` unless they are not negative and
+            sum to one.
         """
         self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
         self.probabilities = jnp.asarray(probabilities, float)
@@ -65,7 +66,7 @@ class Categorical(AbstractCategoricalPrior):
 
 
 class UniformCategorical(AbstractCategoricalPrior):
-    """All classes with the same probability."""
+    """Classes with equal probabilities."""
 
     shape: Shape = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
@@ -75,8 +76,8 @@ class UniformCategorical(AbstractCategoricalPrior):
     def __init__(self, shape: Shape, num_classes: int):
         """**Arguments:**
 
-        - `shape`: of one event.
-        - `num_classes`: `K`, at least 2.
+        - `shape`: the shape of one event.
+        - `num_classes`: the number of classes `K`. Raises `ValueError` below 2.
         """
         self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
         self.num_classes = _at_least_two(num_classes)
@@ -87,10 +88,10 @@ class UniformCategorical(AbstractCategoricalPrior):
 
 
 class Masked(AbstractCategoricalPrior):
-    """Every site is masked.
+    """The prior under which every site is masked.
 
-    The mask is one of the `K` classes of a state, and a network gives logits of all `K`: that of the mask is ignored,
-    since data hold no mask. [`Masked.exclusive`][] adds a class for the mask to those of the data.
+    The mask is one of the `K` classes of a state, and a network returns logits for all `K`. The logit of the mask is
+    ignored, because the data contain no mask. Use [`Masked.exclusive`][] to add the mask to the classes of the data.
     """
 
     shape: Shape = eqx.field(static=True)
@@ -101,9 +102,10 @@ class Masked(AbstractCategoricalPrior):
     def __init__(self, shape: Shape, num_classes: int, mask: int | None = None):
         """**Arguments:**
 
-        - `shape`: of one event.
-        - `num_classes`: `K`, the mask included; at least 2.
-        - `mask`: the class of the mask, which absorbs: the last without. Raises `ValueError` outside `0 ... K - 1`.
+        - `shape`: the shape of one event.
+        - `num_classes`: the number of classes `K`, including the mask. Raises `ValueError` below 2.
+        - `mask`: the class of the mask, the absorbing state. Default: `K - 1`, the last class. Raises `ValueError`
+            outside `0 ... K - 1`.
         """
         self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
         self.num_classes = _at_least_two(num_classes)
@@ -113,7 +115,7 @@ class Masked(AbstractCategoricalPrior):
 
     @classmethod
     def exclusive(cls, shape: Shape, num_classes: int) -> "Masked":
-        """The mask as one class more than the `num_classes` of the data: class number `num_classes`."""
+        """The masked prior for data with `num_classes` classes. The mask is the additional class `num_classes`."""
         return cls(shape, num_classes + 1)
 
     @property
@@ -122,13 +124,13 @@ class Masked(AbstractCategoricalPrior):
 
 
 def pad_classes(logits: Array) -> Array:
-    """Logits, or one-hot rows, of the data's classes with a column of zeros for a mask that comes after them.
+    """Appends a zero for the mask, as the last class, to logits or one-hot vectors of the classes of the data.
 
     **Arguments:**
 
-    - `logits`: `(..., K)`.
+    - `logits`: logits or one-hot vectors, `(..., K)`.
 
-    **Returns:** `(..., K + 1)`.
+    **Returns:** the same values with a zero appended, `(..., K + 1)`.
     """
     return jnp.concatenate([logits, jnp.zeros_like(logits[..., :1])], axis=-1)
 

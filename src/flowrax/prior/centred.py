@@ -1,4 +1,4 @@
-r"""Points without a centre: $x_0 = P (\mu + s \xi)$ with $P$ the removal of the mean over nodes."""
+r"""Centred point clouds: $x_0 = P (\mu + s \xi)$, where $P$ subtracts the mean over nodes."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ from .base import AbstractGaussianPrior
 
 
 def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
-    """Moves the mean over the nodes that count to the origin; the others become zero.
+    """Subtracts the mean over the valid nodes from each valid node, and sets all other nodes to zero.
 
     **Arguments:**
 
     - `x`: `(..., nodes, features)`.
-    - `mask`: `(..., nodes)`, true or one for the nodes that count; all without.
+    - `mask`: `(..., nodes)`, true or one for valid nodes. Default: all nodes are valid.
 
-    **Returns:** an array like `x`. Where no node counts it is zero.
+    **Returns:** an array like `x`, which is zero if no node is valid.
     """
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
-    # By selection, not by multiplication: whatever stands at padding, NaN included, is gone.
+    # Select, do not multiply: 0 x NaN is NaN, and padding may hold NaN.
     counts = jnp.asarray(mask).astype(bool)[..., None]
     kept = jnp.where(counts, x, 0)
     number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
@@ -28,9 +28,10 @@ def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
 
 
 class CentredGaussian(AbstractGaussianPrior):
-    """An isotropic Gaussian of points whose mean over the nodes is removed.
+    """An isotropic Gaussian of points, minus the mean over the nodes.
 
-    Models of centred data with this prior stay centred, and their densities are those of centred points.
+    Samples of a model of centred data with this prior are centred, and densities are taken on the space of centred
+    points.
     """
 
     mean: Array
@@ -50,14 +51,14 @@ class CentredGaussian(AbstractGaussianPrior):
     ):
         """**Arguments:**
 
-        - `shape`: `(..., nodes, features)` of one event.
-        - `mean`: a scalar or an array of that shape; its centre is removed.
-        - `std`: of every element before that, a scalar.
-        - `mask`: `(..., nodes)`, true or one for the nodes that count; the others are zero. It may be traced, so that
-            events of several sizes are drawn in one map over keys and masks.
-        - `dtype`: floating; JAX's default without.
+        - `shape`: the shape of one event, `(..., nodes, features)`.
+        - `mean`: a scalar or an array with the shape of an event. Its mean over the nodes is subtracted.
+        - `std`: the standard deviation of every element before the mean is subtracted, a scalar.
+        - `mask`: `(..., nodes)`, true or one for valid nodes; the other nodes are zero. It may be traced, so events
+            of several sizes can be drawn with one `jax.vmap` over keys and masks. Default: all nodes are valid.
+        - `dtype`: a floating dtype. Default: JAX's default floating dtype.
 
-        Raises `ValueError` for a negative standard deviation.
+        Raises `ValueError` for a negative standard deviation and for shapes that disagree.
         """
         self.shape = tuple(shape)
         if len(self.shape) < 2:

@@ -1,7 +1,7 @@
-r"""A Gaussian of the row: $x_0 \sim \mathcal{N}(m(y), C(y))$ with $y$ the condition.
+r"""A Gaussian prior that depends on the condition $y$ of each sample: $x_0 \sim \mathcal{N}(m(y), C(y))$.
 
-Where $C(y)$ is singular so is the model of that row: what leaves the range of $C(y)$ is projected out of events and
-predictions, the noise of samplers stays in it, and densities are on it. A mask is such a condition.
+If $C(y)$ is singular, the model of that sample lives on the range of $C(y)$: events and predictions are projected onto
+it, the noise of samplers stays in it, and densities are taken on it. A node mask is an example of such a condition.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from .scaled import check_prior
 
 
 class Conditional(AbstractGaussianPrior):
-    """A Gaussian prior that depends on the condition, of one shape for all rows.
+    """A Gaussian prior that depends on the condition. The event shape is the same for all samples.
 
-    Point clouds of several sizes are padded to one, and the mask of a row is part of its condition:
+    Point clouds of several sizes are padded to one size, and the node mask of each sample is part of its condition:
 
     !!! example
 
@@ -31,13 +31,15 @@ class Conditional(AbstractGaussianPrior):
         model = frx.Model(network, frx.Linear(), shape=(9, 3), prior=prior.Conditional(law, (9, 3)))
         ```
 
-    On an affine path such a model is, row by row, exactly the model of the points that count: masked nodes are zero in
-    the noise, on the way and in the samples, whatever the network says there, and add nothing to a density. Without
-    the centring the law is `Gaussian((9, 3), std=jnp.broadcast_to(condition["mask"][:, None], (9, 3)))`.
+    On an affine path, the model of each sample is exactly the model of its valid points: masked nodes are zero in the
+    noise, along the path and in the samples, whatever the network's output there, and they do not contribute to the
+    density. For points that are not centred, return
+    `Gaussian((9, 3), std=jnp.broadcast_to(condition["mask"][:, None], (9, 3)))` instead.
 
-    The verbs put the law of its condition into every row by [`given`][]. In `fit` a coupling sees standard normal
-    noise, which then gets the law of the row of data that it meets: so noise may meet data of any size. Adaptive steps
-    of `sample` see the root mean square error of all elements, padding included.
+    `sample`, `log_prob` and the other functions bind the prior to the condition of each sample with [`given`][]. In
+    `fit`, couplings pair standard normal noise with data; the noise is then transformed to the prior of the data point
+    that it is paired with, so noise can be paired with data of any size. The error norm of adaptive steps in `sample`
+    is the root mean square over all elements, including padding.
     """
 
     law: Callable[[Condition], AbstractGaussianPrior]
@@ -49,8 +51,9 @@ class Conditional(AbstractGaussianPrior):
     ) -> None:
         """**Arguments:**
 
-        - `law`: the prior of one event, given its condition; called with traced arrays.
-        - `shape`, `dtype`: of its events; JAX's default dtype without.
+        - `law`: a function from the condition of one sample to its prior; it is called with traced arrays.
+        - `shape`: the shape of one event.
+        - `dtype`: the floating dtype of events. Default: JAX's default floating dtype.
         """
         self.law, self.shape = law, tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
@@ -88,22 +91,24 @@ class Conditional(AbstractGaussianPrior):
 
 
 _UNKNOWN = (
-    "The prior depends on the condition; pass condition= (verbs take one for all rows, or Batched), or a model that "
-    "has it from prior.given(model, condition)."
+    "The prior depends on the condition; pass condition= (one for all samples, or Batched), or bind the model to a "
+    "condition with prior.given(model, condition)."
 )
 
 
 def given(tree: PyTree, condition: Condition) -> PyTree:
-    """A model (or a prior, or any tree of them) with the law of one row wherever it holds a [`Conditional`][].
+    """Binds every [`Conditional`][] prior in a model, or in any other PyTree, to the condition of one sample.
 
     **Arguments:**
 
     - `tree`: a model, a wrapper of models, a prior, ...
-    - `condition`: of one event.
+    - `condition`: the condition of one sample.
 
-    **Returns:** the same; itself where nothing in it depends on the condition.
+    **Returns:** the tree with the prior of that condition in place of every [`Conditional`][]; `tree` itself if it
+    contains none.
 
-    **Raises:** `ValueError` without a condition, and for a law that is of other events than it says or not Gaussian.
+    **Raises:** `ValueError` if `tree` contains a [`Conditional`][] and `condition` is None, or if the prior of the
+    condition is not Gaussian or has another event shape or dtype.
     """
 
     def resolve(leaf: object) -> object:
@@ -113,14 +118,14 @@ def given(tree: PyTree, condition: Condition) -> PyTree:
 
 
 def row_of(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:
-    """One row of a batch.
+    """Binds a model to the condition of one sample of a batch.
 
     **Arguments:**
 
-    - `tree`: as of [`given`][].
-    - `shared`, `row`: what `split_condition` gives, the latter of this row.
+    - `tree`: as in [`given`][].
+    - `shared`, `row`: the two outputs of `split_condition`, the second one indexed to this sample.
 
-    **Returns:** the tree with the law of the row, and the condition of the row.
+    **Returns:** the tree bound to the condition of the sample, and that condition.
     """
     condition = condition_of(shared, row)
     return given(tree, condition), condition
@@ -131,22 +136,24 @@ def _law_of(prior: Conditional, condition: Condition) -> AbstractGaussianPrior:
         raise ValueError(_UNKNOWN)
     law = prior.law(condition)
     if not isinstance(law, AbstractGaussianPrior):
-        raise ValueError(f"The law of prior.Conditional must be a Gaussian prior; got {type(law).__name__}.")
+        raise ValueError(
+            f"The function passed to prior.Conditional must return a Gaussian prior; got {type(law).__name__}."
+        )
     check_prior(law, prior.shape, prior.dtype)
     return law
 
 
 def check_range(name: str, prior: AbstractPrior, x: Batch, condition: Condition | Batched = None) -> None:
-    """Raises `ValueError` for concrete events that leave the range of a singular prior by more than rounding.
+    """Raises `ValueError` for concrete events that are outside the range of a singular prior by more than rounding.
 
-    A model of it never reaches them, and its density does not count what is outside.
+    A model with such a prior cannot generate these events, and its density ignores their component outside the range.
 
     **Arguments:**
 
-    - `name`: of the events, for the message.
-    - `prior`: the law of `x0`.
-    - `x`: `(n, *event)`.
-    - `condition`: one for all events, or `Batched`.
+    - `name`: the name of the argument `x` in the message.
+    - `prior`: the distribution of `x0`.
+    - `x`: the events, `(n, *event)`.
+    - `condition`: one condition for all events, or `Batched`.
     """
     if is_traced(prior, x, condition) or not isinstance(prior, AbstractGaussianPrior) or prior.is_standard:
         return

@@ -12,7 +12,7 @@ from .spectrum import Spectrum
 
 
 class CorrelatedGaussian(AbstractGaussianPrior):
-    """A Gaussian with any covariance, which may be singular."""
+    """A Gaussian with an arbitrary covariance, which may be singular."""
 
     mean: Array
     spectrum: Spectrum
@@ -29,11 +29,11 @@ class CorrelatedGaussian(AbstractGaussianPrior):
     ):
         """**Arguments:**
 
-        - `covariance`: `(d, d)`, positive semi-definite, of the event flattened to `(d,)`. Eigenvalues below
-            `d` times the rounding of the largest count as zero.
-        - `mean`: a scalar or an array of the event's shape, in the range of a singular covariance.
-        - `shape`: of one event; `(d,)` without.
-        - `dtype`: floating; that of the covariance without.
+        - `covariance`: the covariance of the event flattened to `(d,)`: `(d, d)`, positive semi-definite. Eigenvalues
+            below `d` times the machine epsilon times the largest eigenvalue are set to zero.
+        - `mean`: a scalar or an array with the shape of an event. It must lie in the range of a singular covariance.
+        - `shape`: the shape of one event. Default: `(d,)`.
+        - `dtype`: a floating dtype. Default: the dtype of the covariance.
 
         Raises `ValueError` for shapes that disagree, NaN, negative eigenvalues or a mean outside the range.
         """
@@ -44,11 +44,16 @@ class CorrelatedGaussian(AbstractGaussianPrior):
         check_finite("covariance", matrix)
         self.shape, self.dtype = ((size,) if shape is None else tuple(shape)), matrix.dtype
         if math.prod(self.shape) != size:
-            raise ValueError(f"covariance is {size} by {size} but events of shape {self.shape} have other sizes.")
+            raise ValueError(
+                f"covariance is {size} by {size} but events of shape {self.shape} have "
+                f"{math.prod(self.shape)} elements."
+            )
         values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
         noise = size * jnp.finfo(self.dtype).eps * jnp.max(jnp.abs(values))
         if not is_traced(values) and float(values[0]) < -float(noise):
-            raise ValueError(f"covariance has a negative eigenvalue, {float(values[0]):.3g}; it is no covariance.")
+            raise ValueError(
+                f"covariance has a negative eigenvalue, {float(values[0]):.3g}; it must be positive semi-definite."
+            )
         self.spectrum = Spectrum(jnp.where(values > noise, values, 0), vectors)
         mean = jnp.asarray(mean, self.dtype)
         if mean.ndim:

@@ -1,4 +1,4 @@
-"""The law of a data set: a row of it, drawn at random."""
+"""The empirical distribution of a data set: a data point drawn at random."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from .base import AbstractPrior
 
 
 class Empirical(AbstractPrior):
-    """Rows of a data set, with replacement: the source of a bridge from one data set to another."""
+    """Data points drawn with replacement: the source of a bridge from one data set to another."""
 
     data: Array
     shape: Shape = eqx.field(static=True)
@@ -18,10 +18,10 @@ class Empirical(AbstractPrior):
     def __init__(self, data: Numbers, *, dtype: DType | None = None):
         """**Arguments:**
 
-        - `data`: `(n, *event)`.
-        - `dtype`: floating; that of the data without.
+        - `data`: the data set, `(n, *event)` with `n >= 1`.
+        - `dtype`: a floating dtype. Default: the dtype of the data.
 
-        Raises `ValueError` for no rows or NaN.
+        Raises `ValueError` for an empty data set, and for NaN or infinite values.
         """
         (rows,) = as_floats(data)
         self.data = rows if dtype is None else rows.astype(dtype)

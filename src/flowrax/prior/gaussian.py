@@ -1,4 +1,4 @@
-r"""$x_0 \sim \mathcal{N}(\mu, \operatorname{diag}(s^2))$, by default the standard normal."""
+r"""$x_0 \sim \mathcal{N}(\mu, \operatorname{diag}(s^2))$, by default the standard normal distribution."""
 
 import math
 
@@ -30,18 +30,19 @@ class Gaussian(AbstractGaussianPrior):
     ):
         """**Arguments:**
 
-        - `shape`: of one event.
-        - `mean`: a scalar or an array of that shape.
-        - `std`: the standard deviation, a scalar or an array of that shape; elements where it is zero (padding) stay
-            zero and have no density, and the mean must be zero there.
-        - `dtype`: floating; JAX's default without.
+        - `shape`: the shape of one event.
+        - `mean`: the mean, a scalar or an array of that shape.
+        - `std`: the standard deviation, a scalar or an array of that shape. Elements with zero standard deviation
+            (padding) are always zero and do not contribute to the density; the mean must be zero there.
+        - `dtype`: a floating dtype. Default: JAX's default floating dtype.
 
-        Raises `ValueError` for a negative standard deviation and for a mean where an element of it is zero.
+        Raises `ValueError` for shapes that disagree, for a negative standard deviation, and for a nonzero mean where
+        an array `std` is zero.
         """
         self.shape = tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
         numbers = isinstance(mean, int | float) and isinstance(std, int | float)
-        # NumPy's floats are floats, but what they compare to is no bool.
+        # Comparing NumPy floats, which are instances of float, gives a NumPy bool, so convert it.
         self.is_standard = numbers and bool(mean == 0 and std == 1)
         mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
         for name, value in (("mean", mean), ("std", self.std)):

@@ -1,9 +1,8 @@
 r"""A chain of beads on springs: $p(x_0) \propto \exp(-\tfrac{a}{2} \sum_i \lVert x_{i + 1} - x_i \rVert^2)$, centred.
 
-The covariance of the beads is the pseudo-inverse of $a L$, $a = 3 / d^2$ and $L$ the Laplacian of a path, whose
-spectrum is that of the cosine transform: eigenvalues $4 \sin^2 (\pi k / 2n)$, eigenvectors
-$\cos (\pi k (i + \tfrac12) / n)$.
-In three dimensions the root mean square distance of neighbours is $d$.
+The covariance of the beads is the pseudo-inverse of $a L$, where $a = 3 / d^2$ and $L$ is the Laplacian of the path
+graph. The cosine transform diagonalises $L$: its eigenvalues are $4 \sin^2 (\pi k / 2n)$ and its eigenvectors
+$\cos (\pi k (i + \tfrac12) / n)$. In three dimensions the root mean square distance between neighbours is $d$.
 """
 
 import equinox as eqx
@@ -15,7 +14,7 @@ from .spectrum import Spectrum
 
 
 class Harmonic(AbstractGaussianPrior):
-    """The linear harmonic chain (Jing et al. 2023), with its centre at the origin.
+    """The linear harmonic chain (Jing et al. 2023), centred at the origin.
 
     **Reference:** [@jing2023eigenfold].
     """
@@ -28,10 +27,11 @@ class Harmonic(AbstractGaussianPrior):
     def __init__(self, length: int, num_features: int = 3, *, distance: Scalar = 3.8, dtype: DType | None = None):
         """**Arguments:**
 
-        - `length`: number of beads; events are `(length, num_features)`.
-        - `num_features`: dimensions of space.
-        - `distance`: $d$, in the units of the data; 3.8 is that of neighbouring alpha carbons in angstrom.
-        - `dtype`: floating; JAX's default without.
+        - `length`: the number of beads. Events are `(length, num_features)`.
+        - `num_features`: the dimension of space.
+        - `distance`: $d$, in the units of the data. The default, 3.8, is the distance between neighbouring alpha
+            carbons in angstrom.
+        - `dtype`: a floating dtype. Default: JAX's default floating dtype.
 
         Raises `ValueError` for fewer than two beads.
         """

@@ -1,4 +1,4 @@
-"""The law of a scaled draw, for the source of a model that starts where the noise has a scale."""
+"""Distributions of scaled and blurred draws: the state of a model at its start time is `sigma(t_min) * x0`."""
 
 import math
 
@@ -13,7 +13,7 @@ from .gaussian import Gaussian
 
 
 class Scaled(AbstractPrior):
-    """`factor * x0` for any prior that knows no more of its own scale."""
+    """The distribution of `factor * x0` for a prior without a `rescaled` method."""
 
     prior: AbstractPrior
     factor: Array
@@ -23,8 +23,8 @@ class Scaled(AbstractPrior):
     def __init__(self, prior: AbstractPrior, factor: Scalar):
         """**Arguments:**
 
-        - `prior`: the law of `x0`.
-        - `factor`: positive.
+        - `prior`: the distribution of `x0`.
+        - `factor`: a positive scalar.
         """
         self.prior, self.factor = prior, jnp.asarray(factor, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
@@ -41,7 +41,7 @@ class Scaled(AbstractPrior):
 
 
 class Blurred(AbstractPrior):
-    """`x0` with independent normal noise added."""
+    """The distribution of `x0 + std * z` with independent standard normal `z`. Its density is not available."""
 
     prior: AbstractPrior
     std: Array
@@ -51,8 +51,8 @@ class Blurred(AbstractPrior):
     def __init__(self, prior: AbstractPrior, std: Scalar):
         """**Arguments:**
 
-        - `prior`: the law of `x0`.
-        - `std`: of the noise.
+        - `prior`: the distribution of `x0`.
+        - `std`: the standard deviation of the noise.
         """
         self.prior, self.std = prior, jnp.asarray(std, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
@@ -66,16 +66,18 @@ class Blurred(AbstractPrior):
         return self.prior.draw(own) + self.std * jax.random.normal(noise, self.shape, self.dtype)
 
     def log_density(self, x: Event) -> Array:
-        raise ValueError("A source with a latent has a density only where it is prior.Gaussian.")
+        raise ValueError("The start of a path with a latent has a known density only for prior.Gaussian; use that.")
 
 
 def blurred(prior: AbstractPrior, std: Scalar) -> AbstractPrior:
-    """**Arguments:**
+    """The distribution of a draw with independent normal noise added.
 
-    - `prior`: the law of `x0`.
-    - `std`: of normal noise.
+    **Arguments:**
 
-    **Returns:** the law of `x0 + std * z`.
+    - `prior`: the distribution of `x0`.
+    - `std`: the standard deviation of the noise.
+
+    **Returns:** the distribution of `x0 + std * z`: a `Gaussian` if the prior is one, otherwise a `Blurred`.
     """
     if isinstance(prior, Gaussian):
         total = jnp.hypot(prior.std, jnp.asarray(std, prior.dtype))
@@ -84,23 +86,27 @@ def blurred(prior: AbstractPrior, std: Scalar) -> AbstractPrior:
 
 
 def rescaled(prior: AbstractPrior, factor: Scalar) -> AbstractPrior:
-    """**Arguments:**
+    """The distribution of a scaled draw.
 
-    - `prior`: the law of `x0`.
-    - `factor`: positive.
+    **Arguments:**
 
-    **Returns:** the law of `factor * x0`.
+    - `prior`: the distribution of `x0`.
+    - `factor`: a positive scalar.
+
+    **Returns:** the distribution of `factor * x0`.
     """
     return prior.rescaled(factor) if isinstance(prior, AbstractGaussianPrior) else Scaled(prior, factor)
 
 
 def project(prior: AbstractPrior, x: Event) -> Event:
-    """**Arguments:**
+    """Projects an event onto the support of a prior.
 
-    - `prior`: the law of `x0`.
+    **Arguments:**
+
+    - `prior`: the distribution of `x0`.
     - `x`: an event.
 
-    **Returns:** the part of `x` in the range of a Gaussian prior's covariance; for any other prior, `x`.
+    **Returns:** the projection of `x` onto the range of a Gaussian prior's covariance; for any other prior, `x`.
     """
     return prior.project(x) if isinstance(prior, AbstractGaussianPrior) and not prior.is_standard else x
 
@@ -110,8 +116,8 @@ def check_prior(prior: AbstractPrior, shape: Shape, dtype: DType) -> None:
 
     **Arguments:**
 
-    - `prior`: the law of `x0`.
-    - `shape`, `dtype`: of the model's events.
+    - `prior`: the distribution of `x0`.
+    - `shape`, `dtype`: the shape and dtype of the model's events.
     """
     check_shape("A draw of prior", prior.shape, shape)
     if prior.dtype != jnp.dtype(dtype):

@@ -1,4 +1,4 @@
-r"""$C = U \operatorname{diag}(e) U^\top$ on the leading axis of an event, the same for whatever follows it."""
+r"""$C = U \operatorname{diag}(e) U^\top$, a covariance that acts on the leading axis of an event."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,16 @@ from .._typing import Array, Event, Scalar
 
 
 class Spectrum(eqx.Module):
-    """A covariance `(k, k)` of the rows of an event seen as `(k, m)`; an eigenvalue of zero is a direction without."""
+    """The eigendecomposition of a `(k, k)` covariance, which acts on each column of an event reshaped to `(k, m)`.
+
+    A zero eigenvalue marks a direction with no variance.
+    """
 
     eigenvalues: Array
     eigenvectors: Array
 
     def apply(self, x: Event, function: Callable[[Array], Array], *, left: bool = True) -> Event:
-        r"""$U f(e) U^\top x$, or without `left` $U f(e) x$, with `f` zero where `e` is."""
+        r"""$U f(e) U^\top x$, or $U f(e) x$ if `left` is false, with $f(0)$ replaced by 0."""
         size = self.eigenvalues.shape[0]
         values, vectors = self.eigenvalues.astype(x.dtype), self.eigenvectors.astype(x.dtype)
         rows = x.reshape(size, -1)
@@ -28,13 +31,13 @@ class Spectrum(eqx.Module):
         return self.apply(z, jnp.sqrt, left=False)
 
     def log_determinant(self) -> Array:
-        """Of the part that is not zero, for one column."""
+        """The sum of the logarithms of the nonzero eigenvalues, for one column of the event."""
         return jnp.sum(jnp.log(jnp.where(self.eigenvalues > 0, self.eigenvalues, 1)))
 
     def rank(self) -> Array:
-        """Of the part that is not zero, for one column."""
+        """The number of nonzero eigenvalues, for one column of the event."""
         return jnp.sum(self.eigenvalues > 0).astype(self.eigenvalues.dtype)
 
     def rescaled(self, factor: Scalar) -> "Spectrum":
-        """That of `factor * x`."""
+        """The covariance of `factor * x`."""
         return Spectrum(jnp.asarray(factor, self.eigenvalues.dtype) ** 2 * self.eigenvalues, self.eigenvectors)

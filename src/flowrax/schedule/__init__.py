@@ -1,4 +1,4 @@
-"""Schedules: time to the scales of data and noise."""
+"""Schedules: the scales of data and noise as functions of time."""
 
 from .base import AbstractSchedule as AbstractSchedule, Scales as Scales
 from .clock import (

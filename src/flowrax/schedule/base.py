@@ -1,7 +1,8 @@
-r"""What a schedule is: $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$ with noise at $t = 0$, data at $t = 1$.
+r"""The schedule interface: $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$ with noise at $t = 0$ and data at $t = 1$.
 
-With $\lambda = \log(\alpha^2 / \sigma^2)$ every schedule implies the forward (noising) SDE, written in diffusion time
-$s = 1 - t$, $\mathrm{d}x = f x\, \mathrm{d}s + g\, \mathrm{d}W$, where (Song et al. 2021; Kingma et al. 2021, eq. 9)
+The log-SNR is $\lambda = \log(\alpha^2 / \sigma^2)$. Every schedule implies a forward (noising) SDE,
+$\mathrm{d}x = f x\, \mathrm{d}s + g\, \mathrm{d}W$ in diffusion time $s = 1 - t$, where (Song et al. 2021; Kingma et
+al. 2021, eq. 9)
 
 $$f = \frac{\mathrm{d} \log \alpha}{\mathrm{d}s} = -\frac{\dot\alpha}{\alpha}, \qquad
 g^2 = \frac{\mathrm{d} \sigma^2}{\mathrm{d}s} - 2 f \sigma^2
@@ -19,7 +20,7 @@ from .._typing import Array, DType, Times
 
 
 class Scales(eqx.Module):
-    """All that a conversion asks of a schedule at one time, every field of the shape of `t`."""
+    """The scales and rates of a schedule that conversions use. Every field has the shape of `t`."""
 
     alpha: Array
     sigma: Array
@@ -35,19 +36,19 @@ class AbstractSchedule(eqx.Module):
     """
 
     singularities: eqx.AbstractClassVar[Mapping[str, tuple[float, ...]]]
-    r"""Where a method of that name is infinite; a name that is missing is finite on all of $[0, 1]$.
+    r"""The end points at which each named method is infinite. A method that is not listed is finite on $[0, 1]$.
 
-    `"determinant"` is where $\alpha \dot\sigma - \dot\alpha \sigma$ vanishes, so that a velocity does not tell
-    the data from the noise.
+    `"determinant"` lists the times at which $\alpha \dot\sigma - \dot\alpha \sigma$ vanishes. At these times a
+    velocity does not determine the data and the noise.
     """
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:
-        """Scale of the data."""
+        r"""$\alpha$, the scale of the data."""
 
     @abc.abstractmethod
     def sigma(self, t: Times) -> Array:
-        """Scale of the noise."""
+        r"""$\sigma$, the scale of the noise."""
 
     @abc.abstractmethod
     def alpha_rate(self, t: Times) -> Array:
@@ -59,7 +60,7 @@ class AbstractSchedule(eqx.Module):
 
     @abc.abstractmethod
     def variance_rate(self, t: Times) -> Array:
-        r"""$\mathrm{d}\sigma^2 / \mathrm{d}t$, finite where $\dot\sigma$ need not be."""
+        r"""$\mathrm{d}\sigma^2 / \mathrm{d}t$, which can be finite where $\dot\sigma$ is not."""
 
     @abc.abstractmethod
     def log_snr(self, t: Times) -> Array:
@@ -67,14 +68,14 @@ class AbstractSchedule(eqx.Module):
 
     @abc.abstractmethod
     def time_at(self, log_snr: Times) -> Array:
-        r"""The time at which `log_snr` is reached, the inverse of [`log_snr`][]."""
+        r"""The time at which the log-SNR equals `log_snr`: the inverse of [`log_snr`][]."""
 
     def drift(self, t: Times) -> Array:
         """The coefficient $f$ of the forward SDE, in diffusion time."""
         return -self.alpha_rate(t) / self.alpha(t)
 
     def diffusion_squared(self, t: Times) -> Array:
-        """$g^2$ of the forward SDE, in diffusion time (a sum of terms of one sign: nothing cancels)."""
+        """$g^2$ of the forward SDE, in diffusion time. Both terms have the same sign, so nothing cancels."""
         variance = self.sigma(t) ** 2
         return 2 * variance * self.alpha_rate(t) / self.alpha(t) - self.variance_rate(t)
 
@@ -83,7 +84,7 @@ class AbstractSchedule(eqx.Module):
         return jnp.sqrt(self.diffusion_squared(t))
 
     def scales(self, t: Times, dtype: DType | None = None) -> Scales:
-        """All scales and rates at `t` in one record, computed in the dtype of `t` and cast to `dtype`."""
+        """All scales and rates at `t` in one record, computed in the dtype of `t` and then cast to `dtype`."""
         record = Scales(
             alpha=self.alpha(t),
             sigma=self.sigma(t),
@@ -94,5 +95,5 @@ class AbstractSchedule(eqx.Module):
         return record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), record)
 
     def is_singular(self, name: str, t: float) -> bool:
-        """Whether the method called `name` is infinite at the end `t` (0 or 1)."""
+        """Whether the method called `name` is infinite at the end point `t` (0 or 1)."""
         return t in self.singularities.get(name, ())

@@ -1,9 +1,9 @@
-"""Times of other libraries and papers, there and back: here `t = 0` is noise and `t = 1` is data.
+"""Conversions to and from the time conventions of other libraries and papers. Here `t = 0` is noise, `t = 1` is data.
 
-A network `net` that expects another time is a network of this library as
-`lambda t, x, condition: net(clock.theirs(t), x, condition)`. What it predicts may need care as well: a velocity with
-respect to another time is `dx/dt` divided by the derivative of their time, so it changes its sign where their time
-runs from data to noise.
+A network `net` that expects another time becomes a network of this library as
+`lambda t, x, condition: net(clock.theirs(t), x, condition)`. Its output may have to be converted too: a velocity with
+respect to another time is `dx/dt` divided by the derivative of that time, so its sign changes if the other time runs
+from data to noise.
 """
 
 import abc
@@ -16,11 +16,11 @@ from .base import AbstractSchedule
 
 
 class AbstractClock(eqx.Module):
-    """A one-to-one map between this library's time and another."""
+    """A one-to-one map between this library's time and another convention."""
 
     @abc.abstractmethod
     def ours(self, theirs: Times) -> Array:
-        """The time of this library, elementwise."""
+        """This library's time, elementwise."""
 
     @abc.abstractmethod
     def theirs(self, t: Times) -> Array:
@@ -28,10 +28,11 @@ class AbstractClock(eqx.Module):
 
 
 class DiffusionClock(AbstractClock):
-    r"""Time from data at 0 to noise at `duration`: $\tau = T (1 - t)$.
+    r"""Time that runs from data at 0 to noise at $T$ = `duration`: $\tau = T (1 - t)$.
 
-    bionemo-moco's `TimeDirection.DIFFUSION` and DiffuseNNX with `duration=1`, flowfusion's SDEs with their `T`.
-    A rate per unit of their time is ours divided by $T$: so $\beta$, and $g^2$, but $g$ by $\sqrt{T}$.
+    bionemo-moco's `TimeDirection.DIFFUSION` and DiffuseNNX use `duration=1`; flowfusion's SDEs use their own `T`.
+    A rate per unit of $\tau$, such as $\beta$ or $g^2$, is this library's rate divided by $T$; $g$ is divided by
+    $\sqrt{T}$.
     """
 
     duration: float = 1.0
@@ -44,9 +45,9 @@ class DiffusionClock(AbstractClock):
 
 
 class IndexClock(AbstractClock):
-    r"""The index of a chain of `T` steps, 0 the least noisy: $i = T (1 - t) - 1$, not rounded.
+    r"""The index of a chain of `T` steps, where 0 is the least noisy state: $i = T (1 - t) - 1$, not rounded.
 
-    DDPM and bionemo-moco's discrete time, as floats; [`DiscreteSchedule.index`][] rounds.
+    This is the discrete time of DDPM and bionemo-moco as a float; [`DiscreteSchedule.index`][] rounds it.
     """
 
     num_steps: int
@@ -59,7 +60,7 @@ class IndexClock(AbstractClock):
 
 
 class SigmaClock(AbstractClock):
-    r"""The time is the noise per unit of data, $\sigma / \alpha$ of a schedule: EDM's (Karras et al. 2022)."""
+    r"""The time is the noise per unit of data, $\sigma / \alpha$ of a schedule, as in EDM (Karras et al. 2022)."""
 
     schedule: AbstractSchedule
 
@@ -71,7 +72,7 @@ class SigmaClock(AbstractClock):
 
 
 class LogSNRClock(AbstractClock):
-    r"""The time is the log-SNR of a schedule; $\gamma = -\lambda$ in VDM."""
+    r"""The time is the log-SNR $\lambda$ of a schedule; VDM uses $\gamma = -\lambda$."""
 
     schedule: AbstractSchedule
 

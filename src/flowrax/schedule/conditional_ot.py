@@ -1,4 +1,4 @@
-r"""$\alpha = t$, $\sigma = 1 - (1 - \sigma_{\min}) t$: flow matching that keeps a little noise (Lipman et al. 2023)."""
+r"""$\alpha = t$, $\sigma = 1 - (1 - \sigma_{\min}) t$: flow matching with residual noise (Lipman et al. 2023)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,7 +13,8 @@ from .base import AbstractSchedule
 class ConditionalOT(AbstractSchedule):
     r"""The optimal transport path of flow matching, $x_t | x_1 \sim \mathcal{N}(t x_1, (1 - (1 - \sigma_{\min}) t)^2)$.
 
-    With `sigma_min=0` it would be [`Linear`][]; with more the score is finite at the data, which keep that much noise.
+    The limit `sigma_min=0` is [`Linear`][]. A positive `sigma_min` leaves noise of that standard deviation at $t = 1$,
+    so the score is finite there.
 
     **Reference:** [@lipman2023flow].
     """
@@ -26,7 +27,8 @@ class ConditionalOT(AbstractSchedule):
     def __init__(self, sigma_min: float = 1e-4):
         """**Arguments:**
 
-        - `sigma_min`: the noise that is left at the data, positive; `ValueError` otherwise.
+        - `sigma_min`: standard deviation of the noise at `t = 1`. Raises `ValueError` unless it lies strictly between
+            0 and 1.
         """
         if not 0 < sigma_min < 1:
             raise ValueError(f"sigma_min must lie between 0 and 1; got {sigma_min}. For 0 use Linear().")

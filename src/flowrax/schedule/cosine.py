@@ -13,9 +13,9 @@ _QUARTER = math.pi / 2
 
 
 class Cosine(AbstractSchedule):
-    r"""The trigonometric, generalised variance-preserving (GVP) schedule, $\alpha^2 + \sigma^2 = 1$.
+    r"""The trigonometric or generalised variance-preserving (GVP) schedule, $\alpha^2 + \sigma^2 = 1$.
 
-    $\sigma$ is computed as $\sin(\pi (1 - t) / 2)$, which keeps its relative accuracy up to $t = 1$.
+    $\sigma$ is computed as $\sin(\pi (1 - t) / 2)$, which is accurate in relative terms up to $t = 1$.
 
     **Reference:** [@albergo2023building].
     """

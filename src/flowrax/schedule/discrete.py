@@ -17,12 +17,12 @@ from .._typing import Array, ArrayLike, Numbers, Times
 
 
 class DiscreteSchedule(eqx.Module):
-    r"""The rates $\beta_0 \dots \beta_{T-1}$ of a chain of `T` steps and all that follows from them.
+    r"""The rates $\beta_0 \dots \beta_{T-1}$ of a chain of `T` steps and the tables derived from them.
 
-    The index is that of the literature's code: 0 is the least noisy state, `T - 1` the noisiest. Index `i` is the time
-    $t = 1 - (i + 1) / T$ of this library, so `T - 1` is $t = 0$ and the clean data, $t = 1$, would be index -1.
+    The index follows the usual code of the literature: 0 is the least noisy state and `T - 1` the noisiest. Index `i`
+    corresponds to the time $t = 1 - (i + 1) / T$, so `T - 1` is $t = 0$, and clean data, $t = 1$, would be index -1.
 
-    Every table is `(T,)`, computed in double precision and rounded once; nothing in it is trained.
+    Every table has shape `(T,)`, is computed in double precision and is rounded once. The rates are not trained.
 
     **Reference:** [@ho2020denoising].
     """
@@ -32,7 +32,8 @@ class DiscreteSchedule(eqx.Module):
     def __init__(self, rates: Numbers):
         r"""**Arguments:**
 
-        - `rates`: $\beta_i$, `(T,)`, by index. Raises `ValueError` unless each lies between 0 and 1.
+        - `rates`: $\beta_i$, `(T,)`, in order of the index. Raises `ValueError` unless each lies strictly between 0
+            and 1.
         """
         rates = np.asarray(rates, np.float64)
         if rates.ndim != 1 or not rates.size or not np.all((0 < rates) & (rates < 1)):
@@ -44,25 +45,25 @@ class DiscreteSchedule(eqx.Module):
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: Numbers, beta_min: float = 0.0, beta_max: float = 1.0) -> "DiscreteSchedule":
-        r"""The chain that passes through given $\bar\alpha_i$: every second index of another chain, say.
+        r"""The chain with the given $\bar\alpha_i$, for example every second $\bar\alpha_i$ of another chain.
 
         **Arguments:**
 
-        - `alpha_bar`: `(T,)`, decreasing from below 1.
-        - `beta_min`, `beta_max`: bounds that each rate is clipped to.
+        - `alpha_bar`: $\bar\alpha_i$, `(T,)`, below 1 and decreasing.
+        - `beta_min`, `beta_max`: bounds to which each rate is clipped.
 
-        **Returns:** [`DiscreteSchedule`][].
+        **Returns:** a [`DiscreteSchedule`][]. Raises `ValueError` unless each rate lies strictly between 0 and 1.
         """
         alpha_bar = np.asarray(alpha_bar, np.float64)
         return cls(np.clip(1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]]), beta_min, beta_max))
 
     @property
     def num_steps(self) -> int:
-        """`T`."""
+        """The number of steps `T`."""
         return len(self.rates)
 
     def _log_alpha_bar(self) -> np.ndarray:
-        """`(T + 1,)`, from clean data to the last index."""
+        r"""$\log \bar\alpha$, `(T + 1,)`, from clean data to the last index."""
         return np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(self.rates)))])
 
     def _noise_variance(self) -> np.ndarray:
@@ -85,7 +86,7 @@ class DiscreteSchedule(eqx.Module):
 
     @property
     def alpha_bar_before(self) -> Array:
-        r"""$\bar\alpha_{i-1}$: that of the state to which the step from `i` goes; 1 at index 0."""
+        r"""$\bar\alpha_{i-1}$ of the state that the denoising step from index `i` reaches; 1 at index 0."""
         return _table(np.exp(self._log_alpha_bar()[:-1]))
 
     @property
@@ -105,23 +106,23 @@ class DiscreteSchedule(eqx.Module):
 
     @property
     def posterior_data(self) -> Array:
-        r"""The factor on the data in the mean of $q(x_{i-1} | x_i, x_1)$; 1 at index 0."""
+        r"""The coefficient of the data $x_1$ in the mean of $q(x_{i-1} | x_i, x_1)$; 1 at index 0."""
         return _table(np.exp(self._log_alpha_bar()[:-1] / 2) * self.rates / self._noise_variance()[1:])
 
     @property
     def posterior_state(self) -> Array:
-        r"""The factor on $x_i$ in the mean of $q(x_{i-1} | x_i, x_1)$; 0 at index 0."""
+        r"""The coefficient of $x_i$ in the mean of $q(x_{i-1} | x_i, x_1)$; 0 at index 0."""
         variance = self._noise_variance()
         return _table(np.sqrt(1 - np.asarray(self.rates)) * variance[:-1] / variance[1:])
 
     @property
     def posterior_variance(self) -> Array:
-        r"""The variance of $q(x_{i-1} | x_i, x_1)$ for the step that leaves index `i`; 0 at index 0."""
+        r"""The variance of $q(x_{i-1} | x_i, x_1)$ for the denoising step from index `i`; 0 at index 0."""
         variance = self._noise_variance()
         return _table(variance[:-1] / variance[1:] * self.rates)
 
     def time(self, index: ArrayLike) -> Array:
-        """The time of this library at which the state of index `index` stands (-1 for clean data)."""
+        """The time `t` of the state with index `index` (-1 for clean data)."""
         index = jnp.asarray(index)
         return 1 - (index + 1).astype(jnp.result_type(float)) / self.num_steps
 
@@ -137,15 +138,16 @@ def _table(values: np.ndarray) -> Array:
 def ddpm_linear(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> DiscreteSchedule:
     r"""Rates that grow linearly with the index (Ho et al. 2020, section 4).
 
-    The paper's ends are for 1000 steps; for `T` multiply both by `1000 / T` to end at the same noise. In the limit of
-    many steps this is [`VariancePreserving`][] with `T beta_min` and `T beta_max`.
+    The defaults are the paper's rates for 1000 steps. For another number of steps `T`, multiply both by `1000 / T` to
+    reach about the same final noise level. In the limit of many steps this is [`VariancePreserving`][] with rates
+    `T beta_min` and `T beta_max`.
 
     **Arguments:**
 
-    - `num_steps`: `T`.
-    - `beta_min`, `beta_max`: rates of the first and the last index.
+    - `num_steps`: the number of steps `T`.
+    - `beta_min`, `beta_max`: rates at the first and the last index.
 
-    **Returns:** [`DiscreteSchedule`][].
+    **Returns:** a [`DiscreteSchedule`][].
     """
     return DiscreteSchedule(np.linspace(beta_min, beta_max, num_steps))
 
@@ -155,18 +157,18 @@ def ddpm_cosine(
 ) -> DiscreteSchedule:
     r"""$\bar\alpha_i \propto \cos^2\big(\tfrac{\pi}{2} \frac{u^\nu + s}{1 + s}\big)$ with $u = (i + 1) / T$.
 
-    Equation 17 of Nichol & Dhariwal 2021.
+    This is equation 17 of Nichol & Dhariwal 2021, with the additional exponent $\nu$.
 
     **Reference:** [@nichol2021improved].
 
     **Arguments:**
 
-    - `num_steps`: `T`.
-    - `nu`: exponent of the time; 1 in the paper.
-    - `s`: offset that keeps the first rates from vanishing.
-    - `beta_min`, `beta_max`: bounds of every rate; the paper has the upper one alone.
+    - `num_steps`: the number of steps `T`.
+    - `nu`: the exponent $\nu$ of the time; 1 in the paper.
+    - `s`: the offset $s$, which keeps the first rates from vanishing.
+    - `beta_min`, `beta_max`: bounds to which each rate is clipped; the paper has only the upper bound.
 
-    **Returns:** [`DiscreteSchedule`][].
+    **Returns:** a [`DiscreteSchedule`][].
     """
     angle = (np.linspace(0, 1, num_steps + 1) ** nu + s) / (1 + s) * (np.pi / 2)
     scale = np.cos(angle) ** 2

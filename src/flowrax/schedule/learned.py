@@ -1,4 +1,4 @@
-r"""A log-SNR that is learned: a monotone network between two ends (Kingma et al. 2021, appendix H)."""
+r"""A learned log-SNR: a monotone network between two end values (Kingma et al. 2021, appendix H)."""
 
 import math
 from collections.abc import Mapping
@@ -14,18 +14,19 @@ from .log_snr import AbstractLogSNR
 
 
 class LearnedSNR(AbstractLogSNR):
-    r"""A monotone network $\psi$, scaled to run from one log-SNR to another:
+    r"""A monotone network $\psi$, rescaled to run from $\lambda_{\min}$ to $\lambda_{\max}$:
 
     $$\lambda(t) = \lambda_{\min} + (\lambda_{\max} - \lambda_{\min}) \frac{\psi(t) - \psi(0)}{\psi(1) - \psi(0)},$$
 
     $$\psi(t) = t + \sum_j w_j\, S(v_j t + b_j), \qquad w_j, v_j > 0,$$
 
-    which grows with $t$ whatever the parameters are; $S$ is the logistic function. This is the paper's network of three
-    positive layers with its first layer, an affine map, absorbed in the second, and $\lambda = -\gamma$ in this
-    library's time.
+    where $S$ is the logistic function, so $\lambda$ increases with $t$ for all parameter values. This is the paper's
+    network of three positive layers, with its first layer, an affine map, absorbed into the second, and
+    $\lambda = -\gamma$ in this library's time.
 
-    `fit` trains it with the network of a model that holds it, and so do gradients of any loss. Mind that the continuous
-    variational bound depends on the two ends alone; between them the paper minimises the variance of its estimate.
+    `fit` trains the schedule together with the network of the model that contains it. Note that the continuous-time
+    variational bound depends only on the two end values; the paper trains the rest of the curve to minimise the
+    variance of the estimated bound.
 
     **Reference:** [@kingma2021variational].
     """
@@ -48,24 +49,24 @@ class LearnedSNR(AbstractLogSNR):
     ):
         """**Arguments:**
 
-        - `key`: of the initial parameters, with which the log-SNR is close to linear in time.
+        - `key`: random key for the initial parameters. The initial log-SNR is close to linear in time.
         - `minimum`, `maximum`: the log-SNR at `t = 0` and at `t = 1`. Raises `ValueError` unless the second is larger.
-        - `width`: of the hidden layer; 1024 in the paper.
-        - `learn_ends`: whether the two ends are trained as well.
+        - `width`: the number of hidden units; 1024 in the paper.
+        - `learn_ends`: whether the two end values are trained too. Default: `False`.
         """
         if not minimum < maximum:
             raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
         self.minimum, self.maximum = float(minimum), float(maximum)
         if learn_ends:
             self.minimum, self.maximum = jnp.asarray(self.minimum, float), jnp.asarray(self.maximum, float)
-        # Bends of every place and width in [0, 1], all of them slight at first.
+        # The hidden units cover [0, 1] with sigmoids of different centres and widths, all with small weights at first.
         place_key, slope_key = jax.random.split(key)
         self.log_slope = jax.random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
         self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
         self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
 
     def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """Ends, weights, slopes and offsets, in the dtype of the times."""
+        """The end values, weights, slopes and offsets, in the dtype of `t`."""
         values = (self.minimum, self.maximum, jnp.exp(self.log_weight), jnp.exp(self.log_slope), self.offset)
         return tuple(jnp.asarray(value, t.dtype) for value in values)  # pyright: ignore[reportReturnType]
 
@@ -90,10 +91,10 @@ class LearnedSNR(AbstractLogSNR):
     def time_at(self, log_snr: Times) -> Array:
         (log_snr,) = as_floats(log_snr)
         low, high, *_ = self._parameters(log_snr)
-        # Beyond the ends of the schedule there is no time; the nearest is that end.
+        # A log-SNR outside the range of the schedule has no time in [0, 1]; use the nearest end.
         log_snr = jnp.clip(log_snr, low, high)
         tolerance = float(jnp.finfo(log_snr.dtype).eps)
-        # The curve goes on beyond both ends, so rounding there leaves a root.
+        # The curve continues beyond both ends, so a root exists even after rounding.
         solver, bracket = optx.Bisection(rtol=tolerance, atol=tolerance), dict(lower=-1.0, upper=2.0)
 
         def root(value: Array) -> Array:

@@ -1,4 +1,4 @@
-r"""$\alpha = t$, $\sigma = 1 - t$: flow matching, rectified flow (Lipman et al. 2023; Liu et al. 2023)."""
+r"""$\alpha = t$, $\sigma = 1 - t$: flow matching and rectified flow (Lipman et al. 2023; Liu et al. 2023)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,7 +13,7 @@ from .base import AbstractSchedule
 class Linear(AbstractSchedule):
     r"""Straight lines from noise to data, $x_t = t\, x_1 + (1 - t)\, x_0$.
 
-    The velocity is finite on all of $[0, 1]$; the log-SNR runs from $-\infty$ to $\infty$.
+    The conditional velocity is finite on all of $[0, 1]$; the log-SNR runs from $-\infty$ to $\infty$.
 
     **Reference:** [@lipman2023flow].
     """

@@ -1,4 +1,4 @@
-r"""Variance-preserving schedules that are given by their log-SNR: $\alpha^2 = S(\lambda)$, $\sigma^2 = S(-\lambda)$.
+r"""Variance-preserving schedules defined by their log-SNR: $\alpha^2 = S(\lambda)$, $\sigma^2 = S(-\lambda)$.
 
 $S$ is the logistic function, so $\alpha^2 + \sigma^2 = 1$, and (Kingma et al. 2021)
 
@@ -21,11 +21,11 @@ from .variance_preserving import AbstractVariancePreserving
 
 
 class AbstractLogSNR(AbstractSchedule):
-    """A schedule of which only the log-SNR, its derivative and its inverse are written down."""
+    """A variance-preserving schedule. Subclasses define only the log-SNR, its derivative and its inverse."""
 
     @abc.abstractmethod
     def log_snr_rate(self, t: Times) -> Array:
-        r"""$\dot\lambda$, not negative."""
+        r"""$\dot\lambda \ge 0$, with respect to `t`."""
 
     def alpha(self, t: Times) -> Array:
         return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
@@ -44,9 +44,10 @@ class AbstractLogSNR(AbstractSchedule):
 
 
 class LogLinearSNR(AbstractLogSNR):
-    r"""$\lambda = \lambda_{\min} + t\, (\lambda_{\max} - \lambda_{\min})$: Chroma's (Ingraham et al. 2023).
+    r"""$\lambda = \lambda_{\min} + t\, (\lambda_{\max} - \lambda_{\min})$, as in Chroma (Ingraham et al. 2023).
 
-    Finite on all of $[0, 1]$. At $t = 0$ some data is left, $\alpha^2 = S(\lambda_{\min})$, and at $t = 1$ some noise.
+    All methods are finite on $[0, 1]$. At $t = 0$ some data remains, $\alpha^2 = S(\lambda_{\min})$, and at $t = 1$
+    some noise remains, $\sigma^2 = S(-\lambda_{\max})$.
 
     **Reference:** [@ingraham2023illuminating].
     """
@@ -58,8 +59,8 @@ class LogLinearSNR(AbstractLogSNR):
     def __init__(self, minimum: float = -7.0, maximum: float = 13.5):
         """**Arguments:**
 
-        - `minimum`: log-SNR at the noise end.
-        - `maximum`: log-SNR at the data end. Raises `ValueError` unless it is the larger one.
+        - `minimum`: the log-SNR at the noise end, `t = 0`.
+        - `maximum`: the log-SNR at the data end, `t = 1`. Raises `ValueError` unless it exceeds `minimum`.
         """
         if not minimum < maximum:
             raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
@@ -79,7 +80,7 @@ class LogLinearSNR(AbstractLogSNR):
 class LinearSNR(AbstractVariancePreserving):
     r"""$\mathrm{SNR} = 1 / (e^B - 1)$ with $B(s) = B_0 + c\, s^2$, $s = 1 - t$: $\alpha^2 = e^{-B}$, $\beta = 2 c s$.
 
-    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so nothing is infinite there.
+    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so every method is finite there.
 
     **Reference:** [@kingma2021variational].
     """
@@ -91,7 +92,7 @@ class LinearSNR(AbstractVariancePreserving):
     def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
         r"""**Arguments:**
 
-        - `minimum`: $B_0$.
+        - `minimum`: $B_0$, the integrated rate at $t = 1$.
         - `growth`: $c$. Raises `ValueError` unless both are positive.
         """
         if not (minimum > 0 and growth > 0):
@@ -105,16 +106,16 @@ class LinearSNR(AbstractVariancePreserving):
         return self.minimum + self.growth * (1 - jnp.asarray(t)) ** 2
 
     def time_at_integral(self, integral: Array) -> Array:
-        # Nothing is as clean as B < B_0; rounding at the data end may say so.
+        # The schedule has B >= B_0; rounding at the data end can give a slightly smaller value.
         return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)
 
 
 class CosineSNR(AbstractSchedule):
     r"""$\mathrm{SNR} = \cot^2 \theta$ with $\theta = \tfrac{\pi}{2} \frac{(1 - t)^\nu + \varsigma}{1 + \varsigma}$.
 
-    That is $\alpha = \cos \theta$, $\sigma = \sin \theta$: the unnormalised cosine of Nichol & Dhariwal 2021. With
-    $\varsigma = 0$, $\nu = 1$ it is [`Cosine`][]. The offset leaves noise of standard deviation
-    $\sin \frac{\pi \varsigma}{2 (1 + \varsigma)}$ at $t = 1$; at $t = 0$ nothing is left of the data.
+    Equivalently, $\alpha = \cos \theta$ and $\sigma = \sin \theta$: the unnormalised cosine of Nichol & Dhariwal 2021.
+    With $\varsigma = 0$ and $\nu = 1$ it is [`Cosine`][]. The offset leaves noise of standard deviation
+    $\sin \frac{\pi \varsigma}{2 (1 + \varsigma)}$ at $t = 1$; at $t = 0$ the state is pure noise.
 
     **Reference:** [@nichol2021improved].
     """
@@ -125,8 +126,10 @@ class CosineSNR(AbstractSchedule):
     def __init__(self, nu: float = 1.0, s: float = 0.008):
         r"""**Arguments:**
 
-        - `nu`: the exponent $\nu$, positive; below 1 the rates are infinite at $t = 1$.
-        - `s`: the offset $\varsigma$, not negative. Raises `ValueError` for other numbers.
+        - `nu`: the exponent $\nu$, positive. Below 1 the rates are infinite at $t = 1$.
+        - `s`: the offset $\varsigma$, not negative.
+
+        Raises `ValueError` for other values.
         """
         if not (nu > 0 and s >= 0):
             raise ValueError(f"nu must be positive and s not negative; got {nu} and {s}.")
@@ -147,7 +150,7 @@ class CosineSNR(AbstractSchedule):
         return -_QUARTER * self.nu * power(1 - jnp.asarray(t), self.nu - 1) / (1 + self.s)
 
     def alpha(self, t: Times) -> Array:
-        # The sine of the complement, which keeps its relative accuracy down to t = 0.
+        # The sine of the complementary angle is accurate in relative terms down to t = 0.
         return jnp.sin(_QUARTER / (1 + self.s) * lost_power(jnp.asarray(t), self.nu))
 
     def sigma(self, t: Times) -> Array:
@@ -167,7 +170,7 @@ class CosineSNR(AbstractSchedule):
 
     def time_at(self, log_snr: Times) -> Array:
         angle = jnp.arctan(jnp.exp(-jnp.asarray(log_snr) / 2)) / _QUARTER
-        # Nothing is cleaner than the data end; rounding there may say so.
+        # Rounding at the data end can give an angle slightly below the smallest one of the schedule.
         return 1 - jnp.maximum(angle * (1 + self.s) - self.s, 0) ** (1 / self.nu)
 
 

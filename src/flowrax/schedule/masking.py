@@ -1,11 +1,11 @@
-r"""Masking schedules: $\alpha(t)$ is the probability that a token is not masked, with all masks at $t = 0$.
+r"""Masking schedules: $\alpha(t)$ is the probability that a token is not masked. At $t = 0$ (almost) all are masked.
 
 In diffusion time $s = 1 - t$ tokens are masked at the rate $\dot\sigma(s)$, so $\alpha = e^{-\sigma}$ with the total
-noise $\sigma(s)$ (Sahoo et al. 2024, section 3.1), and going back a mask is lifted at the rate
+noise $\sigma(s)$ (Sahoo et al. 2024, section 3.1). In the reverse process a mask is removed at the rate
 
 $$\frac{\dot\alpha}{1 - \alpha} = \frac{\dot\sigma(s)}{e^{\sigma} - 1},$$
 
-which is also the weight of the cross-entropy in the continuous bound (their eq. 10).
+which is also the weight of the cross-entropy in the continuous-time bound (their eq. 10).
 """
 
 import abc
@@ -19,10 +19,10 @@ from .polynomial import lost_power, power
 
 
 class AbstractMasking(eqx.Module):
-    """Maps time to the probability of a mask. Every method is elementwise in `t`."""
+    """Maps time to the probability that a token is masked. Every method is elementwise in `t`."""
 
     eps: eqx.AbstractVar[float]
-    """The share of tokens that is left at `t = 0`."""
+    """The probability that a token is not masked at `t = 0`."""
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:
@@ -34,22 +34,22 @@ class AbstractMasking(eqx.Module):
 
     @abc.abstractmethod
     def mask_probability(self, t: Times) -> Array:
-        r"""$1 - \alpha$, with nothing cancelled near $t = 1$."""
+        r"""$1 - \alpha$, computed without cancellation near $t = 1$."""
 
     @abc.abstractmethod
     def time_at(self, alpha: Times) -> Array:
-        """The time at which that share of the tokens is not masked."""
+        """The time at which a token is unmasked with probability `alpha`: the inverse of `alpha`."""
 
     def total_noise(self, t: Times) -> Array:
-        r"""$\sigma = -\log \alpha$; infinite at `t = 0` if `eps` is zero."""
+        r"""The total noise $\sigma = -\log \alpha$; infinite at `t = 0` if `eps` is zero."""
         return -jnp.log1p(-self.mask_probability(t))
 
     def noise_rate(self, t: Times) -> Array:
-        r"""The rate at which tokens are masked, $\mathrm{d}\sigma / \mathrm{d}s = \dot\alpha / \alpha$."""
+        r"""The masking rate in diffusion time, $\mathrm{d}\sigma / \mathrm{d}s = \dot\alpha / \alpha$."""
         return self.alpha_rate(t) / self.alpha(t)
 
     def unmask_rate(self, t: Times) -> Array:
-        r"""The rate at which masks are lifted, $\dot\alpha / (1 - \alpha)$: the weight of the loss, infinite at 1."""
+        r"""The rate at which masks are removed, $\dot\alpha / (1 - \alpha)$: the loss weight; infinite at `t = 1`."""
         return self.alpha_rate(t) / self.mask_probability(t)
 
 
@@ -70,7 +70,7 @@ class LogLinearMasking(AbstractMasking):
     def __init__(self, eps: float = 1e-3):
         """**Arguments:**
 
-        - `eps`: the share of tokens that is left at `t = 0`; in [0, 1), or `ValueError`.
+        - `eps`: the probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1).
         """
         self.eps = _check_eps(eps)
 
@@ -98,7 +98,7 @@ class CosineMasking(AbstractMasking):
     def __init__(self, eps: float = 1e-3):
         """**Arguments:**
 
-        - `eps`: the share of tokens that is left at `t = 0`; in [0, 1), or `ValueError`.
+        - `eps`: the probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1).
         """
         self.eps = _check_eps(eps)
 
@@ -112,7 +112,7 @@ class CosineMasking(AbstractMasking):
         return 2 * (1 - self.eps) * jnp.sin(_QUARTER / 2 * (1 - jnp.asarray(t))) ** 2
 
     def time_at(self, alpha: Times) -> Array:
-        # By the mask's probability and the sine of half the angle, which is accurate at both ends.
+        # Through the mask probability and the sine of half the angle, which is accurate at both ends.
         masked = (1 - jnp.asarray(alpha)) / (2 * (1 - self.eps))
         return 1 - 2 / _QUARTER * jnp.arcsin(jnp.sqrt(masked))
 
@@ -121,7 +121,7 @@ _QUARTER = math.pi / 2
 
 
 class PolynomialMasking(AbstractMasking):
-    r"""$\alpha = t^n$: the path of discrete flow matching with $\kappa = t^n$ (Gat et al. 2024, section 3).
+    r"""$\alpha = t^n$: discrete flow matching with the scheduler $\kappa = t^n$ (Gat et al. 2024, section 3).
 
     **Reference:** [@gat2024discrete].
     """
@@ -132,7 +132,7 @@ class PolynomialMasking(AbstractMasking):
     def __init__(self, exponent: float = 2.0):
         """**Arguments:**
 
-        - `exponent`: $n$, at least 1, or `ValueError`: below, the rate would be infinite at `t = 0`.
+        - `exponent`: $n$. Raises `ValueError` below 1, where the rate would be infinite at `t = 0`.
         """
         if not exponent >= 1:
             raise ValueError(f"exponent must be at least 1; got {exponent}.")

@@ -10,7 +10,7 @@ from .base import AbstractSchedule
 
 
 def power(u: Array, exponent: float) -> Array:
-    """`u**exponent`; where the exponent is whole its derivatives are those of a product, finite at zero."""
+    """`u**exponent`. A whole exponent is passed as an integer, so that all derivatives are finite at `u = 0`."""
     return u ** (int(exponent) if exponent == int(exponent) else exponent)
 
 
@@ -25,7 +25,7 @@ def lost_power(u: Array, exponent: float) -> Array:
 
 
 class Polynomial(AbstractSchedule):
-    r"""The straight path of [`Linear`][] at another speed: with $n > 1$ more time is spent near the noise.
+    r"""The straight path of [`Linear`][] at another speed: for $n > 1$ more of the time is spent near the noise end.
 
     **Reference:** [@lipman2024flow].
     """
@@ -35,7 +35,7 @@ class Polynomial(AbstractSchedule):
     def __init__(self, exponent: float = 2.0):
         """**Arguments:**
 
-        - `exponent`: $n$, at least 1 (below, the velocity would be infinite at `t = 0`), or `ValueError`.
+        - `exponent`: $n$. Raises `ValueError` below 1, where the velocity would be infinite at `t = 0`.
         """
         if not exponent >= 1:
             raise ValueError(f"exponent must be at least 1; got {exponent}.")

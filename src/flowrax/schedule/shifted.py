@@ -1,4 +1,4 @@
-r"""Another speed along the same path: $x_t$ of a schedule at the time $u(t)$."""
+r"""The path of a schedule traversed at another speed: $x_t$ is the state of that schedule at the time $u(t)$."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from .base import AbstractSchedule
 
 
 class ResolutionShift(AbstractSchedule):
-    r"""The path of another schedule at $u(t) = \frac{t}{k - (k - 1) t}$: for $k > 1$ more time near the noise.
+    r"""A schedule at the shifted time $u(t) = \frac{t}{k - (k - 1) t}$: for $k > 1$ more time near the noise end.
 
-    In diffusion time $s = 1 - t$ this is the usual $s \mapsto k s / (1 + (k - 1) s)$ (Esser et al. 2024, eq. 23); in
-    a time that runs from noise to data the same shift is that formula with $1 / k$. On the path of [`Linear`][] it is
-    exactly a shift of the log-SNR by $-2 \log k$. For images $k$ is the square root of the ratio of the numbers of
-    pixels, $\sqrt{m / n}$, to a resolution at which no shift is needed.
+    In diffusion time $s = 1 - t$ this is the usual map $s \mapsto k s / (1 + (k - 1) s)$ (Esser et al. 2024, eq. 23);
+    in this library's time, from noise to data, the same formula holds with $1 / k$ in place of $k$. For [`Linear`][]
+    it is exactly a shift of the log-SNR by $-2 \log k$. For images $k = \sqrt{m / n}$, where $m$ is the number of
+    pixels and $n$ the number of pixels of a resolution at which no shift is needed.
 
-    To shift where a model is trained or stepped but not its path, shift times with [`shift_time`][] instead.
+    To shift the training times or the time steps of a model without changing its path, use [`shift_time`][] instead.
 
     **Reference:** [@esser2024scaling].
     """
@@ -27,8 +27,8 @@ class ResolutionShift(AbstractSchedule):
     def __init__(self, schedule: AbstractSchedule, shift: float):
         r"""**Arguments:**
 
-        - `schedule`: of the path.
-        - `shift`: $k$, positive, or `ValueError`.
+        - `schedule`: the schedule to shift.
+        - `shift`: $k$. Raises `ValueError` unless it is positive.
         """
         if not shift > 0:
             raise ValueError(f"shift must be positive; got {shift}.")
@@ -64,14 +64,14 @@ class ResolutionShift(AbstractSchedule):
 
 
 def shift_time(t: Times, shift: float) -> Array:
-    r"""$t / (k - (k - 1) t)$, which moves times towards the noise at 0 where $k > 1$.
+    r"""$t / (k - (k - 1) t)$, which moves times towards the noise end at 0 for $k > 1$.
 
     **Arguments:**
 
-    - `t`: times of this library. In diffusion time $s = 1 - t$ the map is $s \mapsto k s / (1 + (k - 1) s)$.
-    - `shift`: $k$; its inverse undoes the map.
+    - `t`: times in [0, 1]. In diffusion time $s = 1 - t$ the map is $s \mapsto k s / (1 + (k - 1) s)$.
+    - `shift`: $k$, positive. The map with $1 / k$ is the inverse.
 
-    **Returns:** times, of the shape of `t`; 0 and 1 stay.
+    **Returns:** the shifted times, with the shape of `t`; 0 and 1 are fixed points.
     """
     t = jnp.asarray(t)
     return t / (shift + (1 - shift) * t)

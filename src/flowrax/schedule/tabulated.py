@@ -1,4 +1,4 @@
-r"""A chain of discrete steps as a schedule in continuous time."""
+r"""Continuous-time schedules that interpolate a chain of discrete steps."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -15,12 +15,12 @@ from .variance_preserving import AbstractVariancePreserving
 
 
 class Tabulated(AbstractVariancePreserving):
-    r"""The VP process whose rate is constant within each step of a chain: it passes through every $\bar\alpha_i$.
+    r"""The VP process with a constant rate within each step of a chain: it passes through every $\bar\alpha_i$.
 
-    Step $i$ lasts from $s = i / T$ to $(i + 1) / T$ in diffusion time $s = 1 - t$, with
-    $\beta = -T \log (1 - \beta_i)$, so a network that was trained on the chain is a network of this schedule at the
-    times [`DiscreteSchedule.time`][] of its indices, and everything that is made for continuous time serves it.
-    The rate jumps between steps, by about its change over one step: adaptive solvers notice where `T` is small.
+    Step $i$ lasts from $s = i / T$ to $(i + 1) / T$ in diffusion time $s = 1 - t$ and has the rate
+    $\beta = -T \log (1 - \beta_i)$. A network that was trained on the chain is therefore a network of this schedule at
+    the times [`DiscreteSchedule.time`][] of its indices, and all continuous-time methods apply to it. The rate is
+    discontinuous between steps, which costs adaptive solvers extra steps if `T` is small.
     """
 
     table: DiscreteSchedule = eqx.field(static=True)
@@ -29,12 +29,12 @@ class Tabulated(AbstractVariancePreserving):
     def __init__(self, table: DiscreteSchedule):
         """**Arguments:**
 
-        - `table`: of the chain.
+        - `table`: the rates of the chain.
         """
         self.table = table
 
     def _knots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Diffusion time and integrated rate at the ends of all steps."""
+        """The diffusion time and the integrated rate $B$ at the ends of all steps, each `(T + 1,)`."""
         steps = -np.log1p(-np.asarray(self.table.rates))
         return np.linspace(0, 1, len(steps) + 1), np.concatenate([[0.0], np.cumsum(steps)])
 
@@ -55,10 +55,11 @@ class Tabulated(AbstractVariancePreserving):
 
 
 class TabulatedMasking(AbstractMasking):
-    r"""$\alpha = \bar\alpha_i$ at the time of index `i` of a chain: what D3PM calls $\bar Q$ of a mixture's noise.
+    r"""$\alpha = \bar\alpha_i$ at the time of index `i` of a chain, as in D3PM with absorbing or uniform noise.
 
-    As in [`Tabulated`][] the rate is constant within each step. Times within rounding of an index are that index, so
-    that its $\bar\alpha$ is exact in any precision. `sample(grid=table.num_steps)` takes the steps of the chain.
+    As in [`Tabulated`][], the rate is constant within each step. A time that agrees with the time of an index up to
+    rounding gives that index's $\bar\alpha$ exactly, in any precision. `sample(grid=table.num_steps)` takes the steps
+    of the chain.
     """
 
     table: DiscreteSchedule = eqx.field(static=True)
@@ -66,7 +67,7 @@ class TabulatedMasking(AbstractMasking):
     def __init__(self, table: DiscreteSchedule):
         """**Arguments:**
 
-        - `table`: of the chain.
+        - `table`: the rates of the chain.
         """
         self.table = table
 
@@ -79,11 +80,11 @@ class TabulatedMasking(AbstractMasking):
         return np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(self.table.rates)))])
 
     def _place(self, t: Times) -> tuple[Array, Array]:
-        """Diffusion time in steps: how many have passed, and the exponent of the one that has begun."""
+        """The number of completed steps at `t`, and the integrated rate within the current step."""
         u = (1 - jnp.asarray(t)) * self.table.num_steps
         near = jnp.round(u)
         close = jnp.abs(u - near) <= 4 * self.table.num_steps * jnp.finfo(u.dtype).eps
-        # A constant is added, so that the derivative stays.
+        # The correction is a constant, so it does not change the derivative.
         u = u + jax.lax.stop_gradient(jnp.where(close, near - u, 0))
         passed = jnp.clip(jnp.floor(u), 0, self.table.num_steps)
         steps = passed.astype(jnp.int32)

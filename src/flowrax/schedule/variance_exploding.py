@@ -18,7 +18,7 @@ def _check_sigma(sigma_min: float, sigma_max: float) -> None:
 class VarianceExploding(AbstractSchedule):
     r"""$\sigma(t) = \sigma_{\min} (\sigma_{\max} / \sigma_{\min})^{1 - t}$ (Song et al. 2021, appendix C).
 
-    Nowhere singular; the law at $t = 1$ is the data plus noise of standard deviation $\sigma_{\min}$.
+    All methods are finite on $[0, 1]$. At $t = 1$ the state is data plus noise of standard deviation $\sigma_{\min}$.
 
     **Reference:** [@song2021score].
     """
@@ -30,8 +30,9 @@ class VarianceExploding(AbstractSchedule):
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         """**Arguments:**
 
-        - `sigma_min`: noise left at `t = 1`, in units of the data.
-        - `sigma_max`: noise at `t = 0`, in units of the data. Raises `ValueError` unless `0 < sigma_min < sigma_max`.
+        - `sigma_min`: the noise scale at `t = 1`, in units of the data.
+        - `sigma_max`: the noise scale at `t = 0`, in units of the data. Raises `ValueError` unless
+            `0 < sigma_min < sigma_max`.
         """
         _check_sigma(sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
@@ -63,9 +64,9 @@ class VarianceExploding(AbstractSchedule):
 
 
 class EDM(AbstractSchedule):
-    r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, as in EDM's eq. 5.
+    r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, the grid of EDM, eq. 5.
 
-    The paper's time is its $\sigma$; here $t$ is the fraction of the way along its grid of steps.
+    The paper uses $\sigma$ itself as the time; here $t$ is the fraction of the grid that has been traversed.
 
     **Reference:** [@karras2022elucidating].
     """
@@ -76,11 +77,13 @@ class EDM(AbstractSchedule):
     singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
-        """**Arguments:**
+        r"""**Arguments:**
 
-        - `sigma_min`: noise left at `t = 1`, in units of the data.
-        - `sigma_max`: noise at `t = 0`, in units of the data. Raises `ValueError` unless `0 < sigma_min < sigma_max`.
-        - `rho`: how much of the time is spent at small noise; positive, or `ValueError`.
+        - `sigma_min`: the noise scale at `t = 1`, in units of the data.
+        - `sigma_max`: the noise scale at `t = 0`, in units of the data. Raises `ValueError` unless
+            `0 < sigma_min < sigma_max`.
+        - `rho`: the exponent $\rho$; a larger value spends more of the time at small noise. Raises `ValueError`
+            unless it is positive.
         """
         _check_sigma(sigma_min, sigma_max)
         if not rho > 0:

@@ -18,7 +18,7 @@ from .base import AbstractSchedule
 
 
 class _LinearBeta(eqx.Module):
-    r"""$\beta(s)$ linear in diffusion time, its integral $B(s)$ and the inverse of that."""
+    r"""A rate $\beta(s)$ that is linear in diffusion time, its integral $B(s)$ and the inverse of the integral."""
 
     minimum: float
     maximum: float
@@ -46,7 +46,7 @@ def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:
 class AbstractVariancePreserving(AbstractSchedule):
     r"""$\alpha = e^{-B/2}$, $\sigma = \sqrt{1 - e^{-B}}$ for any integrated rate $B(s)$; $f = -\beta/2$, $g^2 = \beta$.
 
-    Accurate at both ends in single precision: nothing is subtracted from one.
+    The scales are accurate at both ends in single precision, because $1 - e^{-B}$ is computed with `expm1`.
     """
 
     @abc.abstractmethod
@@ -59,7 +59,7 @@ class AbstractVariancePreserving(AbstractSchedule):
 
     @abc.abstractmethod
     def time_at_integral(self, integral: Array) -> Array:
-        r"""The time at which $B$ has a given value."""
+        r"""The time at which $B$ equals `integral`."""
 
     def alpha(self, t: Times) -> Array:
         return jnp.exp(-self.integral(t) / 2)
@@ -84,10 +84,11 @@ class AbstractVariancePreserving(AbstractSchedule):
 
 
 class VariancePreserving(AbstractVariancePreserving):
-    r"""DDPM's continuous limit, $\alpha^2 + \sigma^2 = 1$, $f = -\beta/2$, $g^2 = \beta$.
+    r"""The continuous limit of DDPM: $\alpha^2 + \sigma^2 = 1$, $f = -\beta/2$, $g^2 = \beta$.
 
-    $\dot\sigma$ is infinite at $t = 1$ ($\sigma \sim \sqrt{\beta_{\min} (1 - t)}$); the velocity of smooth data is not.
-    At $t = 0$ a little data is left: $\alpha(0) = e^{-(\beta_{\min} + \beta_{\max})/4} = 0.0066$ with the defaults.
+    $\dot\sigma$ is infinite at $t = 1$, where $\sigma \sim \sqrt{\beta_{\min} (1 - t)}$, but the marginal velocity of
+    data with a smooth density is finite. At $t = 0$ a small part of the data remains:
+    $\alpha(0) = e^{-(\beta_{\min} + \beta_{\max})/4} = 0.0066$ with the defaults.
 
     **Reference:** [@song2021score].
     """
@@ -98,8 +99,8 @@ class VariancePreserving(AbstractVariancePreserving):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**
 
-        - `beta_min`: the rate of noising at the data end, in units of inverse time.
-        - `beta_max`: the rate at the noise end. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        - `beta_min`: the rate at the data end, `t = 1`, per unit of time.
+        - `beta_max`: the rate at the noise end, `t = 0`. Raises `ValueError` unless `0 < beta_min <= beta_max`.
         """
         self.beta = _check_beta(beta_min, beta_max)
 
@@ -114,7 +115,9 @@ class VariancePreserving(AbstractVariancePreserving):
 
 
 class SubVariancePreserving(AbstractSchedule):
-    r"""Less noise than VP at every time, $\sigma = 1 - \alpha^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
+    r"""The sub-VP schedule, $\sigma = 1 - \alpha^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
+
+    It has less noise than [`VariancePreserving`][] at every time.
 
     **Reference:** [@song2021score].
     """
@@ -125,8 +128,8 @@ class SubVariancePreserving(AbstractSchedule):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**
 
-        - `beta_min`: the rate of noising at the data end, in units of inverse time.
-        - `beta_max`: the rate at the noise end. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        - `beta_min`: the rate at the data end, `t = 1`, per unit of time.
+        - `beta_max`: the rate at the noise end, `t = 0`. Raises `ValueError` unless `0 < beta_min <= beta_max`.
         """
         self.beta = _check_beta(beta_min, beta_max)
 

@@ -1,4 +1,4 @@
-"""Where to train (samplers) and where to step (grids)."""
+"""Distributions of training times, and grids of time steps for solvers."""
 
 from .base import AbstractTimes as AbstractTimes, AbstractUnitTimes as AbstractUnitTimes
 from .by_snr import LikelihoodTimes as LikelihoodTimes, LogNormal as LogNormal

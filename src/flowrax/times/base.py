@@ -1,4 +1,4 @@
-"""What a law of training times is."""
+"""The interface of distributions of training times."""
 
 import abc
 
@@ -9,29 +9,30 @@ from .._typing import Array, DType, KeyArray, Times
 
 
 class AbstractTimes(eqx.Module):
-    """Draws the times of a batch."""
+    """A distribution of training times, from which the times of a batch are drawn."""
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`n` times in `[t_min, t_max]`; of shape `(n,)`, or `(n, k)` where a loss looks at `k` times at once."""
+        """`n` times in `[t_min, t_max]`: `(n,)`, or `(n, k)` for losses that use `k` times per sample."""
 
     @abc.abstractmethod
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
-        """The factor on the loss at one draw `t` that keeps its mean that of uniform times.
+        """The importance weight of one draw `t`: the mean of the weighted loss equals its mean over uniform times.
 
-        It is one for laws that are meant as weights themselves, and for those without density.
+        It is one for distributions that are themselves meant to weight the loss, and for distributions without a
+        density.
         """
 
 
 class AbstractUnitTimes(AbstractTimes):
-    """A law on `[0, 1]` that is stretched to the interval of the model, and that is a weight itself."""
+    """A distribution on `[0, 1]`, mapped linearly to the model's interval. It weights the loss: no correction."""
 
     @abc.abstractmethod
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        """`n` times in `[0, 1]`, `(n,)`."""
+        """`n` times in `[0, 1]`, of shape `(n,)`."""
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`(n,)`."""
+        """`n` times in `[t_min, t_max]`, of shape `(n,)`."""
         return t_min + (t_max - t_min) * self.unit(key, n, dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:

@@ -1,4 +1,4 @@
-r"""Laws of times that are simple in the noise level, not in the time."""
+r"""Distributions of times that are defined through the noise level."""
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ def _log_snr_ends(schedule: AbstractSchedule, t_min: float, t_max: float, dtype:
 
 
 class LogNormal(AbstractTimes):
-    r"""Times of log-normal noise per unit of data, $\log (\sigma / \alpha) \sim \mathcal{N}(m, s^2)$: EDM's training.
+    r"""Log-normal noise per unit of data, $\log (\sigma / \alpha) \sim \mathcal{N}(m, s^2)$, as in the training of EDM.
 
-    Restricted to the noise levels of the interval, so that each draw has a time. On the path of [`Linear`][] it is
-    [`LogitNormal`][] with mean `-m` and standard deviation `s`.
+    The distribution is truncated to the noise levels of the interval. On the path of [`Linear`][] it is
+    [`LogitNormal`][] with mean `-m` and standard deviation `s`, truncated to the interval.
 
     **Reference:** [@karras2022elucidating].
     """
@@ -28,7 +28,7 @@ class LogNormal(AbstractTimes):
     std: float = 1.2
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`(n,)`."""
+        """`n` times in `[t_min, t_max]`, of shape `(n,)`."""
         # log SNR = -2 log(sigma / alpha).
         low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, dtype))
         z = jax.random.truncated_normal(key, high, low, (n,), dtype)
@@ -41,10 +41,10 @@ class LogNormal(AbstractTimes):
 class LikelihoodTimes(AbstractTimes):
     r"""Importance sampling for `loss.Likelihood` weights: density proportional to $g^2 / \sigma^2$ (Song et al. 2021b).
 
-    For every schedule $g^2 = \sigma^2 \dot\lambda$, so this density is $\dot\lambda$: the log-SNR is uniform, and
-    `time_at` is the inverse of the distribution function. The weight $g^2$ on the score error is $g^2 / \sigma^2$ on
-    the noise error, which is flat after the correction. `fit` divides by the density, so the mean of the loss
-    and of its gradient are those of uniform times.
+    For every schedule $g^2 = \sigma^2 \dot\lambda$, so the density is proportional to $\dot\lambda$: the log-SNR is
+    uniform, and `time_at` is the inverse of the distribution function. The weight $g^2$ on the score error is the
+    weight $g^2 / \sigma^2$ on the noise error, which becomes constant after the correction. `fit` divides the loss by
+    the density, so the expected loss and its gradient are the same as with uniform times.
 
     The log-SNR must be finite on the interval: give the model a `t_min` and `t_max`, or use [`Within`][].
 
@@ -53,10 +53,10 @@ class LikelihoodTimes(AbstractTimes):
 
     schedule: AbstractSchedule
     level: AbstractUnitTimes = Stratified()
-    """The law of the log-SNR on its interval, uniform: for less variance its draws are stratified."""
+    """The uniform distribution of the log-SNR on its interval. Default: `Stratified()`, which reduces the variance."""
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`(n,)`. Raises `ValueError` where the log-SNR is infinite at an end."""
+        """`n` times in `[t_min, t_max]`, `(n,)`. Raises `ValueError` if the log-SNR is infinite at either end."""
         low, high = self._ends(t_min, t_max, dtype)
         return jnp.clip(self.schedule.time_at(low + (high - low) * self.level.unit(key, n, dtype)), t_min, t_max)
 
@@ -70,7 +70,7 @@ class LikelihoodTimes(AbstractTimes):
         for name, t in (("t_min", t_min), ("t_max", t_max)):
             if self.schedule.is_singular("log_snr", t):
                 raise ValueError(
-                    f"The log-SNR is infinite at {name}={t}, where LikelihoodTimes would draw all times; give the "
+                    f"The log-SNR is infinite at {name}={t}, so LikelihoodTimes cannot draw it uniformly; give the "
                     f"model another {name}, or use times.Within(LikelihoodTimes(...), 1e-3, 1 - 1e-3)."
                 )
         return _log_snr_ends(self.schedule, t_min, t_max, dtype)

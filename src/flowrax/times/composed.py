@@ -1,4 +1,4 @@
-"""Laws of times that are made of other laws."""
+"""Distributions of times that are built from other distributions."""
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from .samplers import Stratified, Uniform
 
 
 class Mixture(AbstractUnitTimes):
-    """Each time from `first` with probability `fraction`, else from `second`."""
+    """Each time is drawn from `first` with probability `fraction`, and otherwise from `second`."""
 
     first: AbstractUnitTimes
     second: AbstractUnitTimes
@@ -28,7 +28,7 @@ class Mixture(AbstractUnitTimes):
 
 
 class Shifted(AbstractUnitTimes):
-    """A law moved towards the noise by [`shift_time`][], for events of many elements (Esser et al. 2024, eq. 23)."""
+    """Times shifted towards the noise end by [`shift_time`][], for large events (Esser et al. 2024, eq. 23)."""
 
     times: AbstractUnitTimes
     shift: float
@@ -38,10 +38,10 @@ class Shifted(AbstractUnitTimes):
 
 
 class Stepped(AbstractUnitTimes):
-    """Where the steps of a chain start: times of a law, moved down to the nearest of `0, 1 / T, ..., 1 - 1 / T`.
+    """The start times of the steps of a chain: draws rounded down to one of `0, 1 / T, ..., 1 - 1 / T`.
 
-    A uniform law draws every index of a [`DiscreteSchedule`][flowrax.schedule.DiscreteSchedule] of `T` steps equally
-    often.
+    With uniform `times`, every index of a [`DiscreteSchedule`][flowrax.schedule.DiscreteSchedule] of `T` steps has the
+    same probability.
     """
 
     num_steps: int = eqx.field(static=True)
@@ -57,7 +57,7 @@ class Stepped(AbstractUnitTimes):
 
 
 class Within(AbstractTimes):
-    """A law on a part of the interval of the model: where `[t_min, t_max]` and that of the model overlap."""
+    """Times restricted to the overlap of `[t_min, t_max]` and the model's interval."""
 
     times: AbstractTimes
     t_min: float
@@ -66,8 +66,8 @@ class Within(AbstractTimes):
     def __init__(self, times: AbstractTimes, t_min: float = 0.0, t_max: float = 1.0):
         """**Arguments:**
 
-        - `times`: the law, which is stretched to the interval.
-        - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
+        - `times`: the distribution, which is evaluated on the overlap.
+        - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
         """
         check_interval(t_min, t_max)
         self.times, self.t_min, self.t_max = times, float(t_min), float(t_max)
@@ -76,12 +76,13 @@ class Within(AbstractTimes):
         low, high = max(t_min, self.t_min), min(t_max, self.t_max)
         if not low < high:
             raise ValueError(
-                f"[{self.t_min}, {self.t_max}] has nothing in common with the model's interval [{t_min}, {t_max}]."
+                f"The interval [{self.t_min}, {self.t_max}] of times.Within has nothing in common with the model's "
+                f"interval [{t_min}, {t_max}]; choose one that overlaps it."
             )
         return low, high
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`n` times in the overlap."""
+        """`n` times in the overlap. Raises `ValueError` if the two intervals do not overlap."""
         return self.times(key, n, *self._ends(t_min, t_max), dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
@@ -89,13 +90,12 @@ class Within(AbstractTimes):
 
 
 class Pairs(AbstractTimes):
-    r"""Two times $t \le r$ for each sample, for losses on the motion from $t$ to $r$ (mean flow, flow maps).
+    r"""Two times $t \le r$ per sample, for losses on the displacement from $t$ to $r$ (mean flow, flow maps).
 
-    With probability `same` the two coincide, $r = t$, where such a loss is plain flow matching. This is decided for
-    each sample by itself, so it depends on nothing else that is drawn by position in the batch. In a time that runs
-    from data to noise the pair is $(1 - r, 1 - t)$, with the larger time first.
-
-    Otherwise the two are independent draws of `times`, in order.
+    With probability `same` the two times coincide, $r = t$, and such a loss reduces to flow matching. Otherwise they
+    are two independent draws from `times`, sorted. The choice is made independently for each sample, so it does not
+    correlate with other random numbers that depend on the position in the batch. In a time that runs from data to
+    noise the pair is $(1 - r, 1 - t)$, with the larger time first.
 
     **Reference:** [@geng2025mean].
     """
@@ -104,19 +104,19 @@ class Pairs(AbstractTimes):
     same: float = 0.75
 
     def __check_init__(self) -> None:
-        # A law with a correction would need it for both times.
+        # A distribution with a correction would need it for both times.
         if not isinstance(self.times, AbstractUnitTimes):
-            raise ValueError(f"Pairs takes a law on [0, 1], such as Uniform(); got {type(self.times).__name__}.")
+            raise ValueError(f"Pairs takes a distribution on [0, 1], e.g. Uniform(); got {type(self.times).__name__}.")
         check_fraction("same", self.same)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`(n, 2)`: `t` and `r` of every sample."""
+        """The times `t` and `r` of every sample, `(n, 2)`."""
         first, second, coin, order = jax.random.split(key, 4)
         a, b = (self.times(k, n, t_min, t_max, dtype) for k in (first, second))
-        # A stratified law has its strata in the order of the rows: both times of a row would share one.
+        # Stratified draws are ordered by stratum, so both times of a sample would fall into the same stratum.
         b = jax.random.permutation(order, b)
         low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-        # The one kept has the law of `times`: neither the smaller nor the larger of two draws has.
+        # Keep `a`, which is distributed as `times`; the smaller and the larger of two draws are not.
         together = jax.random.bernoulli(coin, self.same, (n,))
         return jnp.stack([jnp.where(together, a, low), jnp.where(together, a, high)], axis=1)
 

@@ -1,4 +1,4 @@
-"""Laws of the index of a chain."""
+"""Distributions of the index of a chain of discrete steps."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,20 +9,21 @@ from .samplers import Uniform
 
 
 class Discrete(eqx.Module):
-    """Indices that are distributed as a law of times on a grid of `num_steps` cells.
+    """Random indices: draws of a distribution on [0, 1], discretised to `num_steps` values.
 
-    Index 0 is at the end 0 of the law: the least noisy state of a chain if that law was made for a time that runs from
-    data to noise, so mind the direction of a [`Beta`][].
+    Index 0 corresponds to 0 in `times`. By convention index 0 is the least noisy state of a chain, so `times` must be
+    a distribution of a time that runs from data to noise. This matters for asymmetric distributions such as [`Beta`][].
     """
 
     times: AbstractUnitTimes = Uniform()
     num_steps: int = 1000
     nearest: bool = False
-    """Whether an index stands for the point `i / (num_steps - 1)`, of which it is the nearest, and not for the cell
-    from `i / num_steps` to `(i + 1) / num_steps`. Then both ends are drawn half as often: a uniform law is uneven."""
+    """Whether a draw is rounded to the nearest of the points `i / (num_steps - 1)`. If not, index `i` is the cell from
+    `i / num_steps` to `(i + 1) / num_steps`. With rounding and uniform `times` the first and the last index have half
+    the probability of the others. Default: `False`."""
 
     def __call__(self, key: KeyArray, n: int) -> Array:
-        """`(n,)` integers between 0 and `num_steps - 1`."""
+        """`n` random indices: `(n,)` integers between 0 and `num_steps - 1`."""
         u = self.times.unit(key, n, jnp.result_type(float))
         if self.nearest:
             return time_to_index(u, self.num_steps)
@@ -30,13 +31,13 @@ class Discrete(eqx.Module):
 
 
 def time_to_index(t: Times, num_steps: int) -> Array:
-    """The nearest of `num_steps` even points on [0, 1].
+    """The index of the nearest of `num_steps` evenly spaced points on [0, 1].
 
     **Arguments:**
 
     - `t`: times, clipped to [0, 1].
     - `num_steps`: the number of points, both ends included.
 
-    **Returns:** integers of the shape of `t`; halves are rounded to the even index.
+    **Returns:** integers with the shape of `t`; ties are rounded to the even index.
     """
     return jnp.round(jnp.clip(jnp.asarray(t), 0, 1) * (num_steps - 1)).astype(jnp.int32)

@@ -1,7 +1,7 @@
-r"""Steps over which the entropy of the samples changes by the same amount.
+r"""Grids of time steps over which the entropy of the marginal changes by equal amounts.
 
-Along a flow the entropy of the marginal changes at the rate $\dot H = \mathbb{E}[\nabla \cdot v(t, x_t)]$: the
-continuity equation, integrated by parts.
+Along a flow the entropy of the marginal changes at the rate $\dot H = \mathbb{E}[\nabla \cdot v(t, x_t)]$, which
+follows from the continuity equation by integration by parts.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ def entropy_rate(
     key: KeyArray,
     schedule: AbstractSchedule | None = None,
 ) -> Callable[[Scalar], Array]:
-    """The rate at which the entropy of the marginals changes, as a function of time.
+    """A Monte Carlo estimate of the rate of change of the marginal entropy, as a function of time.
 
     **Arguments:**
 
-    - `velocity`: `velocity(t, x)` of one event, as `lambda t, x: model.predict(t, x).velocity`.
-    - `x0`, `x1`: draws of noise and of data, `(n, *event)`, that are joined to events on the path.
-    - `key`: of one Rademacher probe per draw (Hutchinson), the same at all times.
-    - `schedule`: of the path, [`Linear`][] without.
+    - `velocity`: `velocity(t, x)` for one event, for example `lambda t, x: model.predict(t, x).velocity`.
+    - `x0`, `x1`: draws of noise and of data, `(n, *event)`, from which events on the path are computed.
+    - `key`: random key for the Hutchinson estimator, which uses one Rademacher probe per draw, the same at all times.
+    - `schedule`: the schedule of the path. Default: `Linear()`.
 
-    **Returns:** a function of a scalar time to nats per unit of time.
+    **Returns:** a function from a scalar time to the rate in nats per unit of time.
     """
     path = Linear() if schedule is None else schedule
     probes = jax.random.rademacher(key, x0.shape, x0.dtype)
@@ -59,13 +59,17 @@ def entropic_grid(
     t_max: float = 1.0,
     num_points: int = 129,
 ) -> Array:
-    """Times between which the entropy changes by the same amount, up or down: most steps where the flow does most.
+    """A grid of times between which the entropy changes by equal amounts, up or down.
+
+    The steps are short where the flow compresses or expands most.
 
     **Arguments:**
 
-    - `velocity`, `x0`, `x1`, `key`, `schedule`: as of [`entropy_rate`][].
-    - `num_steps`, `t_min`, `t_max`, `num_points`: as of [`rate_grid`][].
+    - `velocity`, `x0`, `x1`, `key`, `schedule`: as in [`entropy_rate`][].
+    - `num_steps`, `t_min`, `t_max`, `num_points`: as in [`rate_grid`][].
 
-    **Returns:** `(num_steps + 1,)`, from `t_min` to `t_max`.
+    **Returns:** times `(num_steps + 1,)`, from `t_min` to `t_max`.
+
+    **Raises:** `ValueError` as in [`rate_grid`][].
     """
     return rate_grid(entropy_rate(velocity, x0, x1, key, schedule), num_steps, t_min, t_max, num_points)

@@ -1,7 +1,7 @@
-r"""Grids that need no schedule, and what pads and differences them.
+r"""Grids of times that do not depend on a schedule, and functions that pad and difference grids.
 
-Every grid is `(n + 1,)`, increasing, both ends included: its first `n` entries are where the `n` steps start. A solve
-wants strictly increasing times; repeated ones are for loops over steps of a user's own.
+Every grid has shape `(n + 1,)` and increases, with both ends included: its first `n` entries are the start times of the
+`n` steps. A solve needs strictly increasing times; repeated times are meant for user-written loops over the steps.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,28 @@ from .._typing import Array, Numbers
 
 
 def linear_grid(num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
-    """Equal steps in time; what `grid=num_steps` stands for.
+    """Equal steps in time, the grid that `grid=num_steps` stands for.
 
     **Arguments:**
 
-    - `num_steps`: `n`, at least 1.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
-    **Returns:** `(n + 1,)`, from `t_min` to `t_max`.
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
     return _grid(np.linspace(0, 1, _check_steps(num_steps) + 1), t_min, t_max)
 
 
 def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
-    r"""Times whose root $t^{1/p}$ is even: with $p > 1$ the steps are short near the noise, with $p < 1$ near the data.
+    r"""Equal steps in $t^{1/p}$. For $p > 1$ they are short near the noise end; for $p < 1$ near the data end.
 
     **Arguments:**
 
-    - `num_steps`: `n`, at least 1.
-    - `exponent`: $p$, positive, or `ValueError`.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `exponent`: $p$. Raises `ValueError` unless it is positive.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
-    **Returns:** `(n + 1,)`, from `t_min` to `t_max`.
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
     if not exponent > 0:
         raise ValueError(f"exponent must be positive; got {exponent}.")
@@ -46,15 +46,15 @@ def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max:
 
 
 def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
-    r"""Steps that shrink geometrically towards the data, the last $10^{p (1 - 1/n)}$ times the first.
+    r"""Steps that shrink geometrically towards the data end: the last step is $10^{p (1 - 1/n)}$ times the first.
 
     **Arguments:**
 
-    - `num_steps`: `n`, at least 1.
-    - `exponent`: $p$, negative, or `ValueError`.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `exponent`: $p$. Raises `ValueError` unless it is negative.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
-    **Returns:** `(n + 1,)`, from `t_min` to `t_max`.
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
     if not exponent < 0:
         raise ValueError(f"exponent must be negative; got {exponent}.")
@@ -69,57 +69,57 @@ def rate_grid(
     t_max: float = 1.0,
     num_points: int = 129,
 ) -> Array:
-    r"""Steps over which $\int |r(t)|\, \mathrm{d}t$ grows by the same amount, the inverse of its distribution function.
+    r"""Steps over which $\int |r(t)|\, \mathrm{d}t$ grows by equal amounts: quantiles of the density $\propto |r|$.
 
-    Where the rate changes its sign both parts count. A rate that is zero everywhere gives equal steps.
+    A rate that is zero everywhere gives equal steps in time.
 
     **Arguments:**
 
-    - `rate`: a scalar function of a scalar time; it is evaluated at all points at once, under `jax.vmap`.
-    - `num_steps`: `n`, at least 1.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1].
-    - `num_points`: where the rate is evaluated: even, both ends included. Between them it is taken to be linear, so the
-        times are accurate to second order in their distance.
+    - `rate`: the rate $r$, a scalar function of a scalar time. It is evaluated at all points at once by `jax.vmap`.
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+    - `num_points`: the number of evenly spaced times, both ends included, at which the rate is evaluated. The rate is
+        interpolated linearly, so the grid is accurate to second order in the spacing.
 
-    **Returns:** `(n + 1,)`, from `t_min` to `t_max`. Raises `ValueError` where the rate is NaN or infinite.
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`. Raises `ValueError` if the rate is NaN or infinite anywhere.
     """
     check_interval(t_min, t_max)
     times = np.linspace(t_min, t_max, num_points)
     values = np.abs(np.asarray(jax.vmap(rate)(jnp.asarray(times, float)), np.float64))
     if not np.all(np.isfinite(values)):
         where = times[~np.isfinite(values)][0]
-        raise ValueError(f"rate is NaN or infinite at t={where:.4g}; narrow [t_min, t_max] to where it is not.")
+        raise ValueError(f"rate is NaN or infinite at t={where:.4g}; narrow [t_min, t_max] to where it is finite.")
     if not values.any():
         return linear_grid(num_steps, t_min, t_max)
     return _exact_ends(_inverse(times, values, np.linspace(0, 1, _check_steps(num_steps) + 1)), t_min, t_max)
 
 
 def _inverse(times: np.ndarray, density: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Where the integral of a piecewise linear density reaches shares of its whole: exact within each piece."""
+    """The quantiles `levels` of a piecewise linear density, exact within each piece."""
     width = np.diff(times)
     integral = np.concatenate([[0.0], np.cumsum(width * (density[1:] + density[:-1]) / 2)])
     wanted = levels * integral[-1]
     piece = np.clip(np.searchsorted(integral, wanted, side="right") - 1, 0, len(width) - 1)
     left, slope = density[piece], (density[piece + 1] - density[piece]) / width[piece]
     rest = wanted - integral[piece]
-    # The root of left u + slope u^2 / 2 = rest, in the form that does not cancel.
+    # The root of left u + slope u^2 / 2 = rest, in the form without cancellation.
     scale = left + np.sqrt(np.maximum(left**2 + 2 * slope * rest, 0))
     inside = np.divide(2 * rest, scale, out=np.zeros_like(rest), where=scale > 0)
     return times[piece] + np.clip(inside, 0, width[piece])
 
 
 def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
-    """Repeats times: each start `dilation` times more, then the end `padding` times more.
+    """Repeats times of a grid: each start time `dilation` more times, and the end `padding` more times.
 
-    A repeated time is a step of length zero: `dilation` for correctors at a fixed time, `padding` for a last evaluation
-    at the end. A grid of `n` steps becomes one of `n (dilation + 1) + padding`.
+    A repeated time is a step of length zero: use `dilation` for corrector steps at a fixed time, and `padding` for a
+    final evaluation at the end. A grid of `n` steps becomes a grid of `n (dilation + 1) + padding` steps.
 
     **Arguments:**
 
-    - `grid`: `(n + 1,)`.
-    - `padding`, `dilation`: not negative, or `ValueError`.
+    - `grid`: times, `(n + 1,)`.
+    - `padding`, `dilation`: the numbers of repetitions. Raises `ValueError` if either is negative.
 
-    **Returns:** `(n (dilation + 1) + padding + 1,)`.
+    **Returns:** times, `(n (dilation + 1) + padding + 1,)`.
     """
     if padding < 0 or dilation < 0:
         raise ValueError(f"padding and dilation must not be negative; got {padding} and {dilation}.")
@@ -128,13 +128,13 @@ def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
 
 
 def discretize(grid: Numbers) -> Array:
-    """The lengths of the steps.
+    """The lengths of the steps of a grid.
 
     **Arguments:**
 
-    - `grid`: `(n + 1,)`, increasing or, in a time that runs from data to noise, decreasing.
+    - `grid`: times, `(n + 1,)`, increasing, or decreasing in a time that runs from data to noise.
 
-    **Returns:** `(n,)`, not negative.
+    **Returns:** the absolute differences of successive times, `(n,)`.
     """
     return jnp.abs(jnp.diff(jnp.asarray(grid)))
 
@@ -142,16 +142,17 @@ def discretize(grid: Numbers) -> Array:
 def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0, dilation: int = 0) -> Array:
     """The indices of a chain in the order of generation, from the noisiest to the least noisy.
 
-    Each step is worth `1 / num_steps` of the time. Flip it for an index that grows from noise to data.
+    Each step covers `1 / num_steps` of the time interval. Reverse the result for an index that grows towards the data.
 
     **Arguments:**
 
-    - `num_steps`: how many indices are visited, evenly, both ends among them (one alone is the
-        noisiest); all where it is `num_indices`.
-    - `num_indices`: of the chain; `num_steps` without. Raises `ValueError` where there are fewer than `num_steps`.
-    - `padding`, `dilation`: repeat the last one, and each one, so many times more.
+    - `num_steps`: the number of visited indices. They are evenly spaced and include both ends; a single one is the
+        noisiest.
+    - `num_indices`: the number of indices of the chain. Default: `num_steps`, so that all are visited. Raises
+        `ValueError` unless `1 <= num_steps <= num_indices`.
+    - `padding`, `dilation`: repeat the last index `padding` more times and each index `dilation` more times.
 
-    **Returns:** `(num_steps (dilation + 1) + padding,)` integers that decrease from `num_indices - 1`.
+    **Returns:** integers `(num_steps (dilation + 1) + padding,)` that decrease from `num_indices - 1`.
     """
     size = num_steps if num_indices is None else num_indices
     if not 1 <= num_steps <= size:

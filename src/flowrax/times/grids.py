@@ -1,4 +1,4 @@
-"""Where to step: grids of times for `grid=`."""
+"""Grids of time steps derived from a schedule, for the argument `grid`."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,19 @@ from ..schedule import AbstractSchedule
 
 
 def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
-    r"""Times even in log-SNR, what exponential solvers do best on.
+    r"""Equal steps in log-SNR, which suit exponential solvers.
 
-    Where the log-SNR is infinite at an end, the step there is as long as one of `n` equal steps in time, and the others
-    are even in log-SNR.
+    If the log-SNR is infinite at an end, the step at that end has the length of one of `n` equal steps in time, and the
+    remaining steps are equal in log-SNR.
 
     **Arguments:**
 
-    - `schedule`: of the model.
-    - `num_steps`: `n`.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
+    - `schedule`: the schedule of the model.
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1, plus one for each end at which the log-SNR is
+        infinite.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
-    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
+    **Returns:** times `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
     return _grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
 
@@ -30,16 +31,19 @@ def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0,
 def edm_grid(
     schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0, rho: float = 7.0
 ) -> Array:
-    r"""Times where $(\sigma / \alpha)^{1/\rho}$ is even (Karras et al. 2022, eq. 5); ends as of [`log_snr_grid`][].
+    r"""Equal steps in $(\sigma / \alpha)^{1/\rho}$ (Karras et al. 2022, eq. 5).
+
+    Ends at which the log-SNR is infinite are treated as in [`log_snr_grid`][].
 
     **Arguments:**
 
-    - `schedule`: of the model.
-    - `num_steps`: `n`.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` outside [0, 1], or where there are too few steps.
-    - `rho`: how much of the steps is spent at small noise; even in log-SNR as it grows.
+    - `schedule`: the schedule of the model.
+    - `num_steps`: the number of steps `n`. Raises `ValueError` if there are too few, as in [`log_snr_grid`][].
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+    - `rho`: the exponent $\rho$; a larger value puts more steps at small noise. As it tends to infinity the steps
+        become equal in log-SNR. Raises `ValueError` unless it is positive.
 
-    **Returns:** `(n + 1,)`, increasing from `t_min` to `t_max`.
+    **Returns:** times `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
     if not rho > 0:
         raise ValueError(f"rho must be positive; got {rho}.")

@@ -1,4 +1,4 @@
-"""Where to train: laws of the time at which a loss is evaluated, on the unit interval (0 is noise, 1 is data)."""
+"""Distributions of the training time on the unit interval (0 is noise, 1 is data)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ class Uniform(AbstractUnitTimes):
 
 
 class Antithetic(AbstractUnitTimes):
-    """Uniform times in pairs `u`, `1 - u`: what is odd about the middle of the path cancels within a batch."""
+    """Uniform times in antithetic pairs `u` and `1 - u`: parts of the loss that are odd about 1/2 cancel in a batch."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         half = jax.random.uniform(key, ((n + 1) // 2,), dtype)
@@ -23,7 +23,10 @@ class Antithetic(AbstractUnitTimes):
 
 
 class Stratified(AbstractUnitTimes):
-    """One uniform shift of an even grid (Kingma et al. 2021, appendix I.1): uniform, with less variance in the loss."""
+    """An even grid with one random shift (Kingma et al. 2021, appendix I.1).
+
+    Each time is uniform, and the mean of the loss over a batch has less variance than with independent times.
+    """
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         shift = jax.random.uniform(key, (), dtype)
@@ -33,7 +36,7 @@ class Stratified(AbstractUnitTimes):
 class LogitNormal(AbstractUnitTimes):
     """The logistic function of a Gaussian (Esser et al. 2024, eq. 19): more weight on the middle of the path.
 
-    It is symmetric only for `mean=0`: a mean that was chosen for a time that runs from data to noise changes its sign.
+    Reverse the sign of a `mean` that was chosen for a time that runs from data to noise.
     """
 
     mean: float = 0.0
@@ -44,9 +47,10 @@ class LogitNormal(AbstractUnitTimes):
 
 
 class Beta(AbstractUnitTimes):
-    """The beta law of density proportional to `t^(a - 1) (1 - t)^(b - 1)`: with 2 and 1, more weight on the data end.
+    """The beta distribution, with density proportional to `t^(a - 1) (1 - t)^(b - 1)`.
 
-    The two numbers change places for a time that runs from data to noise.
+    The default puts more weight on the data end. Exchange `a` and `b` if they were chosen for a time that runs from
+    data to noise.
     """
 
     a: float = 2.0
