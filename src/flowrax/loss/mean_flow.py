@@ -41,7 +41,7 @@ class MeanFlowGuidance(eqx.Module):
     def __init__(self, scale: float, mixture: float = 0.0, *, t_min: float = 0.0, t_max: float = 1.0) -> None:
         r"""**Arguments:**
 
-        - `scale`: the weight $\omega$ of the conditional velocity of the data.
+        - `scale`: the weight $\omega$ of the velocity $v$ of the interpolant.
         - `mixture`: the weight $\kappa$ of the network's conditional velocity.
         - `t_min`, `t_max`: the closed time interval with guidance. An interval $[a, b]$ of a time that runs from data
             to noise is $[1 - b, 1 - a]$ here.
