@@ -253,7 +253,7 @@ def test_steps_of_any_matrices(x64):
     error = np.asarray(answer.standard_error).reshape(2, 100)
     assert np.all(np.abs(off.mean(axis=1)) < 4 * np.sqrt(np.mean(error**2, axis=1) / 100))
     assert np.sum(np.abs(gap)) > 0.1
-    with pytest.raises(ValueError, match="Ordinal has steps and no rates"):
+    with pytest.raises(ValueError, match="Ordinal has discrete steps and no rates"):
         frx.log_prob(model, x, key=jax.random.key(0))
 
 

@@ -102,7 +102,7 @@ def test_draws(name):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: frx.oracle.Sites([[0.5, 0.6]]), "off by 0.1"),
+        (lambda: frx.oracle.Sites([[0.5, 0.6]]), "deviation of a sum from one is 0.1"),
         (lambda: frx.oracle.Sites([0.5, 0.5]), r"shape \(L, K\)"),
         (lambda: frx.oracle.Markov([0.5, 0.5], [[1.5, -0.5], [0, 1]], 3), "transition must not be negative"),
         (lambda: frx.oracle.Markov([0.5, 0.5], [[1.0]], 3), "transition has shape"),

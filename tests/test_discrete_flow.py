@@ -185,7 +185,7 @@ def test_sites_of_any_rank_and_keys(prior):
         ),
         (
             lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), jnp.ones(3), other=exact("masked")),
-            "it is a scalar or has an event's",
+            "it must be a scalar or have the shape of an event",
         ),
     ],
 )

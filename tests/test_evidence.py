@@ -56,5 +56,5 @@ def test_no_doubt_is_left_near_the_data_so_that_the_bound_is_finite():
 
 
 def test_masks_need_none():
-    with pytest.raises(ValueError, match="knows what is seen"):
+    with pytest.raises(ValueError, match="itself carries over unmasked tokens"):
         frx.nn.WithEvidence(Constant(jnp.zeros((3, 5))), frx.schedule.LogLinearMasking(), frx.prior.Masked((3,), 5))

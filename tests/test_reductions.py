@@ -126,7 +126,8 @@ def test_equilibrium_target_is_the_decayed_velocity_of_any_path(schedule, x64, k
 
 def test_equilibrium_matching_wants_a_network_blind_to_time(key):
     model = frx.Model(frx.nn.MLP((2,), key=key), frx.Linear(), shape=(2,))
-    with pytest.raises(ValueError, match=r"^EquilibriumMatching .* but MLP sees the time; wrap it: Model.nn.Timeless"):
+    words = r"^EquilibriumMatching .* but MLP depends on the time; wrap it: Model.nn.Timeless"
+    with pytest.raises(ValueError, match=words):
         frx.loss.EquilibriumMatching()(model, jnp.asarray(0.5), jnp.zeros(2), jnp.ones(2))
 
 

@@ -87,7 +87,7 @@ def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match=r"have shape \(4, 3\) but those of the data \(4, 5\); wrap the network"):
         loss(model_of(key), t, x, x, frx.loss.WithFeatures(jnp.asarray(1), jnp.ones((4, 5))))
     plain = frx.Model(frx.nn.UNet(SHAPE, key=key, width=8, num_blocks=1, num_heads=2), frx.Linear(), shape=SHAPE)
-    with pytest.raises(ValueError, match="UNet shows no features; use nn.DiT"):
+    with pytest.raises(ValueError, match="UNet returns no hidden features; use nn.DiT"):
         loss(plain, t, x, x, frx.loss.WithFeatures(None, jnp.ones((4, 3))))
 
 

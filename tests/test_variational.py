@@ -65,7 +65,7 @@ def test_discrete_reconstruction_is_a_law_on_its_levels(x64, key):
 
 def test_an_infinite_log_snr_is_named(key):
     model = frx.oracle.Gaussian(*ORACLE_ARGUMENTS).model(frx.Linear())
-    with pytest.raises(ValueError, match=r"The log-SNR is infinite at t_min=0.0; pass t_min= inside of it"):
+    with pytest.raises(ValueError, match=r"The log-SNR is infinite at t_min=0.0; pass a t_min= at which"):
         frx.loss.variational_bound(model, X, key)
 
 

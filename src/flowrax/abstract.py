@@ -272,7 +272,7 @@ class AbstractWrappedModel(AbstractContinuousModel):
 
 
 class AbstractCategoricalModel(AbstractSampledModel):
-    """A model of events whose sites are classes: it predicts the probabilities of the data on each."""
+    """A model of events whose sites hold classes. It predicts the class probabilities of the data at each site."""
 
     interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]

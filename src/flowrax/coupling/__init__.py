@@ -1,4 +1,4 @@
-"""Couplings: how noise meets data."""
+"""Couplings: how noise is paired with data."""
 
 from .aligned import EquivariantOT as EquivariantOT, Kabsch as Kabsch
 from .alignment import kabsch as kabsch, kabsch_cost as kabsch_cost

@@ -1,4 +1,4 @@
-r"""Points rotated onto points: $x_0 \mapsto R\, x_0$ with the rotation of [`kabsch`][], pair by pair."""
+r"""Point sets rotated onto their partners: $x_0 \mapsto R\, x_0$ with the rotation of [`kabsch`][], pair by pair."""
 
 from typing import ClassVar
 
@@ -16,10 +16,10 @@ from .exact_ot import ExactOT
 
 
 class Kabsch(AbstractCoupling):
-    r"""Rotates each row onto the one that it meets, without reflections; the rows stay in their order.
+    r"""Rotates each sample onto its partner, without reflections; the order of the pairs stays the same.
 
-    For laws that no rotation changes, such as an isotropic Gaussian, and a network that turns with its input. Elsewhere
-    the noise that is trained on is no longer the noise that sampling starts from.
+    Use it with a rotation-invariant distribution, such as an isotropic Gaussian, and a rotation-equivariant network.
+    Otherwise the noise in training no longer has the distribution from which sampling starts.
 
     **Reference:** [@klein2023equivariant].
     """
@@ -32,11 +32,12 @@ class Kabsch(AbstractCoupling):
     def __init__(self, *, noise_to_data: bool = True, translate: bool = False, mask: Of | None = None) -> None:
         """**Arguments:**
 
-        - `noise_to_data`: whether the noise is turned, or the data, which then take any orientation.
-        - `translate`: whether what is turned also gets the centre of the other, about which it is turned then. Without,
-            it is turned about the origin. The same for centred points.
-        - `mask`: finds the mask of the points in the condition, `(n, p)`; all points count without. Points that do not
-            count have no part in the rotation or the centres, and are zero in the pairs.
+        - `noise_to_data`: whether to rotate the noise onto the data; otherwise the data are rotated onto the noise and
+            take any orientation.
+        - `translate`: whether to rotate about the centre of the points and then move it to the centre of the partner.
+            Otherwise the points are rotated about the origin, which is the same for centred points.
+        - `mask`: selects the mask of the points from the condition, `(n, p)`. Masked points affect neither the rotation
+            nor the centres, and are zero in the pairs. Default: all points count.
         """
         self.noise_to_data, self.translate, self.mask = noise_to_data, translate, mask
 
@@ -45,7 +46,7 @@ class Kabsch(AbstractCoupling):
         return self.turn(Pairs(x0, x1, rows, rows), condition)
 
     def turn(self, pairs: Pairs, condition: Condition = None) -> Pairs:
-        """The same pairs, turned; `condition` is that of the batch of data that they were taken from."""
+        """The same pairs, rotated; `condition` is the condition of the batch of data from which they were taken."""
         mask = None if self.mask is None else self.mask(pairs.follow(condition))
         x, y = (pairs.x0, pairs.x1) if self.noise_to_data else (pairs.x1, pairs.x0)
         turned, other = jax.vmap(self._onto)(x, y) if mask is None else jax.vmap(self._onto)(x, y, mask)
@@ -62,11 +63,11 @@ class Kabsch(AbstractCoupling):
 
 
 class EquivariantOT(AbstractHostCoupling):
-    r"""Minibatch optimal transport of shapes: exact assignment by the distance that is left after alignment, then each
-    row is rotated onto its partner.
+    r"""Minibatch optimal transport of shapes: exact assignment by the distance that remains after alignment, then
+    rotation of each sample onto its partner.
 
-    All costs come from one matrix product and elementwise rotations of the columns of 3 by 3 matrices: no loop over
-    pairs. Of laws and networks the same is asked as by [`Kabsch`][].
+    All costs come from one matrix product and elementwise rotations of the columns of 3 by 3 matrices, with no loop
+    over pairs. The distribution and the network must meet the conditions stated in [`Kabsch`][].
 
     **References:** [@klein2023equivariant], [@song2023equivariant].
     """
@@ -87,11 +88,13 @@ class EquivariantOT(AbstractHostCoupling):
     ) -> None:
         """**Arguments:**
 
-        - `block_size`, `draw`: as of [`ExactOT`][].
-        - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`; the squared distance of
-            the points that count without.
-        - `noise_to_data`, `translate`, `mask`: as of [`Kabsch`][]. The mask is that of the cost, and needs to be given
-            with a cost of one's own only: points that count in one of the two alone are a `ValueError`.
+        - `block_size`, `draw`: as in [`ExactOT`][].
+        - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`. Default:
+            `KabschDistance(mask=mask)`.
+        - `noise_to_data`, `translate`, `mask`: as in [`Kabsch`][]. With a [`KabschDistance`][] or
+            [`SquaredDistance`][] as `cost`, the alignment uses the mask of the cost.
+
+        **Raises:** `ValueError` if `mask` differs from the mask of the cost.
         """
         cost = KabschDistance(mask=mask) if cost is None else cost
         mask = _one_mask(cost, mask)
@@ -113,5 +116,5 @@ def _one_mask(cost: Cost, mask: Of | None) -> Of | None:
     if not isinstance(alone, KabschDistance | SquaredDistance):
         return mask
     if mask is not None and mask is not alone.mask:
-        raise ValueError("The cost looks at other points than mask does; give the mask to the cost alone.")
+        raise ValueError("mask= differs from the mask of the cost; give the mask to the cost alone.")
     return alone.mask

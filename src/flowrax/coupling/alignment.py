@@ -6,8 +6,8 @@ $H = \sum_p (x_p - \bar x) (y_p - \bar y)^\top = \sum_k s_k u_k v_k^\top$ (Kabsc
 $$R = v_1 u_1^\top + v_2 u_2^\top + (v_1 \times v_2) (u_1 \times u_2)^\top, \qquad
 \min = \lVert x - \bar x \rVert^2 + \lVert y - \bar y \rVert^2 - 2\, (s_1 + s_2 + \operatorname{sign}(\det H)\, s_3).$$
 
-They come from one-sided Jacobi rotations of the columns of $H$ (Hestenes 1958), elementwise over all pairs: nothing is
-decomposed matrix by matrix, and a small $s_3$ keeps its sign.
+The decomposition is computed by one-sided Jacobi rotations of the columns of $H$ (Hestenes 1958), elementwise over all
+pairs: no matrix is decomposed on its own, and a small $s_3$ keeps its sign.
 """
 
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ _PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 def kabsch(x: Event, y: Event, mask: Bool[Array, " p"] | None = None) -> Array:
-    """The rotation that best turns the points `x` onto the points `y`, both about their centres.
+    """The rotation that best maps the points `x` onto the points `y`, each set taken about its centre.
 
-    Where several are best (points on a line, or a mirror image with a symmetry) it is one of them.
+    Where several rotations are optimal (points on a line, or a mirror image with a symmetry), one of them is returned.
 
     **Arguments:**
 
-    - `x`, `y`: `(p, 3)`, row `k` of one meant for row `k` of the other.
-    - `mask`: `(p,)`, the points that count; all without.
+    - `x`, `y`: `(p, 3)`; row `k` of `x` corresponds to row `k` of `y`.
+    - `mask`: `(p,)`, the points that count. Default: all points.
 
     **Returns:** `R`, `(3, 3)` with determinant one, such that `(x - mean) @ R.T` is near `y - mean`.
 
@@ -48,14 +48,14 @@ def kabsch(x: Event, y: Event, mask: Bool[Array, " p"] | None = None) -> Array:
 
 
 def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> Array:
-    """Squared distances of all pairs from two batches of points, each pair centred and rotated onto one another.
+    """Squared distances between all pairs from two batches of point sets, each pair centred and optimally rotated.
 
-    Right to a few roundings of the two squared norms; not meant to be differentiated.
+    Accurate to a few rounding errors of the two squared norms; not meant to be differentiated.
 
     **Arguments:**
 
     - `x`, `y`: `(n, p, 3)` and `(m, p, 3)`.
-    - `mask`: `(p,)`, the points that count, or `(n, p)`, those of each row of `x`; all without.
+    - `mask`: the points that count, `(p,)`, or `(n, p)` with one mask for each row of `x`. Default: all points.
 
     **Returns:** `(n, m)`, sums over the points.
 
@@ -71,7 +71,7 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> 
     x = _centred(x, mask)
     n, m = x.shape[0], y.shape[0]
     rows, columns = (jnp.moveaxis(z, -1, 0).reshape(3 * len(z), -1) for z in (x, y))
-    # Of the centred x, the centre of y drops out.
+    # Because x is centred, the centre of y drops out of the covariance.
     covariance = (rows @ columns.T).reshape(3, n, 3, m)
     first, second, third = _jacobi(_columns(jnp.moveaxis(covariance, 2, 1)), [], _sweeps(x))[0]
     lengths = [jnp.sqrt(_dot(b, b)) for b in (first, second, third)]
@@ -79,12 +79,12 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> 
     mirrored = _dot(first, _cross(second, third)) < 0
     trace = lengths[0] + lengths[1] + lengths[2] - jnp.where(mirrored, 2 * smallest, 0)
     squares = jnp.sum(x**2, axis=(1, 2))[:, None] + y_squares
-    # Not below zero, where equal shapes meet and rounding is left.
+    # Rounding can make the distance between equal shapes slightly negative.
     return jnp.maximum(squares - 2 * trace, 0)
 
 
 def _sweeps(x: Array) -> int:
-    # They converge quadratically; these reach the rounding of the dtype.
+    # Jacobi sweeps converge quadratically; these numbers reach the rounding error of the dtype.
     return 3 if jnp.finfo(x.dtype).bits <= 32 else 4
 
 
@@ -98,7 +98,7 @@ def _centred(x: Array, mask: Array | None) -> Array:
 
 
 def _squares_through(y: Array, masks: Array) -> Array:
-    """`(n, m)`: the squares of each `y` about its centre, both of the points that each of the masks lets through."""
+    """`(n, m)`: the sum of squares of each `y` about its centre, both over the points of each of the `n` masks."""
     y, weight = _centred(y, None), masks.astype(y.dtype)
     count = jnp.maximum(jnp.sum(weight, axis=1), 1)[:, None]
     centres = jnp.tensordot(weight, y, axes=(1, 1)) / count[..., None]
@@ -119,13 +119,14 @@ def _cross(a: Vector, b: Vector) -> Vector:
 
 
 def _jacobi(h: list[Vector], v: list[Vector], sweeps: int) -> tuple[list[Vector], list[Vector]]:
-    """Rotates the columns of `h` until they are orthogonal, and those of `v` along: `H V` and `V`."""
+    """Rotates the columns of `h` until they are orthogonal, and applies the same rotations to `v`: `H V` and `V`."""
     h, v = list(h), list(v)
     for _ in range(sweeps):
         for p, q in _PAIRS:
             gap, overlap = _dot(h[q], h[q]) - _dot(h[p], h[p]), 2 * _dot(h[p], h[q])
             size = jnp.abs(gap) + jnp.sqrt(gap**2 + overlap**2)
-            # The tangent of the smaller of the two angles that do it; equal and orthogonal columns stay.
+            # The tangent of the smaller of the two angles that make the columns orthogonal. It is zero for columns that
+            # are already orthogonal and of equal norm.
             tangent = jnp.where(gap < 0, -overlap, overlap) / jnp.where(size == 0, 1, size)
             cosine = 1 / jnp.sqrt(1 + tangent**2)
             sine = tangent * cosine
@@ -142,10 +143,10 @@ def _turn(a: Vector, b: Vector, cosine: Array, sine: Array) -> tuple[Vector, Vec
 
 
 def _frame(first: Array, second: Array) -> Array:
-    """Rows: the direction of `first`, that of the rest of `second`, and their cross product."""
+    """The rows are the direction of `first`, `second` orthonormalised against it, and their cross product."""
     scale = jnp.max(jnp.abs(first))
     one = _direction(first, scale, jnp.asarray([1.0, 0.0, 0.0], first.dtype))
-    # Any direction across the first where there is no second.
+    # Where `second` vanishes or is parallel to `first`, any direction orthogonal to `first` will do.
     across = jnp.zeros_like(one).at[jnp.argmin(jnp.abs(one))].set(1)
     two = _direction(second - (second @ one) * one, scale, across - (across @ one) * one)
     two = two - (two @ one) * one
@@ -154,7 +155,7 @@ def _frame(first: Array, second: Array) -> Array:
 
 
 def _direction(vector: Array, scale: Array, otherwise: Array) -> Array:
-    """`vector` made a unit one, or `otherwise` where it is only the rounding of numbers of size `scale`."""
+    """`vector` scaled to unit length; `otherwise`, scaled likewise, where it is only rounding error of size `scale`."""
     is_something = jnp.max(jnp.abs(vector)) > 8 * jnp.finfo(vector.dtype).eps * scale
     vector = jnp.where(is_something, vector, otherwise)
     vector = vector / jnp.max(jnp.abs(vector))

@@ -1,6 +1,6 @@
-r"""What it costs to pair data $i$ with noise $j$: distances, with masks and conditions.
+r"""The cost $c_{ij}$ of pairing data $i$ with noise $j$: distances, with masks and conditions.
 
-A mask belongs to the data. A noise that is tried with some data is looked at through the mask of those data.
+A mask belongs to the data: the cost $c_{ij}$ applies the mask of data $i$ to noise $j$ as well.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from .._typing import Array, Batch, Condition
 from .alignment import kabsch_cost
 
 Cost = Callable[[Batch, Batch, Condition], Array]
-"""`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs, of data (rows) and noise (columns)."""
+"""`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs of data (rows) and noise (columns)."""
 Of = Callable[[Condition], Array]
-"""What to take of a condition, such as `lambda c: c["mask"]`; its leaves and the answer are `(n, ...)`."""
+"""Selects an array of a condition, such as `lambda c: c["mask"]`; the leaves and the result are `(n, ...)`."""
 
 
 class SquaredDistance(eqx.Module):
     r"""$\sum_p m^i_p \lVert x_1^{ip} - x_0^{jp} \rVert^2$.
 
-    `mask` finds the mask in the condition, `(n, *points)` for events `(*points, ...)`; all points count without.
+    `mask` selects the mask from the condition, `(n, *points)` for events `(*points, ...)`. Default: all points count.
     """
 
     mask: Of | None = None
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         n = x1.shape[0]
-        # About a common centre, far from which the squares would lose digits.
+        # Subtract a common centre: far from the origin the squares would cancel and lose digits.
         centre = jnp.mean(x1, axis=0, keepdims=True)
         x1, x0 = x1 - centre, x0 - centre
         if self.mask is None:
@@ -43,10 +43,11 @@ class SquaredDistance(eqx.Module):
 
 
 class KabschDistance(eqx.Module):
-    """The squared distance of two sets of points in space once centred and rotated onto one another, see
-    [`kabsch_cost`][]; its root with `squared=False`, which another assignment may minimise.
+    """The squared distance between two sets of points in space after centring and optimal rotation, see
+    [`kabsch_cost`][].
 
-    `mask` finds the mask of the points in the condition, `(n, p)`; all points count without.
+    With `squared=False` it is the distance itself, which a different assignment may minimise. `mask` selects the mask
+    of the points from the condition, `(n, p)`. Default: all points count.
     """
 
     squared: bool = True
@@ -58,13 +59,14 @@ class KabschDistance(eqx.Module):
 
 
 class Conditional(eqx.Module):
-    r"""A cost that leaves conditions alone: $c_{ij} + w \lVert y_i - y_j \rVert^2$, with $y_j$ the condition that noise
-    $j$ came with.
+    r"""A cost that keeps noise independent of the condition: $c_{ij} + w \lVert y_i - y_j \rVert^2$, with $y_j$ the
+    condition of row $j$ of the batch before pairing.
 
-    Transport of a whole batch makes the noise depend on the condition: what a class is given are the draws that lie
-    near it, while sampling starts from all of them. With an infinite weight, the default, a row only meets the noise
-    that came with an equal condition, and the noise given the condition keeps its law exactly. That suits labels; for
-    continuous conditions, which are never equal, a large weight keeps it nearly.
+    Optimal transport of a whole batch makes the noise depend on the condition: the data of a class are paired with the
+    noise near that class, whereas sampling starts from all noise. With an infinite weight, the default, data are paired
+    only with noise whose row has an equal condition, and the distribution of the noise given the condition is exactly
+    the prior. This suits labels. Continuous conditions are never equal, and a large weight preserves the conditional
+    distribution approximately.
 
     **References:** [@cheng2025curse], [@chemseddine2024conditional].
     """
@@ -76,9 +78,12 @@ class Conditional(eqx.Module):
     def __init__(self, cost: Cost | None = None, *, by: Of | None = None, weight: float = float("inf")) -> None:
         """**Arguments:**
 
-        - `cost`: that of the rows; [`SquaredDistance`][] without.
-        - `by`: what of the condition counts, `(n, ...)`; all of it, which must then be one array, without.
-        - `weight`: of the squared distance of two conditions, in units of `cost`.
+        - `cost`: the cost between data and noise. Default: `SquaredDistance()`.
+        - `by`: selects the array of the condition to compare, `(n, ...)`. Default: the whole condition, which must then
+            be one array.
+        - `weight`: the weight $w$ of the squared distance between two conditions, in units of `cost`.
+
+        **Raises:** `ValueError` if `weight` is not positive.
         """
         if not weight > 0:
             raise ValueError(f"weight={weight} does not keep conditions together; use a positive one, or infinity.")
@@ -95,16 +100,16 @@ class Conditional(eqx.Module):
 
 
 def of_rows(cost: Cost) -> Cost:
-    """The cost of the rows alone, without what any [`Conditional`][] adds."""
+    """The cost between data and noise alone, without the term that any [`Conditional`][] adds."""
     while isinstance(cost, Conditional):
         cost = cost.cost
     return cost
 
 
 def in_units(cost: Cost, x1: Batch, x0: Batch, condition: Condition) -> Array:
-    """The costs over the largest of the rows alone: the distance of conditions has a unit of its own."""
+    """The costs divided by the largest cost between data and noise alone: distances of conditions have another unit."""
     alone = of_rows(cost)(x1, x0, condition)
-    # Forbidden pairs cost infinity, which is no unit.
+    # Exclude the infinite costs of forbidden pairs from the maximum.
     largest = jnp.max(jnp.where(jnp.isfinite(alone), alone, -jnp.inf))
     return cost(x1, x0, condition) / jnp.where(largest > 0, largest, 1)
 
@@ -113,7 +118,7 @@ def _all(condition: Condition) -> Array:
     leaves = jax.tree.leaves(condition)
     if len(leaves) != 1:
         raise ValueError(
-            f"Conditional is given a condition of {len(leaves)} arrays and cannot tell which one counts; pass "
-            "condition= to fit, and by= with a function that takes one array of it."
+            f"Conditional compares one array, but the condition has {len(leaves)}; pass condition= to fit, and by= a "
+            "function that selects one array of the condition."
         )
     return leaves[0]

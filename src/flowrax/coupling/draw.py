@@ -1,6 +1,6 @@
-r"""Which pairs are taken from a transport plan $\pi_{ij}$ of data $i$ and noise $j$.
+r"""How pairs are drawn from a transport plan $\pi_{ij}$ between data $i$ and noise $j$.
 
-A permutation is the plan that it puts its mass on, $\pi_{i, \mathrm{order}(i)} = 1 / n$.
+A permutation is the plan $\pi_{i, \mathrm{order}(i)} = 1 / n$, with zeros elsewhere.
 """
 
 import abc
@@ -20,15 +20,15 @@ class AbstractDraw(eqx.Module):
 
     @abc.abstractmethod
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
-        """The pairs where each row `i` of the data has the noise `order[i]`."""
+        """Pairs drawn from the permutation that assigns noise `order[i]` to row `i` of the data."""
 
     @abc.abstractmethod
     def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
-        """`n` pairs from the logarithm of a plan of any mass."""
+        """`n` pairs drawn from a plan, given by its logarithm; the plan need not be normalised."""
 
     @abc.abstractmethod
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
-        """The mass of the rows that the draw takes regardless of their mass; None where it follows the mass."""
+        """The log-mass of each row, if the draw takes every row once regardless of its mass; otherwise None."""
 
 
 def _rows(order: Array) -> Array:
@@ -38,7 +38,8 @@ def _rows(order: Array) -> Array:
 class PerData(AbstractDraw):
     r"""One pair for each row of data, in the order of the data: $j \sim \pi_{ij} / \sum_k \pi_{ik}$.
 
-    Conditions stay where they are, and the data keep their empirical law; of a soft plan some noise is drawn twice.
+    Conditions keep their order, and the data keep their empirical distribution. A plan that is not a permutation may
+    draw the same noise several times.
     """
 
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
@@ -65,9 +66,9 @@ class PerNoise(AbstractDraw):
 
 
 class Joint(AbstractDraw):
-    r"""$n$ pairs $(i, j) \sim \pi$, in random order; rows of data and noise may be missing, others come several times.
+    r"""$n$ pairs $(i, j) \sim \pi$, in random order; some rows of data and noise may be missing and others repeated.
 
-    Without `replace` no pair comes twice: of a permutation all pairs come.
+    With `replace=False` no pair is drawn twice, and a permutation yields each of its pairs once.
     """
 
     replace: bool = eqx.field(default=True, static=True)
@@ -83,7 +84,7 @@ class Joint(AbstractDraw):
         if self.replace:
             drawn = jax.random.categorical(key, flat, shape=log_plan.shape[:1])
         else:
-            # The largest n of logarithms with Gumbel noise are n draws without replacement.
+            # Gumbel top-k: the n largest of the perturbed logarithms are n draws without replacement.
             drawn = jax.lax.top_k(flat + jax.random.gumbel(key, flat.shape, flat.dtype), log_plan.shape[0])[1]
         drawn = drawn.astype(jnp.int32)
         return drawn % n, drawn // n

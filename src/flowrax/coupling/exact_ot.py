@@ -14,27 +14,28 @@ from .draw import AbstractDraw, PerData
 
 
 def _squared_distance(x1: Batch, x0: Batch, condition: Condition) -> Array:
-    """Up to a number for each row and one for each column, which change no assignment.
+    """The squared distances up to constants for each row and each column, which do not change the assignment.
 
-    So the squares are left out and both sets are centred: far from the origin they would cancel, digits and all.
+    The squared norms are therefore left out, and both sets are centred: far from the origin the inner products would
+    lose digits.
     """
     rows, columns = (z.reshape(z.shape[0], -1) - jnp.mean(z, axis=0).reshape(1, -1) for z in (x1, x0))
     return -2 * rows @ columns.T
 
 
 def _reduced(costs: Array) -> Array:
-    # No assignment is worth more or less for it, but the augmenting paths are shorter: up to four times faster.
+    # Subtracting the minima does not change the assignment but shortens the augmenting paths: up to four times faster.
     costs = costs - jnp.min(costs, axis=-1, keepdims=True)
     return costs - jnp.min(costs, axis=-2, keepdims=True)
 
 
 class ExactOT(AbstractHostCoupling):
-    """Minibatch optimal transport: straighter paths, but no score.
+    """Minibatch optimal transport: the paths are straighter, but the model has no score.
 
-    The batch is cut into blocks of consecutive rows (`fit` draws rows at random) and each block is assigned exactly,
-    by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment` on the host. A batch of 4,096 took
-    one core 11 ms in the plane and 5 ms in 64 dimensions in blocks of 64, and 105 and 20 to 40 ms in blocks of 256.
-    `fit` assigns on threads beside training, which hides it where the device leaves a core idle.
+    The batch is split into blocks of consecutive rows (`fit` draws rows at random), and each block is assigned exactly
+    on the host by the shortest augmenting paths of `scipy.optimize.linear_sum_assignment`. On one core, a batch of
+    4,096 took 11 ms in 2 dimensions and 5 ms in 64 dimensions with blocks of 64, and 105 ms and 20 to 40 ms with blocks
+    of 256. `fit` computes assignments on threads while the device trains, which hides this time if a core is idle.
 
     **References:** [@tong2024improving], [@crouse2016implementing].
     """
@@ -47,11 +48,13 @@ class ExactOT(AbstractHostCoupling):
     def __init__(self, *, block_size: int = 256, cost: Cost | None = None, draw: AbstractDraw | None = None) -> None:
         """**Arguments:**
 
-        - `block_size`: rows assigned at once; the time of a block grows as its cube, and larger ones come closer to
-            the transport of the laws.
-        - `cost`: of all pairs, such as [`KabschDistance`][] or, for conditional models, [`Conditional`][]; the squared
-            distance without. Infinite costs forbid pairs.
-        - `draw`: which of the pairs are taken and in what order; all, in the order of the data, without.
+        - `block_size`: the number of rows assigned together. The time for a block grows as the cube of its size; larger
+            blocks approximate the optimal transport between the two distributions better.
+        - `cost`: the costs of all pairs, such as [`KabschDistance`][] or, for conditional models, [`Conditional`][].
+            Infinite costs forbid pairs. Default: the squared distance.
+        - `draw`: which pairs are taken, and in what order. Default: `PerData()`, all pairs in the order of the data.
+
+        **Raises:** `ValueError` if `block_size` is less than 2.
         """
         if block_size < 2:
             raise ValueError(f"block_size={block_size} leaves nothing to choose; use at least 2.")
@@ -59,7 +62,7 @@ class ExactOT(AbstractHostCoupling):
         self.draw = PerData() if draw is None else draw
 
     def costs(self, x0: Batch, x1: Batch, condition: Condition = None) -> tuple[Array, ...]:
-        """Those of the full blocks, `(k, size, size)`, and of what is left, `(1, rest, rest)`, where there is any."""
+        """The costs of the full blocks, `(k, size, size)`, and of the remaining rows, `(1, rest, rest)`, if any."""
         n, size = x0.shape[0], min(self.block_size, x0.shape[0])
         full, rows = n - n % size, (x1, x0, condition)
         blocks = jax.tree.map(lambda z: z[:full].reshape(-1, size, *z.shape[1:]), rows)
@@ -69,7 +72,7 @@ class ExactOT(AbstractHostCoupling):
         return costs, _reduced(self.cost(*jax.tree.map(lambda z: z[full:], rows)))[None]
 
     def order(self, costs: tuple[np.ndarray, ...]) -> np.ndarray:
-        # Costs a fifth of a second, which no one pays who only samples.
+        # The import takes a fifth of a second; importing here spares programs that only sample.
         from scipy.optimize import linear_sum_assignment
 
         orders, start = [], 0

@@ -1,4 +1,4 @@
-r"""$(x_0, x_1)$ as they came: pairs that were measured together."""
+r"""$(x_0, x_1)$ as given: pairs that were measured together."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from .base import AbstractCoupling, Pairs
 
 
 class Given(AbstractCoupling):
-    """Leaves the rows as they are, but they depend on each other: what `fit(..., x0=...)` records."""
+    """Keeps the given pairs, in which noise and data depend on each other. `fit(..., x0=...)` records this coupling."""
 
     independent: ClassVar[bool] = False
 

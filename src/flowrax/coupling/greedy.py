@@ -1,4 +1,4 @@
-"""The cheapest pair first, then the cheapest of what is left, and so on."""
+"""The cheapest pair first, then the cheapest of the remaining pairs, and so on."""
 
 from typing import ClassVar
 
@@ -12,10 +12,11 @@ from .draw import AbstractDraw, PerData
 
 
 class Greedy(AbstractCoupling):
-    """Takes the cheapest pair of rows that are both free until none is left: not optimal, but found on the device.
+    """Repeatedly pairs the cheapest unpaired noise and data: not optimal, but computed on the device.
 
-    Each round takes all the pairs that are each other's cheapest at once, which gives the same pairs; ties go to the
-    first row of the data, then of the noise. Costs of a whole batch are held, `(n, n)`.
+    Each round takes at once all pairs in which each sample is the cheapest partner of the other, which gives the same
+    pairs. Ties go to the first row of the data, then of the noise. The `(n, n)` costs of the whole batch are held in
+    memory.
     """
 
     cost: Cost
@@ -23,7 +24,7 @@ class Greedy(AbstractCoupling):
     independent: ClassVar[bool] = False
 
     def __init__(self, *, cost: Cost | None = None, draw: AbstractDraw | None = None) -> None:
-        """`cost` and `draw`: as of [`ExactOT`][]."""
+        """`cost` and `draw`: as in [`ExactOT`][]."""
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
@@ -34,10 +35,10 @@ class Greedy(AbstractCoupling):
 
 
 def _cheapest_first(costs: Array) -> Array:
-    """`(n,)`: the column of each row."""
+    """`(n,)`: the column assigned to each row."""
     n = costs.shape[0]
     rows = jnp.arange(n, dtype=jnp.int32)
-    # What is free must cost less than what is taken, or no row would find it and the loop would not end.
+    # Free pairs must cost less than the infinity that marks taken ones; otherwise the loop would never end.
     most = float(jnp.finfo(costs.dtype).max)
     costs = jnp.nan_to_num(costs, nan=most, posinf=most)
 
@@ -56,7 +57,8 @@ def _cheapest_first(costs: Array) -> Array:
 
 
 def _first_least(costs: Array, axis: int) -> Array:
-    # An argmin, several times faster on a CPU, where two plain reductions are vectorised and one of pairs is not.
+    # An argmin by two plain reductions. A CPU vectorises these but not a reduction over (value, index) pairs, which is
+    # several times slower.
     is_least = costs == jnp.min(costs, axis=axis, keepdims=True)
     rows = jnp.expand_dims(jnp.arange(costs.shape[0], dtype=jnp.int32), 1 - axis)
     return jnp.min(jnp.where(is_least, rows, costs.shape[0]), axis=axis)

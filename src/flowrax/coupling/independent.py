@@ -10,7 +10,7 @@ from .base import AbstractCoupling, Pairs
 
 
 class Independent(AbstractCoupling):
-    """Leaves the rows as they were drawn."""
+    """Pairs noise and data in the order in which they were drawn."""
 
     independent: ClassVar[bool] = True
 

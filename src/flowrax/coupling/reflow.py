@@ -1,4 +1,4 @@
-r"""$x_1 = \Phi(x_0)$: noise meets where a given flow takes it."""
+r"""$x_1 = \Phi(x_0)$: each noise is paired with its image under a given flow."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -12,18 +12,19 @@ from .._typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 
 Flow = Callable[[Batch, KeyArray, Condition], Array]
-"""`flow(x0, key, condition) -> x1`, of whole batches."""
+"""`flow(x0, key, condition) -> x1` on whole batches."""
 
 
 class Reflow(AbstractCoupling):
-    """Pairs noise with what a flow makes of it, for a second flow that is straighter. The data themselves are not used.
+    """Pairs noise with its image under a flow, to train a second, straighter flow. The data themselves are not used.
 
-    `flow(x0, key, condition)` takes a batch of noise to data, `(n, *event)`; any map of that form will do, a closed one
-    too. A trained model's is
+    `flow(x0, key, condition)` maps a batch of noise to a batch of data, both `(n, *event)`; any map of this form will
+    do, including one in closed form. For a trained model `teacher` it is
 
         lambda x0, key, condition: frx.sample(teacher, key, x0.shape[0], x0=x0, condition=frx.Batched(condition)).x
 
-    with `condition=None` for a model without. Nothing of the flow is trained. It is solved at every step.
+    with `condition=None` for an unconditional teacher. The flow receives no gradients and is solved anew at every
+    training step. A flow whose output has another shape than `x0` raises a `ValueError`.
 
     **Reference:** [@liu2023flow].
     """

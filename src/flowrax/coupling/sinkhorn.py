@@ -1,9 +1,10 @@
-r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ over its largest entry or as it is.
+r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ divided by its largest entry or not.
 
 $$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
 + \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
 
-with $\rho = \infty$ where the marginals are kept. In logarithms, so that nothing under- or overflows:
+with $\rho = \infty$ where the marginals are fixed. The iterations work on logarithms, so that nothing under- or
+overflows:
 
 $$v \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_i (u_i - c_{ij} / \varepsilon)\big), \quad
 u \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_j (v_j - c_{ij} / \varepsilon)\big), \quad
@@ -44,7 +45,7 @@ def _log_plan(
 
 
 def _pairs(draw: AbstractDraw, key: KeyArray, log_plan: Array, x0: Batch, x1: Batch) -> Pairs:
-    """What is drawn from a plan, where rows without mass count nothing."""
+    """Draws pairs from a plan; the pair of a row with zero mass has weight zero."""
     log_plan = jax.lax.stop_gradient(log_plan)
     noise, data = draw.of_plan(key, log_plan)
     log_mass = draw.log_mass(log_plan)
@@ -59,7 +60,7 @@ def _check(**positive: float | int) -> None:
 
 
 class Sinkhorn(AbstractCoupling):
-    """Draws pairs from the entropic plan of a batch, on the device.
+    """Draws pairs from the entropic transport plan of a batch, on the device.
 
     **Reference:** [@cuturi2013sinkhorn].
     """
@@ -82,11 +83,16 @@ class Sinkhorn(AbstractCoupling):
     ) -> None:
         r"""**Arguments:**
 
-        - `reg`: $\varepsilon$, in units of the largest cost of the batch, that of conditions left out.
-        - `absolute`: whether it is in units of the cost itself instead, the data squared for squared distances.
-        - `num_iterations`: the marginal of the data is exact after each, that of the noise as far as they converged.
-        - `cost`: as of [`ExactOT`][].
-        - `draw`: how pairs are drawn from the plan; [`PerData`][] without.
+        - `reg`: the regularisation $\varepsilon$, in units of the largest cost of the batch, not counting the cost of
+            conditions.
+        - `absolute`: whether `reg` is in units of the cost itself instead; for squared distances, the square of the
+            unit of the data.
+        - `num_iterations`: the number of iterations. The marginal of the data is exact after each of them; the marginal
+            of the noise is exact in the limit.
+        - `cost`: as in [`ExactOT`][].
+        - `draw`: how pairs are drawn from the plan. Default: `PerData()`.
+
+        **Raises:** `ValueError` if `reg` or `num_iterations` is not positive.
         """
         _check(reg=reg, num_iterations=num_iterations)
         self.reg, self.absolute, self.num_iterations = reg, absolute, num_iterations
@@ -94,7 +100,7 @@ class Sinkhorn(AbstractCoupling):
         self.draw = PerData() if draw is None else draw
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns)."""
+        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`."""
         return _log_plan(self, 1.0, x0, x1, condition)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
@@ -102,10 +108,11 @@ class Sinkhorn(AbstractCoupling):
 
 
 class UnbalancedSinkhorn(AbstractCoupling):
-    r"""Draws pairs from an entropic plan that leaves out some of the mass of rows that are far from all others.
+    r"""Draws pairs from an unbalanced entropic plan, which transports less mass of rows that are far from all others.
 
-    Those pairs count less in the loss: `Pairs.weights` is the mass of the row that the pair was drawn for, over its
-    mean. With [`Joint`][] the rows come by their mass already, and all pairs count the same.
+    The pairs of such rows count less in the loss: `Pairs.weights` is the mass of the row for which the pair was drawn,
+    divided by the mean mass. [`Joint`][] already draws rows in proportion to their mass, so all its pairs have equal
+    weight.
 
     **References:** [@chizat2018scaling], [@eyring2024unbalancedness].
     """
@@ -130,8 +137,10 @@ class UnbalancedSinkhorn(AbstractCoupling):
     ) -> None:
         r"""**Arguments:**
 
-        - `reg_marginal`: $\rho$, in the units of `reg`; a large one keeps the marginals.
-        - `reg`, `absolute`, `num_iterations`, `cost`, `draw`: as of [`Sinkhorn`][].
+        - `reg_marginal`: the penalty $\rho$ on the marginals, in the units of `reg`; a large value preserves them.
+        - `reg`, `absolute`, `num_iterations`, `cost`, `draw`: as in [`Sinkhorn`][].
+
+        **Raises:** `ValueError` if `reg`, `reg_marginal` or `num_iterations` is not positive.
         """
         _check(reg=reg, reg_marginal=reg_marginal, num_iterations=num_iterations)
         self.reg, self.reg_marginal, self.absolute, self.num_iterations = reg, reg_marginal, absolute, num_iterations
@@ -139,7 +148,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
         self.draw = PerData() if draw is None else draw
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        """The logarithm of the plan, `(n, n)`, of data (rows) and noise (columns); its mass is not one."""
+        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its total mass is not one."""
         damping = self.reg_marginal / (self.reg_marginal + self.reg)
         return _log_plan(self, damping, x0, x1, condition)
 
@@ -148,7 +157,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
 
 
 class Plan(AbstractCoupling):
-    """Draws pairs from a plan that any function finds from the costs, such as one of ott-jax (the extra `ot`).
+    """Draws pairs from a plan that any function computes from the costs, such as a solver of ott-jax (extra `ot`).
 
     ```python
     def plan(costs):
@@ -168,9 +177,10 @@ class Plan(AbstractCoupling):
     ) -> None:
         """**Arguments:**
 
-        - `plan`: from `(n, n)` costs of data (rows) and noise (columns) to a plan of the same shape, of any mass. It
-            may mix dtypes and ranks. Where its rows differ in mass, so do the weights of their pairs.
-        - `cost`, `draw`: as of [`Sinkhorn`][].
+        - `plan`: maps the `(n, n)` costs of data (rows) and noise (columns) to a plan of the same shape, which need not
+            be normalised. The function may mix dtypes and ranks. The weights of the pairs are proportional to the mass
+            of their rows.
+        - `cost`, `draw`: as in [`Sinkhorn`][].
         """
         self.plan, self.cost = plan, SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw

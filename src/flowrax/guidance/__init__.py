@@ -1,4 +1,4 @@
-"""Guidance: models that wrap a model."""
+"""Guidance: models that wrap a model and change its predictions."""
 
 from .base import AbstractGuidance as AbstractGuidance, GuidedModel as GuidedModel
 from .categorical import ClassifierFreeCategorical as ClassifierFreeCategorical

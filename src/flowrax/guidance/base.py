@@ -1,9 +1,9 @@
-r"""Guided models: a model whose score is raised by $g(t, x) \approx \nabla_x \log p(y | x_t = x)$.
+r"""Guided models: a model with $g(t, x) \approx \nabla_x \log p(y | x_t = x)$ added to its score.
 
 All forms of the prediction follow from $s' = s + g$: with $x = \alpha d + \sigma n$ fixed,
 $n' = n - \sigma g$, $d' = d + (\sigma^2 / \alpha)\, g$ and $v' = v + \tfrac12 g_{\text{SDE}}^2\, g$, where
-$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$; all but $s'$
-with $C g$ for $g$ where the noise has covariance $C$.
+$\tfrac12 g_{\text{SDE}}^2 = \sigma^2 \dot\alpha / \alpha - \tfrac12 \mathrm{d}\sigma^2 / \mathrm{d}t$. If the noise has
+covariance $C$, all of these except $s'$ have $C g$ in place of $g$.
 """
 
 import abc
@@ -19,7 +19,7 @@ from ..schedule import AbstractSchedule, Scales
 
 
 class AbstractGuidance(eqx.Module):
-    """A rule that turns a model and an observation into an approximate likelihood score."""
+    """An approximation of the likelihood score of an observation under a model."""
 
     @abc.abstractmethod
     def __call__(
@@ -30,7 +30,7 @@ class AbstractGuidance(eqx.Module):
         x: Event,
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
-        """The model's own prediction at `(t, x)` and the likelihood score there, of the shape of `x`."""
+        """The unguided prediction of the model at `(t, x)` and the likelihood score there, of the shape of `x`."""
 
 
 class GuidedPrediction(AbstractPrediction):
@@ -40,7 +40,7 @@ class GuidedPrediction(AbstractPrediction):
     likelihood_score: Event
     scales: Scales
     diffusion_squared: Array
-    """Of the forward SDE."""
+    """The squared diffusion coefficient of the forward SDE."""
     scaled_score: Event
     """The likelihood score times the prior's covariance."""
 
@@ -62,9 +62,9 @@ class GuidedPrediction(AbstractPrediction):
 
 
 class GuidedModel(AbstractWrappedModel):
-    """A model conditioned on an observation: sampled, solved and evaluated like any other.
+    """A model conditioned on an observation, sampled and evaluated like any other model.
 
-    It starts where `alpha > 0`, from the law of the unguided model there.
+    It starts at a time with `alpha > 0`, from the marginal of the unguided model at that time.
     """
 
     model: AbstractContinuousModel
@@ -78,9 +78,12 @@ class GuidedModel(AbstractWrappedModel):
     def __init__(self, model: AbstractContinuousModel, observation: LinearGaussian, guidance: AbstractGuidance) -> None:
         """**Arguments:**
 
-        - `model`: a model with a score, or `ValueError`.
-        - `observation`: of its events; an operator of another width is a `ValueError`.
-        - `guidance`: the rule.
+        - `model`: a model that has a score.
+        - `observation`: an observation of the model's events.
+        - `guidance`: the approximation of the likelihood score.
+
+        **Raises:** `ValueError` if the model has no score, or the operator of the observation does not match its
+        events.
         """
         observation.check_event(model.shape)
         low, high = model.score_interval
@@ -94,7 +97,7 @@ class GuidedModel(AbstractWrappedModel):
         return self.model.schedule
 
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The unguided law at `t`."""
+        """The marginal of the unguided model at `t`."""
         return self.model.source_at(t)
 
     @property

@@ -1,6 +1,6 @@
-r"""Guidance of categorical models by the difference of two predictions.
+r"""Guidance of categorical models by two predictions, combined at each site.
 
-$$p(x_1^i = k | x_t) \propto p_{\text{null}}^{1 - w}\, p_{\text{cond}}^{w}, \text{ on each site.}$$
+$$p(x_1^i = k | x_t) \propto p_{\text{null}}^{1 - w}\, p_{\text{cond}}^{w}.$$
 """
 
 import equinox as eqx
@@ -14,10 +14,11 @@ from ..prior import AbstractCategoricalPrior, AbstractPrior
 
 
 class ClassifierFreeCategorical(AbstractCategoricalModel):
-    r"""A conditional categorical model whose condition counts for more; a model for every sampler.
+    r"""Classifier-free guidance of a categorical model, or guidance by another model; it works with every sampler.
 
-    For $w > 1$ its draws are sharper than those of $p(x | c)$ and follow no noised law, as with [`ClassifierFree`][]. A
-    class that either prediction excludes gets what the condition says of it. Train one network for both by
+    For $w > 1$ its samples are sharper than samples of $p(x | c)$, and no noising process has its marginals, as with
+    [`ClassifierFree`][]. A class to which either prediction assigns probability zero keeps the log-probability
+    of the conditional prediction before renormalisation. Train one network for both predictions with
     `ConditionDropout`.
 
     **References:** [@ho2022classifier], [@schiff2025simple].
@@ -42,24 +43,29 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
     ):
         """**Arguments:**
 
-        - `model`: of events given a condition.
-        - `weight`: $w$; 0 is the other prediction, 1 the model's own, more is guidance. A scalar, or one for each site.
-        - `null`: the condition of the other prediction, as training dropped it.
-        - `other`: the model of the other prediction, of the same path, prior and events: `model` itself without. With
-            it `null=None` gives it the same condition.
+        - `model`: a conditional model.
+        - `weight`: the guidance weight $w$: 0 gives the other prediction, 1 the prediction of `model`, and values above
+            1 amplify the condition. A scalar, or one weight for each site, of the shape of an event.
+        - `null`: the condition of the other prediction: the null condition of training. With None, `other` takes the
+            same condition as `model`.
+        - `other`: the model of the other prediction, with the same path, prior and events. Default: `model`.
 
-        Raises `ValueError` for a model of another path or prior, and where neither `null` nor `other` is given.
+        **Raises:** `ValueError` if neither `null` nor `other` is given, if `other` has another path or prior, or if
+        `weight` has another shape.
         """
         if null is None and other is None:
             raise ValueError(
-                "ClassifierFreeCategorical needs null=<the condition training dropped to>, or other=<a model>."
+                "ClassifierFreeCategorical needs null=<the null condition of training>, or other=<a model>."
             )
         self.model, self.other, self.null = model, model if other is None else other, null
         if not eqx.tree_equal((self.other.interpolant, self.other.prior), (model.interpolant, model.prior)):
-            raise ValueError("other has another path or prior than the model; both must see the same noise.")
+            raise ValueError("other has another path or prior than the model; both must have the same noise.")
         self.weight = jnp.asarray(weight, model.dtype)
         if self.weight.shape not in ((), model.shape):
-            raise ValueError(f"weight has shape {self.weight.shape}; it is a scalar or has an event's, {model.shape}.")
+            raise ValueError(
+                f"weight has shape {self.weight.shape}; it must be a scalar or have the shape of an event, "
+                f"{model.shape}."
+            )
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min = max(model.t_min, self.other.t_min)
         self.t_max = min(model.t_max, self.other.t_max)
@@ -82,13 +88,13 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         return self.model.default_sampler
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
-        """As the model takes them."""
+        """The events `x` as the wrapped model takes them."""
         return self.model.events(name, x, size)
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        r"""$\log p$ of both, mixed and normalised again."""
+        r"""The combined and renormalised $\log p(x_1^i = k | x_t)$, `(*shape, K)`."""
         null = condition
         if self.null is not None:
             null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, self.null)

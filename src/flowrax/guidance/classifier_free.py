@@ -1,6 +1,7 @@
 r"""Guidance by the difference of two predictions, $p = p_{\text{null}} + w\,(p_{\text{cond}} - p_{\text{null}})$.
 
-At one $(t, x)$ data, noise, velocity and score are affine in one another, so that mixing any of them mixes all.
+At fixed $(t, x)$ the data, noise, velocity and score are affine functions of one another, so that combining one of them
+linearly combines all of them in the same way.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from ..schedule import AbstractSchedule
 
 
 class MixedPrediction(AbstractPrediction):
-    """One prediction pushed away from another, form by form."""
+    """The linear combination of two predictions, applied to each form of the prediction."""
 
     guided: AbstractPrediction
     other: AbstractPrediction
     weight: Array
-    """$w$, of a shape that broadcasts to an event."""
+    """The weight $w$, of a shape that broadcasts to an event."""
 
     def _mix(self, guided: Event, other: Event) -> Event:
         return other + self.weight.astype(other.dtype) * (guided - other)
@@ -44,11 +45,11 @@ class MixedPrediction(AbstractPrediction):
 
 
 class ClassifierFree(AbstractWrappedModel):
-    r"""A conditional model whose condition counts for more: classifier-free guidance, or guidance by another model.
+    r"""Classifier-free guidance of a conditional model, or guidance by another model.
 
-    Its score is $(1 - w) \nabla \log p_t(x) + w \nabla \log p_t(x | c)$, which for $w > 1$ is that of no noised law:
-    draws are sharper than those of $p(x | c)$ and `log_prob` is the density of what its own flow draws. Train one
-    network for both by `Matching(condition_dropout=ConditionDropout(p, null))`.
+    Its score is $(1 - w) \nabla \log p_t(x) + w \nabla \log p_t(x | c)$, which for $w > 1$ is not the score of any
+    noising process: samples are sharper than samples of $p(x | c)$, and `log_prob` is the density of the samples of the
+    guided flow. Train one network for both predictions with `Matching(condition_dropout=ConditionDropout(p, null))`.
 
     **References:** [@ho2022classifier], [@karras2024guiding].
     """
@@ -75,24 +76,28 @@ class ClassifierFree(AbstractWrappedModel):
     ):
         """**Arguments:**
 
-        - `model`: of events given a condition.
-        - `weight`: $w$; 0 is the other prediction, 1 the model's own, more is guidance. A scalar, or an array that
-            broadcasts to an event: ones where nothing is to be guided.
-        - `null`: the condition of the other prediction, as training dropped it, or a function that makes it of the
-            condition: zeros of its shape where `ConditionDropout` had none.
-        - `other`: the model of the other prediction, of the same schedule, prior and events: `model` itself without.
-            A worse version of the model makes it autoguidance; then `null=None` gives it the same condition.
-        - `interval`: of times at which there is guidance, ends included; outside it the model's own prediction counts.
+        - `model`: a conditional model.
+        - `weight`: the guidance weight $w$: 0 gives the other prediction, 1 the prediction of `model`, and values above
+            1 amplify the condition. A scalar, or an array that broadcasts to an event, with ones where no guidance is
+            wanted.
+        - `null`: the condition of the other prediction: the null condition of training, or a function that computes it
+            from the condition. If `ConditionDropout` had no `null`, it is zeros of the shape of the condition. With
+            None, `other` takes the same condition as `model`.
+        - `other`: the model of the other prediction, with the same schedule, prior and events. A worse version of
+            `model` gives autoguidance. Default: `model`.
+        - `interval`: the closed interval of times with guidance; at other times `model` is used alone. Default: all
+            times.
 
-        Raises `ValueError` for a model of other events or another path, and where neither `null` nor `other` is given.
+        **Raises:** `ValueError` if neither `null` nor `other` is given, if `other` has other events or another schedule
+        or prior, or if `weight` does not broadcast to an event.
         """
         if null is None and other is None:
-            raise ValueError("ClassifierFree needs null=<the condition training dropped to>, or other=<a model>.")
+            raise ValueError("ClassifierFree needs null=<the null condition of training>, or other=<a model>.")
         self.model, self.other, self.null = model, model if other is None else other, null
         if self.other.shape != model.shape or self.other.dtype != model.dtype:
             raise ValueError(f"other has events of {self.other.shape}, but the model has events of {model.shape}.")
         if not eqx.tree_equal((self.other.schedule, self.other.prior), (model.schedule, model.prior)):
-            raise ValueError("other has another schedule or prior than the model; put it on the model's by warp.")
+            raise ValueError("other has another schedule or prior than the model; convert its schedule with warp.")
         self.weight = jnp.asarray(weight, model.dtype)
         sizes = zip(self.weight.shape[::-1], model.shape[::-1], strict=False)
         if self.weight.ndim > len(model.shape) or any(mine not in (1, size) for mine, size in sizes):
@@ -107,7 +112,7 @@ class ClassifierFree(AbstractWrappedModel):
         return self.model.schedule
 
     def source_at(self, t: Scalar) -> AbstractPrior:
-        """The model's own law at `t`."""
+        """The marginal of `model` at `t`."""
         return self.model.source_at(t)
 
     @property
@@ -119,7 +124,7 @@ class ClassifierFree(AbstractWrappedModel):
         if self.null is None:
             null = condition
         else:
-            # Dtypes of the condition that training saw, which the verbs have cast.
+            # The condition has been cast to the dtypes of training; cast the null condition alike.
             null = self.null(condition) if callable(self.null) else self.null
             null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, null)
         inside = (self.start <= t) & (t <= self.stop)

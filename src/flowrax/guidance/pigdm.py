@@ -1,10 +1,10 @@
-r"""Pseudo-inverse guidance: $p(x_1 | x_t)$ is taken as $\mathcal{N}(\hat x_1, r^2 I)$, so for $y = A x_1 + \varepsilon$
+r"""Pseudo-inverse guidance: with $p(x_1 | x_t) \approx \mathcal{N}(\hat x_1, r^2 I)$ and $y = A x_1 + \varepsilon$,
 
 $$g = \Big(\frac{\partial \hat x_1}{\partial x}\Big)^{\!\top} A^\top
 \big(r^2 A A^\top + \operatorname{diag}(s^2)\big)^{-1} (y - A \hat x_1), \qquad
 r^2 = \frac{\sigma^2 s_d^2}{\alpha^2 s_d^2 + \sigma^2}.$$
 
-$r^2$ is the exact posterior variance of data $\mathcal{N}(0, s_d^2 I)$, for which the method is exact.
+$r^2$ is the exact posterior variance for data from $\mathcal{N}(0, s_d^2 I)$, for which the method is exact.
 """
 
 import jax
@@ -20,11 +20,13 @@ from .base import AbstractGuidance
 class PiGDM(AbstractGuidance):
     """Pseudo-inverse guidance for linear-Gaussian observations.
 
+    Raises `ValueError` for a model whose prior is not standard normal.
+
     **Reference:** [@song2023pseudoinverse].
     """
 
     data_std: float = 1.0
-    """Standard deviation of the data's elements."""
+    """The standard deviation $s_d$ of the elements of the data."""
 
     def __call__(
         self,
@@ -35,7 +37,9 @@ class PiGDM(AbstractGuidance):
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
         if not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
-            raise ValueError("PiGDM is for models with the standard normal prior.")
+            raise ValueError(
+                f"PiGDM needs a model with a standard normal prior, but the prior is {type(model.prior).__name__}."
+            )
 
         def denoise(x: Event) -> tuple[Event, AbstractPrediction]:
             prediction = model.predict(t, x, condition)

@@ -1,7 +1,8 @@
-r"""Guidance of jumps by a predictor of what the data shall have: rates times a ratio of likelihoods.
+r"""Guidance of jump rates by a predictor of a property $y$ of the data: rates times a ratio of likelihoods.
 
-The process given $y$ undoes noise at the rates $R(x \to x')\, p(y | x') / p(y | x)$, where $p(y | x)$ is the likelihood
-of the noised state at its time (Nisonoff et al. 2025), and adds noise as it would without $y$: [`guided_jumps`][].
+Conditioned on $y$, the process removes noise at the rates $R(x \to x')\, p(y | x') / p(y | x)$, where $p(y | x)$ is the
+likelihood of the noisy state at its time (Nisonoff et al. 2025). It adds noise at the unconditional rates. See
+[`guided_jumps`][].
 """
 
 from collections.abc import Callable
@@ -15,19 +16,19 @@ from ..abstract import AbstractCategoricalModel
 from ..discrete import AbstractRateGuide
 
 LogLikelihood = Callable[[Scalar, Array, Condition], Array]
-r"""`log_likelihood(t, x, condition)`, a scalar: $\log p(y | x_t = x)$ in nats, finite wherever draws come to."""
+r"""`log_likelihood(t, x, condition)`, a scalar: $\log p(y | x_t = x)$ in nats, finite at all states reached."""
 
 
 class LikelihoodRatio(AbstractRateGuide):
-    r"""The ratio itself, for every change of one site: `L K` evaluations of the predictor in a step.
+    r"""The exact likelihood ratio for every change of one site, with `L K` evaluations of the predictor per step.
 
-    With the exact predictor and `weight=1` the law of the draws is $p(x | y)$, to first order in the steps. A state of
-    likelihood zero, to which sites that jump together may lead, has no ratio: a sample there fails and says so, unless
-    it has nowhere left to go.
+    With an exact predictor and `weight=1`, samples follow $p(x | y)$ to first order in the step size. Several sites
+    that jump in the same step may lead to a state of likelihood zero, for which the ratio is undefined; a sample in
+    such a state is reported as failed unless no jumps remain.
 
-    - `log_likelihood`: of one event of integers at one time, trained on noised states.
-    - `weight`: $\gamma$, the power of the ratio.
-    - `batch_size`: how many changes are evaluated at once; all of them without.
+    - `log_likelihood`: the log-likelihood of one integer event at one time, trained on noisy states.
+    - `weight`: the exponent $\gamma$ of the ratio.
+    - `batch_size`: the number of changes evaluated at once. Default: all of them.
 
     **Reference:** [@nisonoff2025unlocking].
     """
@@ -49,13 +50,14 @@ class LikelihoodRatio(AbstractRateGuide):
 
 
 class FirstOrderRatio(AbstractRateGuide):
-    r"""The ratio by one gradient of the predictor with respect to one-hot rows, at the price of one evaluation.
+    r"""A first-order approximation of the likelihood ratio, from one gradient of the predictor per step.
 
-    $\log p(y | x') - \log p(y | x) \approx (e_{x'} - e_x) \cdot \nabla \log p(y | x)$, which is right where the
-    log-likelihood is a sum over sites.
+    $\log p(y | x') - \log p(y | x) \approx (e_{x'} - e_x) \cdot \nabla \log p(y | x)$ with one-hot vectors $e$. The
+    approximation is exact if the log-likelihood is a sum of linear functions of the sites' one-hot vectors.
 
-    - `log_likelihood`: of one event as one-hot rows `(*shape, K)` at one time, differentiable in them.
-    - `weight`: $\gamma$, the power of the ratio.
+    - `log_likelihood`: the log-likelihood of one event given as one-hot vectors `(*shape, K)`, at one time,
+      differentiable in them.
+    - `weight`: the exponent $\gamma$ of the ratio.
     """
 
     log_likelihood: LogLikelihood

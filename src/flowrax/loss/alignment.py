@@ -1,4 +1,4 @@
-r"""Representation alignment: hidden features of the network are drawn to those of a pretrained encoder.
+r"""Representation alignment: pulls hidden features of the network towards the features of a pretrained encoder.
 
 $$\mathcal{L} = \mathcal{L}_{\text{matching}} - \lambda\; \frac{1}{N} \sum_{i=1}^N \cos\!\big(y_i, h_i\big)$$
 
@@ -20,18 +20,20 @@ from .matching import AbstractLoss, Matching
 
 
 class WithFeatures(eqx.Module):
-    """A condition, and the features of the same data in an encoder, which the network does not see."""
+    """A condition together with an encoder's features of the same data, which are not passed to the network."""
 
     condition: Condition
     features: Array
-    """`(..., channels)`, one vector for each token; with a leading axis of rows in `fit`."""
+    """`(..., channels)`, one vector for each token; in `fit`, with a leading batch axis."""
 
 
 class RepresentationAlignment(AbstractLoss):
-    """A matching loss and the alignment of one block's features, for a network that shows them.
+    """A matching loss plus the alignment of one block's features, for a network that returns hidden features.
 
-    Pass `fit(condition=WithFeatures(condition, features))`. A projector that is trained along belongs to the network:
-    see `nn.Projected`. Once trained, the model is sampled with its plain conditions.
+    Pass `fit(condition=WithFeatures(condition, features))`. A projector trained jointly is part of the network: see
+    `nn.Projected`. After training, sample the model with plain conditions.
+
+    Raises `ValueError` if the condition has no features, the network returns none, or their shapes differ.
 
     **Reference:** [@yu2025representation].
     """
@@ -44,9 +46,10 @@ class RepresentationAlignment(AbstractLoss):
     def __init__(self, matching: Matching | None = None, *, weight: float = 0.5, block: int = -1) -> None:
         r"""**Arguments:**
 
-        - `matching`: the loss of the output, whose times and condition dropout it takes; `Matching()` without.
-        - `weight`: $\lambda$.
-        - `block`: which of the network's features are aligned; the last without, all that `nn.Projected` shows.
+        - `matching`: the loss of the output, whose times and condition dropout are used. Default: `Matching()`.
+        - `weight`: the weight $\lambda$ of the alignment.
+        - `block`: the index of the network's features to align. Default: the last, which is the only one of
+            `nn.Projected`.
         """
         self.matching = Matching() if matching is None else matching
         self.weight, self.block, self.times = weight, block, self.matching.times
@@ -60,7 +63,7 @@ class RepresentationAlignment(AbstractLoss):
     def parts(
         self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> tuple[Array, Array]:
-        """The matching loss and minus the mean cosine, two scalars."""
+        """The matching loss and minus the mean cosine similarity, two scalars."""
         if not isinstance(condition, WithFeatures):
             raise ValueError(
                 "RepresentationAlignment needs the features; pass condition=WithFeatures(condition, features)."
@@ -75,7 +78,7 @@ class RepresentationAlignment(AbstractLoss):
         if features.shape != wanted.shape:
             raise ValueError(
                 f"The features of the network have shape {features.shape} but those of the data {wanted.shape}; "
-                "wrap the network in nn.Projected with a projector to that width."
+                "wrap the network in nn.Projected with a projector to the width of the latter."
             )
         loss = self.matching.measure(model, output, t, x0, x1, condition.condition)
         return loss, -jnp.mean(_cosine(features, wanted.astype(features.dtype)))
@@ -86,7 +89,9 @@ def _output_and_hidden(
 ) -> tuple[Event, tuple[Array, ...]]:
     network = model.network
     if not isinstance(network, AbstractFeatureNetwork):
-        raise ValueError(f"{type(network).__name__} shows no features; use nn.DiT, or subclass AbstractFeatureNetwork.")
+        raise ValueError(
+            f"{type(network).__name__} returns no hidden features; use nn.DiT, or subclass AbstractFeatureNetwork."
+        )
     seen: list[Any] = []
 
     def record(t: Scalar, x: Event, condition: Condition) -> Event:
@@ -94,16 +99,16 @@ def _output_and_hidden(
         seen.append(hidden)
         return output
 
-    # The preconditioner calls the network once.
+    # The preconditioner calls the network exactly once, so one entry is recorded.
     return model.output(t, x, condition, network=record), seen[0]
 
 
 def _cosine(a: Array, b: Array) -> Array:
-    """Along the last axis; zero where a vector is zero."""
+    """The cosine similarity along the last axis; zero where either vector is zero."""
 
     def unit(v: Array) -> Array:
         square = jnp.sum(v**2, axis=-1, keepdims=True)
-        # Nothing divides by zero, also not in the gradient.
+        # Avoid a division by zero, in the gradient too.
         return jnp.where(square > 0, v * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
     return jnp.sum(unit(a) * unit(b), axis=-1)

@@ -1,11 +1,11 @@
-r"""The velocity of a path with a latent, by pairs of opposite latents (Albergo et al. 2023, section 6.1).
+r"""The velocity of a path with a latent variable, learned from antithetic pairs (Albergo et al. 2023, section 6.1).
 
 With $x^\pm = \alpha x_1 + \sigma x_0 \pm \gamma z$, $v = \dot\alpha x_1 + \dot\sigma x_0$ and $e^\pm = b(x^\pm) - v$
 
 $$\tfrac12 \big(|e^+|^2 + |e^-|^2\big) - \dot\gamma\, z \cdot (e^+ - e^-)$$
 
-is the mean squared error of the two, but for $\dot\gamma^2 |z|^2$, which has no gradient, and no bound where
-$\dot\gamma$ is infinite. What is left is bounded: $e^+ - e^-$ vanishes as $\gamma$ does.
+is the mean squared error of the pair without the term $\dot\gamma^2 |z|^2$, which has no gradient and diverges where
+$\dot\gamma$ does. The remaining terms are bounded, because $e^+ - e^-$ vanishes with $\gamma$.
 """
 
 import jax
@@ -20,7 +20,9 @@ from .matching import AbstractLoss
 
 
 class Antithetic(AbstractLoss):
-    """The loss of a `Model(network, interpolant.Latent(...))` of the velocity; it can be negative.
+    """The velocity loss of a `Model(network, interpolant.Latent(...))`; it can be negative.
+
+    Raises `ValueError` for another interpolant or target.
 
     **Reference:** [@albergo2023stochastic].
     """
@@ -33,7 +35,7 @@ class Antithetic(AbstractLoss):
         path = model.interpolant
         if not isinstance(path, Latent) or not isinstance(model.target, Velocity):
             raise ValueError("Antithetic is for Velocity() models of interpolant.Latent; use Matching for others.")
-        # Nearer to an end than time is resolved the difference of the two errors would be all rounding.
+        # Closer to an end than machine epsilon, the difference of the two errors would be rounding error alone.
         eps = jnp.finfo(x1.dtype).eps
         t = jnp.clip(jnp.asarray(t), eps, 1 - eps)
         (start, z), scales = x0, model.schedule.scales(t, x1.dtype)

@@ -1,25 +1,26 @@
-r"""The variational bound of a categorical model in continuous time: how far its jumps are from those of the data.
+r"""The variational bound of a categorical model in continuous time: a divergence between jump rates.
 
-Backwards in time the noise replaces every token at the rate $\beta = \dot\alpha / \alpha$ by a draw of $\pi$. Its time
-reversal given the data takes a site from $x$ to $j$ at the rate $u$ and the model, which averages over what it says of
-the data, at the rate $u^\theta$ (Campbell et al. 2022, propositions 1 to 3):
+From data to noise, each token is replaced by a draw of $\pi$ at the rate $\beta = \dot\alpha / \alpha$. The time
+reversal of this process given the data takes a site from $x$ to $j$ at the rate $u_j$. The model averages these rates
+over its predicted distribution of the data, which gives $u^\theta_j$ (Campbell et al. 2022, propositions 1 to 3):
 
 $$u_j = \beta\, \pi_x\, \frac{q_t(j | x_1)}{q_t(x | x_1)}, \qquad
 u^\theta_j = \sum_{x_1} p_\theta(x_1 | x_t)\, u_j(x_1), \qquad
 -\log p(x_1) \le \int \mathbb{E} \sum_i \sum_{j \ne x^i}
 \Big[ u^\theta_j - u_j + u_j \log \frac{u_j}{u^\theta_j} \Big] \mathrm{d}t$$
 
-for noise that ends in $\pi$. For masks the sum is $\frac{\dot\alpha}{1 - \alpha} \sum_i -\log p_\theta(x_1^i | x_t)$
-over masked sites (Sahoo et al. 2024, eq. 10). The bound is tight for every event where the model is exact.
+provided that the noising process ends in $\pi$. With masks the sum is $\frac{\dot\alpha}{1 - \alpha} \sum_i
+-\log p_\theta(x_1^i | x_t)$ over masked sites (Sahoo et al. 2024, eq. 10). If the model is exact, the bound is tight
+for every event.
 
-The integral is over the share $m = 1 - \alpha$ of what is lost, and $1 / m$ is not evaluated: let every site have a
-uniform level and be lost below $m$; of $L$ sites $N$ are lost, and
+The integral is taken over the probability $m = 1 - \alpha$ that a site is corrupted, without evaluating $1 / m$. Give
+every site a uniform level and corrupt it if its level is below $m$. With $N$ of $L$ sites corrupted,
 
 $$\int_0^1 \frac{\mathrm{d}m}{m}\, \mathbb{E}\, f = \sum_{N=1}^{L} \frac1N\, \mathbb{E}\big[ f \,\big|\,
-\text{lost are the sites of the } N \text{ lowest levels, and } m \text{ is the highest of these} \big]$$
+\text{the } N \text{ sites of lowest level are corrupted, and } m \text{ is the highest of their levels} \big]$$
 
-plus the term of $N = 0$, in which $f$ is of order $m$. So a draw of $N$ and of the levels has a bounded weight, $L / N$
-for masks, where a draw of $m$ has one without a variance.
+plus the term for $N = 0$, in which $f$ is of order $m$. Drawing $N$ and the levels thus gives a bounded weight, $L / N$
+for masks, whereas the weight of a uniform draw of $m$ has infinite variance.
 """
 
 import jax
@@ -34,10 +35,10 @@ from .reductions import MaskOf
 
 
 class CategoricalBound(AbstractLoss):
-    """The continuous bound of one event, in nats: the sum over its sites.
+    """The continuous-time bound on the negative log-likelihood of one event, in nats, summed over its sites.
 
-    Its mean is the bound of `log_prob`. The time that is drawn chooses how much is lost, so `times` must be uniform,
-    and as even as can be.
+    Its mean is minus the bound that `log_prob` returns. The drawn time selects the number of corrupted sites, so
+    `times` must be uniform, and should be as evenly spread as possible.
 
     **References:** [@campbell2022continuous], [@ou2025absorbing].
     """
@@ -45,8 +46,8 @@ class CategoricalBound(AbstractLoss):
     times: AbstractTimes = Stratified()
     condition_dropout: ConditionDropout | None = None
     mask: MaskOf | None = None
-    """`mask(condition)`, of the shape of an event, nonzero where a site is real. Others are never lost and count for
-    nothing: the bound is that of the real sites given them."""
+    """`mask(condition)`, of the shape of an event, nonzero where a site is real. Other sites are never corrupted and do
+    not enter the loss, which bounds the real sites conditioned on them."""
 
     def __call__(
         self,
@@ -78,19 +79,22 @@ def bound_draw(
     real: Array | None = None,
     key: KeyArray | None = None,
 ) -> Array:
-    """One draw whose mean is the continuous bound.
+    """One Monte Carlo draw of the continuous-time bound, which is its mean.
 
     **Arguments:**
 
-    - `model`: of a [`Mixture`][], that ends at `t_max=1`; or `ValueError`.
-    - `unit`: uniform in [0, 1), which chooses how many sites are lost.
-    - `x0`: a draw of the prior.
-    - `level`: uniform in [0, 1), one number per site.
-    - `x1`: the event.
-    - `real`: which sites there are; all without.
-    - `key`: for dropout.
+    - `model`: a model of a [`Mixture`][] that ends at `t_max=1`.
+    - `unit`: a uniform number in [0, 1), which selects the number of corrupted sites.
+    - `x0`: a draw of the prior, `(*shape)`.
+    - `level`: uniform numbers in [0, 1), `(*shape)`.
+    - `x1`: the event, `(*shape)`.
+    - `condition`: the condition of the model.
+    - `real`: nonzero where a site is real, `(*shape)`. Default: all sites.
+    - `key`: for dropout in the network.
 
-    **Returns:** nats, a scalar.
+    **Returns:** a scalar, in nats.
+
+    **Raises:** `ValueError` for any other model.
     """
     check_continuous(model)
     masked = model.prior.mask is not None
@@ -100,16 +104,17 @@ def bound_draw(
         flat = jnp.where(real.ravel(), flat, 1)
     rank = jnp.argsort(jnp.argsort(flat)).astype(jnp.int32).reshape(x1.shape)
     count = jnp.asarray(x1.size, jnp.int32) if real is None else jnp.sum(real, dtype=jnp.int32)
-    # Masks are exact where nothing is lost; other noise has a term there.
+    # With masks the term for no corrupted site vanishes; with other noise it does not.
     cells = count + (0 if masked else 1)
     number = jnp.minimum((unit * cells.astype(unit.dtype)).astype(jnp.int32), cells - 1) + (1 if masked else 0)
-    # Half a unit of rounding off both ends, where a level of zero would be divided by.
+    # Keep `lost` half a machine epsilon away from 0 and 1: it is a divisor below.
     lost = (
         jnp.sort(flat)[jnp.maximum(number, 1) - 1] * (1 - jnp.finfo(level.dtype).eps) + jnp.finfo(level.dtype).eps / 2
     )
     size, kept = jnp.maximum(count, 1).astype(level.dtype), 1 - lost
     start = kept_at_start.astype(level.dtype)
-    # Masks are complete at t_min, where this is what the source gives: the share of a noise that is chosen so.
+    # Sampling starts with every site masked at t_min. A site is then still masked at t with probability
+    # lost = (1 - alpha(t)) / (1 - alpha(t_min)), and `share` is the alpha(t) that solves this.
     share = start + (1 - start) * kept if masked else kept
     t = jnp.clip(schedule.time_at(jnp.maximum(share, start)), model.t_min, model.t_max)
     x = jnp.where(rank < number, x0, x1)
@@ -123,29 +128,31 @@ def bound_draw(
 
 
 def masked_terms(model: AbstractCategoricalModel, log_p: Array, x: Tokens, x1: Tokens) -> Array:
-    r"""$-\log p(x_1^i | x_t)$ of what is masked.
+    r"""$-\log p(x_1^i | x_t)$ at the masked sites.
 
     **Arguments:**
 
-    - `log_p`: `(*shape, K)`.
-    - `x`, `x1`: `(*shape)`.
+    - `model`: a model whose prior has a mask.
+    - `log_p`: log-probabilities of the data, `(*shape, K)`.
+    - `x`, `x1`: the state and the data, `(*shape)`.
 
-    **Returns:** `(*shape)`, zero where nothing is masked.
+    **Returns:** `(*shape)`, zero at sites that are not masked.
     """
     there = jnp.take_along_axis(log_p, x1[..., None], axis=-1)[..., 0]
     return -jnp.where(x == model.prior.mask, there, 0)
 
 
 def jump_terms(model: AbstractCategoricalModel, p1: Array, alpha: Array, x: Tokens, x1: Tokens) -> Array:
-    r"""The divergence of the rates of every site, times $(1 - \alpha) / \beta$.
+    r"""The divergence of the model's rates from the true rates at every site, times $(1 - \alpha) / \beta$.
 
     **Arguments:**
 
-    - `p1`: of the data, `(*shape, K)`.
+    - `model`: a model of a [`Mixture`][].
+    - `p1`: predicted probabilities of the data, `(*shape, K)`.
     - `alpha`: $\alpha(t)$.
-    - `x`, `x1`: `(*shape)`.
+    - `x`, `x1`: the state and the data, `(*shape)`.
 
-    **Returns:** `(*shape)`; of order $\alpha^2$ where nothing is left of the data.
+    **Returns:** `(*shape)`; of order $\alpha^2$ as $\alpha \to 0$.
     """
     rates = _scaled_rates(model, p1, alpha, x)
     truth = _scaled_rates(model, probabilities_of(x1, model.prior.num_classes).astype(p1.dtype), alpha, x)
@@ -153,14 +160,14 @@ def jump_terms(model: AbstractCategoricalModel, p1: Array, alpha: Array, x: Toke
 
 
 def _scaled_rates(model: AbstractCategoricalModel, p1: Array, alpha: Array, x: Tokens) -> Array:
-    r"""The rates times $(1 - \alpha) / \beta$, zero for $x$ itself and where no noise is $x$; for $j \ne x$
+    r"""The rates times $(1 - \alpha) / \beta$. They are zero for $j = x$ and where $\pi_x = 0$; otherwise
 
     $$\alpha p_j + (1 - \alpha)\, \pi_j\,
     \frac{\alpha (1 - p_x) + (1 - \alpha)\, \pi_x}{\alpha + (1 - \alpha)\, \pi_x}.$$
     """
     pi, lost = model.prior.probabilities.astype(p1.dtype), 1 - alpha
     here = jax.nn.one_hot(x, model.prior.num_classes, dtype=bool)
-    # Summed, not taken from one: near the data it is small.
+    # Sum the other probabilities instead of computing 1 - p_x, which loses digits near the data.
     others = jnp.sum(jnp.where(here, 0, p1), axis=-1)
     pi_x = pi[x]
     share = (alpha * others + lost * pi_x) / (alpha + lost * pi_x)
@@ -169,14 +176,14 @@ def _scaled_rates(model: AbstractCategoricalModel, p1: Array, alpha: Array, x: T
 
 
 def divergence_terms(v: Array, w: Array) -> Array:
-    r"""$w - v + v \log (v / w)$, elementwise: the terms of a Kullback-Leibler divergence, each not negative.
+    r"""$w - v + v \log (v / w)$, elementwise: the terms of a Kullback-Leibler divergence, each nonnegative.
 
     **Arguments:**
 
-    - `v`, `w`: not negative, of one shape.
+    - `v`, `w`: nonnegative arrays of equal shape.
 
-    **Returns:** of that shape; infinite where $v > 0 = w$, and of second order where the two are close, with nothing
-    cancelled.
+    **Returns:** an array of the same shape, infinite where $v > 0 = w$. Where $v$ and $w$ are close, the result is of
+    second order in their difference and free of cancellation.
     """
     near = (jnp.abs(w - v) <= v / 2) & (v > 0)
     change = jnp.where(near, w - v, 0) / jnp.where(near, v, 1)
@@ -185,17 +192,17 @@ def divergence_terms(v: Array, w: Array) -> Array:
 
 
 def check_continuous(model: AbstractCategoricalModel) -> None:
-    """Raises `ValueError` where noise is left at the end, or has no rate.
+    """Raises `ValueError` if the model ends before the data at `t = 1`, or its path has no continuous-time rates.
 
     **Arguments:**
 
-    - `model`: any.
+    - `model`: any categorical model.
     """
     if model.t_max != 1:
-        raise ValueError(f"The bound is one of data, at t=1, but the model ends at t_max={model.t_max}.")
+        raise ValueError(f"The bound is on data at t=1, but the model ends at t_max={model.t_max}; use t_max=1.")
     if not isinstance(model.interpolant, Mixture):
         raise ValueError(
-            f"{type(model.interpolant).__name__} has steps and no rates in between; use log_prob(grid=) in its steps."
+            f"{type(model.interpolant).__name__} has discrete steps and no rates; use log_prob(grid=) with its steps."
         )
 
 

@@ -1,8 +1,8 @@
-r"""Losses of categorical models: the cross-entropy of the data given what is left of it.
+r"""Losses of categorical models: the cross-entropy of the data given the noisy state.
 
 $$\mathcal{L} = \mathbb{E}_{t, x_1, x_t}\; \omega(t)\, \frac1L \sum_i -\log p_\theta(x_1^i | x_t).$$
 
-Its minimiser is the posterior of every site, whatever the weight.
+Its minimiser is the posterior distribution of every site, whatever the weight.
 """
 
 import abc
@@ -21,19 +21,21 @@ from .reductions import MaskOf
 
 
 class AbstractTokenWeight(eqx.Module):
-    """A weight of the cross-entropy at time `t`."""
+    """A weight of the cross-entropy that depends on the time `t`."""
 
     @abc.abstractmethod
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:
-        """The factor, a scalar."""
+        """The factor on the cross-entropy at time `t`, a scalar."""
 
 
 class Bound(AbstractTokenWeight):
-    r"""$\dot\alpha / (1 - \alpha)$: the bound of masked diffusion in continuous time (Sahoo et al. 2024, eq. 10).
+    r"""$\dot\alpha / (1 - \alpha)$: the weight of the continuous-time bound of masked diffusion (Sahoo et al. 2024,
+    eq. 10).
 
-    With uniform times and the sum over tokens (`per_token=False`) the mean of the loss is a bound of $-\log p(x_1)$ in
-    nats, but for what the schedule's `eps` leaves at `t = 0`. It does not depend on the schedule. Zero at the data end,
-    where no masks are left to count. Raises `ValueError` where the prior has no mask.
+    With uniform times and the sum over tokens (`per_token=False`), the mean of the loss bounds $-\log p(x_1)$ in nats,
+    except for the contribution of tokens that the schedule's `eps` leaves unmasked at `t = 0`. The bound does not
+    depend on the schedule. The weight is zero at the data end, where no token is masked. Raises `ValueError` if the
+    prior has no mask.
 
     **Reference:** [@sahoo2024simple].
     """
@@ -41,14 +43,15 @@ class Bound(AbstractTokenWeight):
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:
         if model.prior.mask is None:
             raise ValueError(
-                f"Bound is that of masked diffusion, and {type(model.prior).__name__} has no mask; leave out weight=."
+                f"Bound() is the weight of masked diffusion, but {type(model.prior).__name__} has no mask; leave out "
+                "weight=."
             )
         schedule = model.interpolant.schedule
         return _over(schedule.alpha_rate(t), schedule.mask_probability(t))
 
 
 class InverseRemaining(AbstractTokenWeight):
-    r"""$1 / (1 - t)$. At `t = 1` itself, one point of the integral, it is zero instead of infinite."""
+    r"""$1 / (1 - t)$; at the single point `t = 1` the weight is zero instead of infinite."""
 
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:
         t = jnp.asarray(t)
@@ -58,18 +61,18 @@ class InverseRemaining(AbstractTokenWeight):
 class CrossEntropy(AbstractLoss):
     r"""The mean over tokens of $-\log p_\theta(x_1^i | x_t)$.
 
-    Under a prior of masks a known token has probability one, so that masks alone count; tokens are all of the event's,
-    whether masked or not.
+    With a mask prior the model assigns probability one to an unmasked token, so only masked tokens contribute; the mean
+    is nevertheless over all tokens of the event, masked or not.
     """
 
     weight: AbstractTokenWeight | None = None
-    """[`Bound`][], [`InverseRemaining`][] or none."""
+    """The weight in time, such as [`Bound`][] or [`InverseRemaining`][]. Default: weight one."""
     times: AbstractTimes = Stratified()
     condition_dropout: ConditionDropout | None = None
     mask: MaskOf | None = None
-    """`mask(condition)`, of the shape of an event, nonzero where a token is real: what is padded counts for nothing."""
+    """`mask(condition)`, of the shape of an event, nonzero where a token is real; padding does not enter the loss."""
     per_token: bool = eqx.field(static=True, default=True)
-    """The mean over real tokens; the sum without, in which long events count for more."""
+    """Whether to take the mean over real tokens; otherwise the sum, in which long events have more weight."""
 
     def __call__(
         self,
@@ -96,11 +99,11 @@ class CrossEntropy(AbstractLoss):
         total = jnp.sum(loss)
         if self.weight is not None:
             total = self.weight(model, t).astype(total.dtype) * total
-        # An event without tokens has no loss.
+        # An event without real tokens has loss zero.
         return total / jnp.maximum(count, 1).astype(total.dtype) if self.per_token else total
 
 
 def _over(numerator: Array, denominator: Array) -> Array:
-    """Their ratio; zero where the denominator is."""
+    """The ratio; zero where the denominator is zero."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)

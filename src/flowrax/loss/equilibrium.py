@@ -1,10 +1,10 @@
-r"""Equilibrium matching: one field, blind to time, that descends from noise to data.
+r"""Equilibrium matching: one time-independent field that descends from noise to data.
 
 $$\mathcal{L} = \mathbb{E}\; \lVert f(x_t) - c(t)\, \dot x_t \rVert^2$$
 
-The decay $c$ falls to zero at the data, so that data are where the field vanishes. The paper (Wang & Du 2025) fits the
-gradient of an energy to $-c\, \dot x_t$; here $f$ is minus that gradient, so that it points from noise to data as every
-velocity does.
+The decay $c$ falls to zero at the data, so that the field vanishes there. The paper (Wang & Du 2025) fits the gradient
+of an energy to $-c\, \dot x_t$; here $f$ is minus that gradient, so that it points from noise to data as every velocity
+does.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,14 @@ from .weights import Decay
 
 
 class EquilibriumMatching(AbstractLoss):
-    r"""The equilibrium-matching loss, for a model whose target is the velocity and whose network is blind to time.
+    r"""The equilibrium-matching loss, for a model whose target is the velocity and whose network is time-independent.
 
-    Build it as `Model(nn.Timeless(network), Linear(), ...)`, or with `nn.Timeless(nn.EnergyGradient(network))` for a
-    field with an energy. Its `ProbabilityFlow` moves along $f$ for unit time, as samplers of such models do. That is
-    gradient descent, not the velocity of an interpolant: its marginals are not those of $x_t$, and `log_prob` is the
-    density that this flow gives, no other.
+    Build the model as `Model(nn.Timeless(network), Linear(), ...)`, or with `nn.Timeless(nn.EnergyGradient(network))`
+    for a field that is the gradient of an energy. Its `ProbabilityFlow` integrates $f$ for unit time, as samplers of
+    such models do. This is gradient descent, not the velocity of an interpolant: its marginals are not the marginals of
+    $x_t$, and `log_prob` is the density of the end point of this flow.
+
+    Raises `ValueError` for another target or a network that depends on time.
 
     **Reference:** [@wang2025equilibrium].
     """
@@ -45,11 +47,11 @@ class EquilibriumMatching(AbstractLoss):
             raise ValueError(
                 f"EquilibriumMatching fits a velocity; the model's target is {type(model.target).__name__}."
             )
-        # A plain function is taken at its word.
+        # Whether a plain function depends on time cannot be checked.
         if isinstance(model.network, AbstractNetwork) and not isinstance(model.network, AbstractTimelessNetwork):
             raise ValueError(
-                f"EquilibriumMatching fits one field for all times, but {type(model.network).__name__} sees the time; "
-                "wrap it: Model(nn.Timeless(network), ...)."
+                f"EquilibriumMatching fits one field for all times, but {type(model.network).__name__} depends on the "
+                "time; wrap it: Model(nn.Timeless(network), ...)."
             )
         given = condition
         if key is not None and self.condition_dropout is not None:
@@ -62,21 +64,21 @@ class EquilibriumMatching(AbstractLoss):
 
 
 def dispersion(features: Batch, temperature: float = 1.0) -> Array:
-    r"""$\log \tfrac{1}{n^2} \sum_{ij} \exp(-\lVert z_i - z_j \rVert^2 / (D \tau))$: what spreads features apart.
+    r"""$\log \tfrac{1}{n^2} \sum_{ij} \exp(-\lVert z_i - z_j \rVert^2 / (D \tau))$.
 
-    A regulariser of a whole batch, to be added to a loss (Wang & He 2025, table 2).
+    A regulariser that spreads the features of a batch apart, to be added to a loss (Wang & He 2025, table 2).
 
     **Arguments:**
 
     - `features`: `(n, ...)`, of $D$ elements each.
-    - `temperature`: $\tau$.
+    - `temperature`: the temperature $\tau$.
 
-    **Returns:** a scalar, at most zero, and zero where all features agree.
+    **Returns:** a scalar, at most zero, and zero if all features are equal.
 
     **Reference:** [@wang2025diffuse].
     """
     flat = features.reshape(features.shape[0], -1)
-    # Differences of all pairs one row at a time: exact for near features, where expanding the square cancels.
+    # Take differences one row at a time: for similar features, expanding the square would lose digits to cancellation.
     squares = jax.lax.map(lambda row: jnp.sum((flat - row[None]) ** 2, axis=1), flat)
     exponents = -squares / (flat.shape[1] * temperature)
     return jax.nn.logsumexp(exponents) - 2 * jnp.log(jnp.asarray(flat.shape[0], flat.dtype))

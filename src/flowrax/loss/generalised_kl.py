@@ -1,11 +1,12 @@
-r"""The bound of the jumps that carry noise to data: a generalised Kullback-Leibler divergence of rates.
+r"""A likelihood bound for jump processes from noise to data: a generalised Kullback-Leibler divergence of rates.
 
-Where the path given the data jumps at rates $u_j$ and the model at $u^\theta_j$, what the model's jumps draw obeys
+If the path given the data jumps at rates $u_j$ and the model at rates $u^\theta_j$, the distribution $p_\theta$ of the
+model's samples satisfies
 
 $$-\log p_\theta(x_1) \le \int_0^1 \mathbb{E}_{x_t | x_1} \sum_i \sum_{j \ne x_t^i}
 \Bigl[u_j \log \frac{u_j}{u^\theta_j} - u_j + u^\theta_j\Bigr]\, \mathrm{d}t,$$
 
-and for the rates $\frac{\dot\alpha}{1 - \alpha}\, p(x_1 = j | x_t)$ of a mixture path the sum over $j$ is
+and for the rates $\frac{\dot\alpha}{1 - \alpha}\, p(x_1 = j | x_t)$ of a mixture path, the sum over $j$ is
 
 $$\frac{\dot\alpha}{1 - \alpha} \times \begin{cases} 1 - p_\theta(x_1^i | x_t) & x_t^i = x_1^i \\
 -\log p_\theta(x_1^i | x_t) - p_\theta(x_t^i | x_t) & \text{otherwise} \end{cases}$$
@@ -25,16 +26,18 @@ from .reductions import MaskOf
 
 
 class GeneralisedKL(AbstractLoss):
-    r"""The bound per site: the mean over sites, in nats, of the integrand at one time.
+    r"""The bound per site, in nats: the mean over sites of the integrand at one time.
 
-    Its integral over `[0, 1]`, summed over sites, bounds $-\log p$ of what the jumps of the model draw. Under a prior
-    of masks it is the weighted cross-entropy of masked diffusion, and with an exact model it is $-\log p$ itself. With
-    other noise it is not: jumps straight to the data are not all that end there, others come by detours.
+    Integrated over `[0, 1]` and summed over sites, it bounds $-\log p_\theta$ of the model's jump process. With a mask
+    prior it is the weighted cross-entropy of masked diffusion, and the bound is tight for an exact model. With other
+    noise the bound is not tight: the path given the data jumps straight to the data, whereas the model also reaches
+    them through intermediate tokens.
 
-    - `times`: where it is evaluated. The weight has no bound towards `t = 1`, but the share of sites that are noise
-      falls as it grows, so that the mean needs no clamp; the default never draws 1 itself.
+    - `times`: the distribution of the times. The weight is unbounded as `t` tends to 1, but the proportion of noisy
+      sites falls correspondingly, so the mean needs no clamp; the default never draws `t = 1` itself.
     - `condition_dropout`: for classifier-free guidance.
-    - `mask`: `mask(condition)`, nonzero on real sites; the others, which are padding, count for nothing.
+    - `mask`: `mask(condition)`, of the shape of an event, nonzero at real sites. Other sites are padding and do not
+      enter the loss. A mask of another shape raises a `ValueError`.
 
     **References:** [@shaul2025flow], [@lipman2024flow].
     """
@@ -75,7 +78,7 @@ class GeneralisedKL(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        """The integrand on each site, `(*shape)`, with the state `x` at `t` of the data `x1`."""
+        """The integrand at each site, `(*shape)`, for data `x1` in the state `x` at time `t`."""
         log_p = model.log_probabilities(t, x, condition, key=key)
         datum, seen = (at_class(log_p, at) for at in (x1, x))
         rate = model.interpolant.schedule.unmask_rate(t).astype(log_p.dtype)

@@ -1,4 +1,4 @@
-r"""The loss of D3PM: cross-entropy of the data and a term of the variational bound, at one step of a chain.
+r"""The loss of D3PM: the cross-entropy of the data plus a term of the variational bound, at one step of a chain.
 
 $$\mathcal{L} = \frac1L \sum_i \Big[-\log p_\theta(x_1^i | x_s) + \lambda\,
 D_{\text{KL}}\big(q(x_t^i | x_s^i, x_1^i) \,\|\, p_\theta(x_t^i | x_s)\big)\Big], \qquad t = s + 1 / T.$$
@@ -18,10 +18,10 @@ from .reductions import MaskOf
 
 
 class Hybrid(AbstractLoss):
-    r"""Cross-entropy and `scale` times a term of the bound (Austin et al. 2021, eq. 5, with the weight on the former).
+    r"""Cross-entropy plus `scale` times a term of the bound (Austin et al. 2021, eq. 5, who weight the cross-entropy).
 
-    Its mean over the states of the chain is, with $\lambda = T$ and without the cross-entropy, the bound in nats per
-    token but for the term of the prior.
+    With $\lambda = T$, the mean of the second term over the steps of the chain is the variational bound in nats per
+    token, except for its prior term.
 
     **Reference:** [@austin2021structured].
     """
@@ -45,14 +45,17 @@ class Hybrid(AbstractLoss):
     ):
         r"""**Arguments:**
 
-        - `num_steps`: `T`, that of the table where the noise is one.
-        - `scale`: $\lambda$, not negative, or `ValueError`.
-        - `reverse`: of the sampler whose bound is meant; [`AveragedPosterior`][] without.
-        - `times`: where steps start; those of the chain, [`flowrax.times.Stepped`][], all equally often, without.
-        - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site counts, in both terms; an event without any has
-            loss zero.
-        - `condition_dropout`: [`ConditionDropout`][], for classifier-free guidance; the mask is that of the condition
-            as it was.
+        - `num_steps`: the number of steps $T$; for a tabulated noise schedule, the number of steps of its table.
+        - `scale`: the factor $\lambda$, nonnegative.
+        - `reverse`: the reverse step of the sampler to which the bound applies. Default: `AveragedPosterior()`.
+        - `times`: the distribution of the times at which steps start. Default: `Stepped(num_steps)`, see
+            [`flowrax.times.Stepped`][], which draws all steps of the chain equally often.
+        - `mask`: `mask(condition)`, `(*shape)`, nonzero where a site counts, in both terms. An event whose sites are
+            all masked has loss zero. Default: all sites count.
+        - `condition_dropout`: [`ConditionDropout`][], for classifier-free guidance; the mask is taken from the
+            condition before dropout. Default: no dropout.
+
+        **Raises:** `ValueError` if `scale` is negative.
         """
         check_not_negative("scale", scale)
         self.num_steps, self.scale, self.mask = num_steps, scale, mask
@@ -82,7 +85,9 @@ class Hybrid(AbstractLoss):
         return jnp.mean(error) if self.mask is None else mean_where(self.mask(given), error)
 
     def _end(self, t: Scalar) -> Array:
-        """One step further; from a state of the chain the next one, without rounding, and at most the data."""
+        """The end of the step from `t`, at most 1. A time within rounding of a state of the chain gives the next state
+        exactly.
+        """
         place = jnp.asarray(t) * self.num_steps
         near = jnp.round(place)
         close = jnp.abs(place - near) <= 4 * self.num_steps * jnp.finfo(place.dtype).eps

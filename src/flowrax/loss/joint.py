@@ -1,4 +1,4 @@
-"""The loss of a model of several parts: the sum of the parts' own, by one evaluation of the network."""
+"""The loss of a model of several parts: the sum of the losses of the parts, from one evaluation of the network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ from .matching import AbstractLoss, ConditionDropout, Matching
 
 
 class Apart(AbstractTimes):
-    """A time of its own for each of several parts, independent of one another."""
+    """Draws an independent time for each part of a joint model."""
 
     parts: int = eqx.field(static=True)
     times: AbstractTimes = Stratified()
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
-        """`(n, parts)`; each column in an order of its own, or stratified ones would go together."""
+        """Times `(n, parts)`. Each column is permuted separately; stratified times would otherwise be correlated."""
         keys = jax.random.split(key, (self.parts, 2))
         drawn = [jax.random.permutation(b, self.times(a, n, t_min, t_max, dtype)) for a, b in keys]
         return jnp.stack(drawn, axis=1)
@@ -33,11 +33,16 @@ class Apart(AbstractTimes):
 
 
 class JointMatching(AbstractLoss):
-    r"""$\sum_p \omega_p \mathcal{L}_p$ over the parts, each with the loss of its own kind.
+    r"""$\sum_p \omega_p \mathcal{L}_p$ over the parts $p$ of a joint model, each with its own loss.
 
-    `losses` and `weights` are by name; [`Matching`][] and [`CrossEntropy`][] and a weight of 1 without. Times are
-    drawn by `times`, one for all parts or, with [`Apart`][], one for each in the order of their names; those
-    of the parts' losses count for nothing.
+    - `losses`: the loss of each part, by name. Default: `CrossEntropy()` for categorical parts and `Matching()` for
+      others.
+    - `weights`: the weight $\omega_p$ of each part, by name. Default: 1.
+    - `times`: the distribution of the times: one time for all parts or, with [`Apart`][], one for each part in the
+      order of their names. The `times` of the parts' losses are ignored.
+    - `condition_dropout`: for classifier-free guidance.
+
+    Raises `ValueError` for a loss that evaluates the network itself, or that has its own condition dropout.
     """
 
     losses: dict[str, AbstractLoss] = eqx.field(default_factory=dict)
@@ -72,7 +77,10 @@ class JointMatching(AbstractLoss):
         names = sorted(model.parts)
         drawn = jnp.broadcast_to(t, (len(names),))
         if not model.separate_times and jnp.ndim(t):
-            raise ValueError("The times of this loss differ between parts; the model has separate_times=False.")
+            raise ValueError(
+                "The times of this loss differ between parts, but the model has separate_times=False; use one "
+                "distribution of times for all parts, or a model with separate_times=True."
+            )
         parts = {name: model.parts[name] for name in names}
         own = {name: jnp.clip(drawn[i], part.t_min, part.t_max) for i, (name, part) in enumerate(parts.items())}
         x = {name: part.interpolant.interpolate(own[name], x0[name], x1[name]) for name, part in parts.items()}

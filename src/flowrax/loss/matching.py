@@ -1,10 +1,9 @@
-r"""Conditional matching: regress the network on a target of one draw of noise and data.
+r"""Conditional matching: regress the network on a target computed from one draw of noise and data.
 
 $$\mathcal{L} = \mathbb{E}_{t, x_0, x_1}\; \omega(t)\, \frac1D \lVert F_\theta(t, x_t) - T(x_1, x_0; t) \rVert^2, \qquad
 x_t = \alpha x_1 + \sigma x_0.$$
 
-Its minimiser is $\mathbb{E}[T | x_t]$ for every target $T$ of the table (Lipman et al. 2023; for the score
-Vincent 2011).
+Its minimiser is $\mathbb{E}[T | x_t]$ for every target $T$ (Lipman et al. 2023; for the score, Vincent 2011).
 """
 
 import abc
@@ -23,24 +22,26 @@ from .weights import AbstractWeight, Uniform
 
 
 class AbstractLoss(eqx.Module):
-    """A loss of one pair of noise and data at one time."""
+    """A loss for one pair of noise and data at one time."""
 
     times: eqx.AbstractVar[AbstractTimes]
-    """Where the times of a batch are drawn."""
+    """The distribution from which the times of a batch are drawn."""
 
     @abc.abstractmethod
     def __call__(
         self, model: Any, t: Scalar, x0: PyTree, x1: PyTree, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        """A scalar. Without a key nothing is dropped: what validation wants."""
+        """The loss, a scalar. With `key=None` there is no dropout of any kind, as in validation."""
 
 
 class ConditionDropout(eqx.Module):
-    """Replaces a condition by a null one, so that one network learns both laws that classifier-free guidance mixes.
+    """Replaces a condition by a null condition with a given probability, so that one network learns both the
+    conditional and the unconditional model that classifier-free guidance combines.
 
-    `null` has the structure of a condition; zeros without. Labels have no zero to spare: a condition with integers
-    needs a `null` with a label of its own, or `ValueError` is raised. What is to stay, such as a mask, is kept by a
-    function: `null=lambda condition: condition | {"label": jnp.zeros_like(condition["label"])}`.
+    `null` has the structure of a condition. Default: zeros. Zero is a valid class, so a condition with integer leaves
+    needs a `null` with a label that stands for no class; otherwise a `ValueError` is raised. To keep a part of the
+    condition, such as a mask, pass a function of the condition, such as
+    `null=lambda condition: condition | {"label": jnp.zeros_like(condition["label"])}`.
     """
 
     probability: float
@@ -51,15 +52,15 @@ class ConditionDropout(eqx.Module):
             raise ValueError(f"probability={self.probability} is not in [0, 1].")
 
     def __call__(self, condition: Condition, key: KeyArray) -> Condition:
-        """The condition, or with `probability` the null one."""
+        """The null condition with probability `probability`, otherwise `condition`."""
         return self.dropped(condition, jax.random.bernoulli(key, self.probability))
 
     def dropped(self, condition: Condition, drop: Bool[Array, ""]) -> Condition:
-        """The null condition where `drop`."""
+        """The null condition if `drop`, otherwise `condition`."""
         return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, self.null_of(condition))
 
     def null_of(self, condition: Condition) -> Condition:
-        """The null condition: zeros of the same structure unless one was given."""
+        """The null condition for `condition`: `null` if given, otherwise zeros of the same structure."""
         if callable(self.null):
             return self.null(condition)
         if self.null is not None:
@@ -96,7 +97,7 @@ class Matching(AbstractLoss):
         return self.measure(model, output, t, x0, x1, given)
 
     def measure(self, model: Model, output: Event, t: Scalar, x0: Event, x1: Event, condition: Condition) -> Array:
-        """The loss of an `output` in the model's target; `condition` is that of the data, where a mask may be."""
+        """The loss of an `output` in the model's target. `condition` is the full condition, which may hold a mask."""
         scales = model.schedule.scales(t, x1.dtype)
         error = output - model.regressand(x0, x1, scales, t)
         return self.weight(model.target, model.schedule, t, scales) * self.reduction(error, condition)

@@ -1,13 +1,13 @@
-r"""Mean flow: regress the average velocity $u(t, r, x_t)$ on what its own derivative says it is.
+r"""Mean flow: regress the average velocity $u(t, r, x_t)$ on a target computed from its own derivative.
 
-Along the flow $(r - t)\, u = \int_t^r v\, \mathrm{d}s$. The derivative in $t$, with $r$ held, gives for any time that
-runs from noise to data
+Along the flow $(r - t)\, u = \int_t^r v\, \mathrm{d}s$. Differentiating with respect to $t$ at fixed $r$ gives
 
 $$u = v + (r - t)\, \frac{\mathrm{d} u}{\mathrm{d} t}, \qquad
-\frac{\mathrm{d} u}{\mathrm{d} t} = \partial_t u + v \cdot \nabla_x u,$$
+\frac{\mathrm{d} u}{\mathrm{d} t} = \partial_t u + v \cdot \nabla_x u.$$
 
-where the paper, whose time runs from data to noise, has a minus (Geng et al. 2025, eq. 6). The right-hand side, with
-the conditional velocity for $v$ and no gradient, is the target of the left.
+The paper, whose time runs from data to noise so that $r \le t$, writes the factor as $-(t - r)$ (Geng et al. 2025,
+eq. 6). The right-hand side, with the conditional velocity for $v$ and gradients stopped, is the regression target for
+the left-hand side.
 """
 
 import equinox as eqx
@@ -27,10 +27,10 @@ from .reductions import AbstractReduction, Sum
 
 
 class MeanFlowGuidance(eqx.Module):
-    r"""Trains the flow of classifier-free guidance itself, so that sampling needs one evaluation.
+    r"""Trains the guided flow of classifier-free guidance directly, so that sampling needs one evaluation per step.
 
-    In the target, $\omega\, v + \kappa\, u(t, t, x, c) + (1 - \omega - \kappa)\, u(t, t, x, \varnothing)$ stands for
-    $v$ (Geng et al. 2025, eq. 20); the guidance in effect is $\omega / (1 - \kappa)$.
+    The target uses $\omega\, v + \kappa\, u(t, t, x, c) + (1 - \omega - \kappa)\, u(t, t, x, \varnothing)$ in place of
+    $v$ (Geng et al. 2025, eq. 20); the effective guidance scale is $\omega / (1 - \kappa)$.
     """
 
     scale: float
@@ -41,16 +41,18 @@ class MeanFlowGuidance(eqx.Module):
     def __init__(self, scale: float, mixture: float = 0.0, *, t_min: float = 0.0, t_max: float = 1.0) -> None:
         r"""**Arguments:**
 
-        - `scale`: $\omega$.
-        - `mixture`: $\kappa$, the part of the network's own conditional velocity.
-        - `t_min`, `t_max`: where in time there is guidance, ends included. For a time that runs from data to noise
-            these are one minus its ends, in the other order. Raises `ValueError` outside [0, 1].
+        - `scale`: the weight $\omega$ of the velocity $v$ of the interpolant.
+        - `mixture`: the weight $\kappa$ of the network's conditional velocity.
+        - `t_min`, `t_max`: the closed time interval with guidance. An interval $[a, b]$ of a time that runs from data
+            to noise is $[1 - b, 1 - a]$ here.
+
+        **Raises:** `ValueError` unless `0 <= t_min < t_max <= 1`.
         """
         check_interval(t_min, t_max)
         self.scale, self.mixture, self.t_min, self.t_max = float(scale), float(mixture), float(t_min), float(t_max)
 
     def __call__(self, t: Scalar, velocity: Event, conditional: Event, unconditional: Event) -> Event:
-        """What stands for `velocity` at time `t`."""
+        """The guided velocity if `t` is in the interval, otherwise `velocity`; all have the shape of an event."""
         rest = 1 - self.scale - self.mixture
         guided = self.scale * velocity + self.mixture * conditional + rest * unconditional
         return jnp.where((t >= self.t_min) & (t <= self.t_max), guided, velocity)
@@ -60,10 +62,10 @@ class MeanFlowMatching(AbstractLoss):
     r"""The mean-flow loss, for a [`Model`][] whose network is an average velocity (`AbstractAverageVelocity`).
 
     With $\Delta$ the error and $\ell = \lVert \Delta \rVert^2$ its reduction, the loss is $\ell\, \operatorname{sg}
-    \big((\ell + \epsilon)^{-p}\big)$. For $p = 0$ it is the plain square; for $p = 1$ its value is always below one and
-    says little of progress.
+    \big((\ell + \epsilon)^{-p}\big)$. For $p = 0$ it is the plain squared error; for $p = 1$ its value is always below
+    one and is a poor measure of progress.
 
-    Where a condition was dropped, the target is the plain velocity, without guidance.
+    For a sample whose condition is dropped, the target uses the plain velocity, without guidance.
 
     **Reference:** [@geng2025mean].
     """
@@ -87,12 +89,14 @@ class MeanFlowMatching(AbstractLoss):
     ) -> None:
         r"""**Arguments:**
 
-        - `times`: a law of pairs $(t, r)$, [`Pairs`][] without.
-        - `condition_dropout`: drops the condition of each sample, whatever its times.
-        - `guidance`: what stands for the velocity in the target; its unconditional part asks for the null condition of
-            `condition_dropout`, without which it raises `ValueError`.
-        - `reduction`: of the squared error, [`Sum`][] without.
+        - `times`: the distribution of pairs $(t, r)$. Default: `Pairs()`.
+        - `condition_dropout`: drops the condition of each sample independently of its times. Default: no dropout.
+        - `guidance`: replaces the velocity in the target by the guided velocity, with the null condition of
+            `condition_dropout`. Default: no guidance.
+        - `reduction`: the reduction of the squared error. Default: `Sum()`.
         - `power`, `epsilon`: $p$ and $\epsilon$ of the adaptive weight.
+
+        **Raises:** `ValueError` for `guidance` without `condition_dropout`.
         """
         if guidance is not None and condition_dropout is None:
             raise ValueError(
@@ -106,7 +110,7 @@ class MeanFlowMatching(AbstractLoss):
     def __call__(
         self, model: Model, t: Times, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        """`t` is `(2,)`: where the event is, and where the average ends."""
+        """The loss at `t`, `(2,)`: the time of the state and the time at which the average ends."""
         if jnp.shape(t) != (2,):
             raise ValueError(f"Mean flow needs a pair of times (t, r), got shape {jnp.shape(t)}; use times=Pairs().")
         now, end = jnp.asarray(t)
@@ -125,7 +129,7 @@ class MeanFlowMatching(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> tuple[Event, Event]:
-        """The average velocity of the network and what it should be, both of the shape of `x1`; the latter constant."""
+        """The average velocity of the network and its target, without gradients, both of the shape of `x1`."""
         network = average_velocity(model)
         x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
         velocity = model.interpolant.velocity(t, x0, x1).astype(x1.dtype)
@@ -149,7 +153,7 @@ class MeanFlowMatching(AbstractLoss):
 
 
 def average_velocity(model: Model) -> AbstractAverageVelocity:
-    """The network of a model of average velocity; raises `ValueError` for another model."""
+    """The network of a model of the average velocity. Raises `ValueError` for any other model."""
     plain = isinstance(model.preconditioner, Unscaled) and isinstance(model.target, Velocity)
     if not isinstance(model.network, AbstractAverageVelocity) or not plain:
         raise ValueError(

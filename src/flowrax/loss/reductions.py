@@ -1,6 +1,6 @@
-r"""How the squared error of one event becomes one number.
+r"""Reductions of the squared error of one event to one number.
 
-With $m$ = `mask`, nodes $i$ and features $j$:
+With the error $e$, the mask $m$, nodes $i$ and features $j$:
 
 | reduction | value |
 |---|---|
@@ -19,21 +19,22 @@ import jax.numpy as jnp
 from .._typing import Array, Condition, Event, Shape
 
 MaskOf = Callable[[Condition], Array]
-"""Finds the mask of an event in its condition."""
+"""Selects the mask of an event from its condition."""
 
 
 class AbstractReduction(eqx.Module):
-    """Reduces the error of one event. What is masked counts for nothing, whatever stands there, NaN included."""
+    """Reduces the error of one event to a scalar. Masked nodes do not contribute, even if their error is NaN."""
 
     mask: eqx.AbstractVar[MaskOf | None]
-    """`mask(condition)`, nonzero where a node is real; of the shape of the leading axes of an event."""
+    """`mask(condition)`, nonzero where a node is real, of the shape of the leading axes of an event. Default: all nodes
+    are real."""
 
     @abc.abstractmethod
     def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:
-        """What the sum of squares is divided by, for an event of this shape of which `num_nodes` are not masked."""
+        """The divisor of the sum of squares, for an event of this shape with `num_nodes` nodes that are not masked."""
 
     def __call__(self, error: Event, condition: Condition = None) -> Array:
-        """A scalar."""
+        """The reduced error, a scalar. Raises `ValueError` if the mask does not have the shape of the leading axes."""
         if self.mask is None:
             total = jnp.sum(error**2)
             return total / self.count(error.shape, error.shape[0] if error.shape else 1, min(1, error.ndim))
@@ -42,13 +43,13 @@ class AbstractReduction(eqx.Module):
             raise ValueError(f"The mask has shape {mask.shape}, which does not start the event's shape {error.shape}.")
         inner = mask.reshape(mask.shape + (1,) * (error.ndim - mask.ndim))
         total = jnp.sum(jnp.where(inner, error, 0) ** 2)
-        # An event without nodes has no error.
+        # An event whose nodes are all masked has error zero.
         num_nodes = jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
         return total / self.count(error.shape, num_nodes, mask.ndim)
 
 
 class Mean(AbstractReduction):
-    """Over all elements that are not masked."""
+    """The mean over all elements that are not masked."""
 
     mask: MaskOf | None = None
 
@@ -57,7 +58,7 @@ class Mean(AbstractReduction):
 
 
 class PerNode(AbstractReduction):
-    """Over nodes, summed over their features. Nodes are the axes of the mask; without one, the first axis."""
+    """The mean over nodes of the sum over features. The node axes are the mask's axes, or the first without a mask."""
 
     mask: MaskOf | None = None
 
@@ -66,7 +67,7 @@ class PerNode(AbstractReduction):
 
 
 class Sum(AbstractReduction):
-    """The squared norm: what a log-likelihood is made of."""
+    """The squared norm, as in a log-likelihood."""
 
     mask: MaskOf | None = None
 

@@ -5,8 +5,9 @@ $$-\log p(x) \le \underbrace{D_{\text{KL}}\big(q(z_{t_{\min}} | x) \,\|\, p(z_{t
 + \underbrace{\tfrac12 \int_{\lambda_{\min}}^{\lambda_{\max}}
 \mathbb{E}\, \lVert \varepsilon - \hat\varepsilon \rVert^2\, \mathrm{d}\lambda}_{\text{diffusion}}$$
 
-in the log-SNR $\lambda$, on which alone the last term depends; in $T$ steps it is $\tfrac12 \sum_i (e^{\lambda_{i+1} -
-\lambda_i} - 1)\, \mathbb{E}\, \lVert \varepsilon - \hat\varepsilon \rVert^2$, predicted at the noisier end $i$.
+in the log-SNR $\lambda$; the last term depends on the schedule only through its end points. In $T$ steps it is
+$\tfrac12 \sum_i (e^{\lambda_{i+1} - \lambda_i} - 1)\, \mathbb{E}\, \lVert \varepsilon - \hat\varepsilon \rVert^2$, with
+the noise predicted at the noisier end $i$ of each step.
 """
 
 import abc
@@ -24,18 +25,18 @@ from ..prior import AbstractGaussianPrior, AbstractPrior
 
 
 class AbstractReconstruction(eqx.Module):
-    r"""The law of the data given the least noisy latent, $p(x | z)$ with $z = \alpha x + \sigma \varepsilon$."""
+    r"""The distribution $p(x | z)$ of the data given the least noisy latent, $z = \alpha x + \sigma \varepsilon$."""
 
     @abc.abstractmethod
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
-        """Minus its log-density, or log-probability, of one event in nats."""
+        """Minus the log-density, or log-probability, of one event, in nats."""
 
 
 class GaussianReconstruction(AbstractReconstruction):
     r"""$\mathcal{N}(z / \alpha, (\sigma / \alpha)^2 I)$, for data with a density.
 
-    It neglects what the data are like at the scale of that noise, so that the bound is loose by about that squared over
-    the variance of the data: keep $\sigma(t_{\max})$ small.
+    It neglects the structure of the data at the scale of this noise, which loosens the bound by about $(\sigma /
+    \alpha)^2$ divided by the variance of the data: keep $\sigma(t_{\max})$ small.
     """
 
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
@@ -47,7 +48,8 @@ class DiscreteReconstruction(AbstractReconstruction):
     r"""Each element is one of `levels` evenly spaced values from `low` to `high`, with probabilities in proportion to
     $q(z | x)$ (section 3.2).
 
-    The bound is then one of a discrete law: divided by $D \log 2$ it is in bits per dimension without a correction.
+    The bound then applies to a discrete distribution: divided by $D \log 2$ it is in bits per dimension, without a
+    dequantisation correction.
     """
 
     low: float
@@ -63,13 +65,14 @@ class DiscreteReconstruction(AbstractReconstruction):
 
 
 class VariationalBound(eqx.Module):
-    """An upper bound on minus the log-likelihood, in nats per event; every field is `(n,)`."""
+    """An upper bound on the negative log-likelihood of `n` events, in nats per event; every array is `(n,)`."""
 
     prior: Array
     reconstruction: Array
     diffusion: Array
     standard_error: Array
-    """Of `value`, as if its draws were independent, though their times are spread evenly; infinite for one pair."""
+    """The standard error of `value`, treating the draws as independent although their times are spread evenly;
+    infinite if there is only one pair of draws."""
     size: int = eqx.field(static=True)
 
     @property
@@ -79,7 +82,7 @@ class VariationalBound(eqx.Module):
 
     @property
     def bits_per_dimension(self) -> Array:
-        """The value over the number of elements of an event, in bits."""
+        """`value` divided by the number of elements of an event, in bits."""
         return self.value / (self.size * math.log(2))
 
 
@@ -99,17 +102,20 @@ def variational_bound(
 
     **Arguments:**
 
-    - `model`: one with Gaussian noise that is independent of the data, between two times of finite log-SNR.
-    - `x`: `(n, *event)`, data (not latents).
-    - `key`: draws times, even in log-SNR, and noise, in pairs of opposite sign.
+    - `model`: a model with standard normal noise that is independent of the data.
+    - `x`: the data (not latents), `(n, *event)`.
+    - `key`: draws the times, spread evenly in log-SNR, and the noise, in pairs of opposite sign.
     - `condition`: one condition for all events, or `Batched(c)` with a leading axis `n` on every leaf.
-    - `num_steps`: $T$, steps of equal length in time; continuous time without, which is the tightest.
-    - `num_draws`: evaluations of the model for each event, rounded up to an even number.
-    - `reconstruction`: the law of the data given the last latent, [`GaussianReconstruction`][] without.
-    - `t_min`, `t_max`: the interval of the latents, that of the model without. Raises `ValueError` where the log-SNR is
-        infinite.
+    - `num_steps`: the number $T$ of steps, of equal length in time. Default: continuous time, the tightest bound.
+    - `num_draws`: the number of evaluations of the model for each event, rounded up to an even number.
+    - `reconstruction`: the distribution of the data given the last latent. Default: `GaussianReconstruction()`.
+    - `t_min`, `t_max`: the time interval of the latents, with finite log-SNR at both ends. Default: the interval of the
+        model.
 
     **Returns:** [`VariationalBound`][].
+
+    **Raises:** `ValueError` if the log-SNR is infinite at `t_min` or `t_max`, if the noise is not standard normal and
+    independent of the data, or if `x` has another shape or is not finite.
 
     **Reference:** [@kingma2021variational].
     """
@@ -117,7 +123,7 @@ def variational_bound(
     high = model.t_max if t_max is None else t_max
     for name, t in (("t_min", low), ("t_max", high)):
         if model.schedule.is_singular("log_snr", t):
-            raise ValueError(f"The log-SNR is infinite at {name}={t}; pass {name}= inside of it.")
+            raise ValueError(f"The log-SNR is infinite at {name}={t}; pass a {name}= at which it is finite.")
     _check_noise(model)
     rows = jnp.asarray(x, model.dtype)
     check_batch("x", rows, model.shape)
@@ -129,7 +135,7 @@ def variational_bound(
 
 
 def _check_noise(model: AbstractContinuousModel) -> None:
-    # Raises where noise and data depend on each other.
+    # This property raises if noise and data depend on each other.
     _ = model.score_interval
     if not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
         raise ValueError(
@@ -178,7 +184,7 @@ class _Bound(eqx.Module):
         u: Array,
         noise: Event,
     ) -> tuple[Array, Array, Array]:
-        """The three terms at one draw of noise and of `u`, uniform in [0, 1)."""
+        """The three terms for one draw of the noise and of `u`, uniform in [0, 1)."""
         schedule = model.schedule
         t, weight = self.time_and_weight(model, u)
         alpha, sigma = (scale(t).astype(x.dtype) for scale in (schedule.alpha, schedule.sigma))
@@ -193,7 +199,7 @@ class _Bound(eqx.Module):
         return prior, self.reconstruction(x, a1 * x + s1 * noise, a1, s1), diffusion
 
     def time_and_weight(self, model: AbstractContinuousModel, u: Array) -> tuple[Array, Array]:
-        """Where to evaluate the noise error, and twice its weight there over the density of that draw."""
+        """The time at which to evaluate the noise error, and twice its weight divided by the density of that time."""
         schedule = model.schedule
         low, high = (jnp.asarray(end, u.dtype) for end in (self.t_min, self.t_max))
         if self.num_steps is None:

@@ -1,11 +1,12 @@
 r"""Weights of a matching loss, each a factor on the squared error of the model's own target; `a * b` is a product.
 
-A weight $\omega$ that the literature puts on the error $e'$ of another prediction is carried over by the gains of the
-two targets, $\omega\, \lVert e' \rVert^2 = \omega\, (\gamma' / \gamma)^2 \lVert e \rVert^2$: one objective for all.
+A weight $\omega$ that the literature applies to the error $e'$ of another prediction is converted with the gains
+$\gamma$ and $\gamma'$ of the two targets, $\omega\, \lVert e' \rVert^2 = \omega\, (\gamma' / \gamma)^2 \lVert e
+\rVert^2$, so the objective is the same for every target.
 
-The gains are those of white noise. With a prior of covariance $C$ the score error is $C^{-1}$ times what they say, so a
-weight that carries a score error over (`Likelihood`, `ErrorIn(Score())`), or any of them on a score target (`SNR`),
-weighs the directions of $C$ as if $C = I$.
+The gains assume white noise. With a prior of covariance $C$ the score error is $C^{-1}$ times the error that the gains
+imply. A weight that converts from a score error (`Likelihood`, `ErrorIn(Score())`), or any converted weight on a score
+target (such as `SNR`), therefore weights all directions as if $C = I$.
 """
 
 import abc
@@ -25,14 +26,14 @@ class AbstractWeight(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
-        """The factor on the squared error of `target`, elementwise in `t`, where the scales are `s`."""
+        """The factor on the squared error of `target`, elementwise in `t`; `s` are the scales at `t`."""
 
     def __mul__(self, other: "AbstractWeight") -> "Product":
         return Product(self, other)
 
 
 class Product(AbstractWeight):
-    """The product of two weights. At most one of them should speak of the error of a target of its own."""
+    """The product of two weights. At most one of them should be defined on the error of another target."""
 
     first: AbstractWeight
     second: AbstractWeight
@@ -42,31 +43,32 @@ class Product(AbstractWeight):
 
 
 class Uniform(AbstractWeight):
-    """One, on the error of the model's target, whatever that is."""
+    """Weight one on the error of the model's own target."""
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.ones_like(s.alpha)
 
 
 class ErrorIn(AbstractWeight):
-    r"""One on the error of another target: the network predicts one thing, the loss measures another.
+    r"""Weight one on the error of another target: the network predicts one quantity and the loss measures another.
 
-    $(\gamma' / \gamma)^2$ with the gains $\gamma'$ of that target and $\gamma$ of the model's. A data prediction with
-    `ErrorIn(Velocity())` is trained as a flow: the squared data error over $(1 - t)^2$ for the linear schedule. On a
-    noise prediction, `ErrorIn(Data())` is the weight 1/SNR; on a data prediction, `ErrorIn(Noise())` is the SNR.
+    The weight is $(\gamma' / \gamma)^2$, with the gain $\gamma'$ of the measured target and $\gamma$ of the model's
+    target. A data prediction with `ErrorIn(Velocity())` is trained as a flow: for the linear schedule, the squared data
+    error is divided by $(1 - t)^2$. On a noise prediction, `ErrorIn(Data())` is the weight 1/SNR; on a data prediction,
+    `ErrorIn(Noise())` is the SNR.
     """
 
     measured: AbstractTarget
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         if type(self.measured) is type(target):
-            # Also where both gains are infinite.
+            # Return one even where both gains are infinite.
             return jnp.ones_like(s.alpha)
         return (self.measured.gain(s) / target.gain(s)) ** 2
 
 
 class OfTime(AbstractWeight):
-    """Any function of time, on the error of the model's target."""
+    """Any function of time, as a weight on the error of the model's own target."""
 
     function: Callable[[Times], Array]
 
@@ -77,7 +79,7 @@ class OfTime(AbstractWeight):
 class Decay(eqx.Module):
     r"""$c(t) = m \min(1, (1 - t) / (1 - t_c))$: constant up to the cutoff, then linear to zero.
 
-    With `cutoff=0` it is linear throughout. Any function of time serves as well.
+    With `cutoff=0` it is linear throughout. Any other function of time can be used in its place.
     """
 
     cutoff: float
@@ -86,8 +88,10 @@ class Decay(eqx.Module):
     def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
         """**Arguments:**
 
-        - `cutoff`: the time $t_c$. Raises `ValueError` outside [0, 1).
-        - `multiplier`: $m$.
+        - `cutoff`: the time $t_c$, in [0, 1).
+        - `multiplier`: the factor $m$.
+
+        **Raises:** `ValueError` for a `cutoff` outside [0, 1).
         """
         if check_time("cutoff", cutoff) == 1:
             raise ValueError("cutoff=1 never decays; use a constant, which is weight=Uniform() or decay=lambda t: m.")
@@ -98,9 +102,9 @@ class Decay(eqx.Module):
 
 
 class Truncated(AbstractWeight):
-    r"""$\min(1, (1 - t) / (1 - t_c))$, on the error of the model's target: one up to the cutoff, zero at the data.
+    r"""$\min(1, (1 - t) / (1 - t_c))$ on the error of the model's own target: one up to the cutoff, zero at the data.
 
-    The multiplier of energy and equilibrium matching (Balcerak et al. 2025; Wang & Du 2025).
+    The weight used in energy matching and equilibrium matching (Balcerak et al. 2025; Wang & Du 2025).
     """
 
     cutoff: float
@@ -108,7 +112,9 @@ class Truncated(AbstractWeight):
     def __init__(self, cutoff: float = 0.8) -> None:
         """**Arguments:**
 
-        - `cutoff`: the time $t_c$ from which it falls. Raises `ValueError` outside [0, 1).
+        - `cutoff`: the time $t_c$ from which the weight falls, in [0, 1).
+
+        **Raises:** `ValueError` for a `cutoff` outside [0, 1).
         """
         self.cutoff = Decay(cutoff).cutoff
 
@@ -117,7 +123,7 @@ class Truncated(AbstractWeight):
 
 
 class SNR(AbstractWeight):
-    r"""$\alpha^2 / \sigma^2$ on the data error, which is one on the noise error (Ho et al. 2020, eq. 14)."""
+    r"""$\alpha^2 / \sigma^2$ on the data error, equal to weight one on the noise error (Ho et al. 2020, eq. 14)."""
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return ErrorIn(Noise())(target, schedule, t, s)
@@ -145,7 +151,9 @@ class EDM(AbstractWeight):
 
 
 class Likelihood(AbstractWeight):
-    """$g^2$ on the score error: half its mean bounds the divergence from the data (Song et al. 2021b, theorem 1)."""
+    """$g^2$ on the score error; half the mean loss bounds the Kullback-Leibler divergence of the model from the data
+    (Song et al. 2021b, theorem 1).
+    """
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         ratio = Score().gain(s) / target.gain(s)
@@ -153,14 +161,15 @@ class Likelihood(AbstractWeight):
 
 
 class Variational(AbstractWeight):
-    r"""What the variational bound puts on the error (Kingma et al. 2021, eq. 13 and 17), with no factor of dimension.
+    r"""The weight of the error in the variational bound (Kingma et al. 2021, eq. 13 and 17), with no dimension factor.
 
-    In continuous time $\tfrac12 \dot\lambda$ on the noise error, which is $\tfrac12 \mathrm{d}\,\text{SNR} /
-    \mathrm{d}t$ on the data error and half of [`Likelihood`][]. With steps of length `step` towards the data,
-    $\text{SNR}(t + h) - \text{SNR}(t)$ on the data error, which is $\text{SNR}(t + h) / \text{SNR}(t) - 1$ on the noise
-    error; divided by $2 h$ it tends to the former. A step that would pass the data end stops there.
+    In continuous time it is $\tfrac12 \dot\lambda$ on the noise error, which equals $\tfrac12 \mathrm{d}\,\text{SNR} /
+    \mathrm{d}t$ on the data error and half of [`Likelihood`][]. With a step $h$ towards the data, `step`, it is
+    $\text{SNR}(t + h) - \text{SNR}(t)$ on the data error, which equals $\text{SNR}(t + h) / \text{SNR}(t) - 1$ on the
+    noise error; divided by $2 h$ it tends to the continuous-time weight. A step that would pass $t = 1$ ends there.
 
-    The bound sums squares: use `reduction=Sum()` with it for nats. [`variational_bound`][] has the whole bound.
+    The bound sums squared errors: use `reduction=Sum()` to obtain nats. [`variational_bound`][] computes the whole
+    bound.
 
     **Reference:** [@kingma2021variational].
     """

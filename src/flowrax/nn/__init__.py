@@ -1,4 +1,4 @@
-"""Networks `network(t, x, condition)` for one event."""
+"""Networks `network(t, x, condition)` that act on one event."""
 
 from .average import AverageVelocity as AverageVelocity
 from .dit import DiT as DiT

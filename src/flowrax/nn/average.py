@@ -1,14 +1,14 @@
-"""Any network as one of average velocity."""
+"""Any network as a network of the average velocity."""
 
 from .._typing import Condition, Event, KeyArray, Network, Scalar
 from ..abstract import AbstractAverageVelocity, call_network
 
 
 class AverageVelocity(AbstractAverageVelocity):
-    """Gives an ordinary network the way that is left as a part of its condition.
+    """Passes the length of the averaging interval to an ordinary network as a part of its condition.
 
-    The network is called as `network(t, x, (r - t, condition))`. [`MLP`][] and [`ResidualMLP`][] take that as it is,
-    with one more element in `condition_size`, and [`DiT`][] and [`UNet`][] with one more in `vector_size`.
+    The network is called as `network(t, x, (r - t, condition))`. [`MLP`][] and [`ResidualMLP`][] need one more element
+    in `condition_size` for this, and [`DiT`][] and [`UNet`][] one more in `vector_size`.
     """
 
     network: Network

@@ -1,8 +1,9 @@
-r"""The block of a transformer that is modulated by a context, adaLN-Zero.
+r"""A transformer block modulated by a context, adaLN-Zero (Peebles & Xie 2023, section 3.2).
 
-It is $h \leftarrow h + a \odot F\big((1 + s) \odot \text{norm}(h) + b\big)$, first for attention and then for a
-perceptron, with $a, b, s$ linear in the context and zero at first: the block starts as the identity (Peebles & Xie
-2023, section 3.2).
+$$h \leftarrow h + a \odot F\big((1 + s) \odot \text{norm}(h) + b\big),$$
+
+first with attention for $F$ and then with a perceptron. The vectors $a, b, s$ are linear in the context and zero at
+initialisation, so that the block starts as the identity.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from .._typing import Array, Bool, KeyArray
 from .context import zeroed
 
 Heads = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
-"""Queries, keys and values, `(length, num_heads, size)` each, before they meet."""
+"""Maps queries, keys and values, `(length, num_heads, size)` each, before attention is computed."""
 
 
 class Block(eqx.Module):
@@ -33,19 +34,20 @@ class Block(eqx.Module):
     ) -> None:
         """**Arguments:**
 
-        - `width`: of a token.
-        - `num_heads`: of attention; divides `width`.
-        - `ratio`: how much wider the perceptron is inside.
-        - `dropout`: probability of dropping one of its hidden units in training.
+        - `width`: the number of features of a token.
+        - `num_heads`: the number of attention heads; a divisor of `width`.
+        - `ratio`: the width of the hidden layer of the perceptron, in units of `width`.
+        - `dropout`: the probability of dropping a hidden unit of the perceptron in training.
         - `key`: draws the weights.
-        - `context_size`: of the context; `width` without. With 0 the modulation is learned but the same for all.
+        - `context_size`: the size of the context. With 0 the modulation is learned but does not depend on the input.
+            Default: `width`.
         """
         keys = jax.random.split(key, 4)
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
         size = width if context_size is None else context_size
         self.modulation = zeroed(eqx.nn.Linear(size, 6 * width, key=keys[0]))
         if size == 0:
-            # Numbers that no context moves leave zero by one step of the optimiser a time: the gates start open.
+            # Without a context, zero-initialised gates would grow only slowly, so initialise them to one.
             gates = jnp.asarray([0, 0, 1, 0, 0, 1], self.modulation.weight.dtype)
             self.modulation = eqx.tree_at(lambda m: m.bias, self.modulation, jnp.repeat(gates, width))
         self.attention = eqx.nn.MultiheadAttention(
@@ -72,13 +74,13 @@ class Block(eqx.Module):
     ) -> Array:
         """**Arguments:**
 
-        - `h`: the tokens.
-        - `context`: a vector.
-        - `key`: of dropout; nothing is dropped without.
-        - `mask`: who (rows) may look at whom (columns); all at all without.
-        - `heads`: turns queries and keys by their positions, say.
+        - `h`: the tokens, `(length, width)`.
+        - `context`: the context, `(context_size,)`.
+        - `key`: for dropout; with None there is no dropout.
+        - `mask`: `(length, length)`, true where a query (row) may attend to a key (column). Default: all pairs.
+        - `heads`: a map of queries, keys and values, such as a rotary position embedding. Default: the identity.
 
-        **Returns:** tokens.
+        **Returns:** tokens, `(length, width)`.
         """
         parts = self.modulation(context).reshape(6, 1, -1)
         inner = modulated(self.norm, h, parts[0], parts[1])
@@ -89,13 +91,13 @@ class Block(eqx.Module):
 
 
 def modulated(norm: eqx.nn.LayerNorm, h: Array, shift: Array, scale: Array) -> Array:
-    """Tokens that are normalised, then scaled and shifted.
+    """Normalises tokens, then multiplies them by `1 + scale` and adds `shift`.
 
     **Arguments:**
 
-    - `norm`: of one token.
-    - `h`: tokens, `(length, width)`.
-    - `shift`, `scale`: `(1, width)`; zeros change nothing.
+    - `norm`: the layer norm of one token.
+    - `h`: the tokens, `(length, width)`.
+    - `shift`, `scale`: `(1, width)`.
 
     **Returns:** `(length, width)`.
     """

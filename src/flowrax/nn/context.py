@@ -1,4 +1,4 @@
-r"""Time, class and vector conditions in one vector, $c = W_2\, \text{silu}(W_1 \phi(t)) + E_y + V z$."""
+r"""The embedding of time, class and vector condition, $c = W_2\, \text{silu}(W_1 \phi(t)) + E_y + V z$."""
 
 import math
 from typing import TypeVar
@@ -15,10 +15,10 @@ Layer = TypeVar("Layer", bound=eqx.Module)
 
 
 class Context(eqx.Module):
-    """What networks know beside the event.
+    """The embedding of the time and the condition, which a network takes in addition to the event.
 
-    Of a condition, whatever its structure, the one integer leaf is the class and the floating leaves are one vector.
-    A label that is no class gives NaN where it cannot be seen before compilation, and `ValueError` where it can.
+    The condition may have any structure: its one integer leaf is the class, and its floating leaves are concatenated to
+    one vector. An invalid label raises a `ValueError` if it is concrete, and gives NaN if it is traced.
     """
 
     features: FourierFeatures | None
@@ -27,7 +27,7 @@ class Context(eqx.Module):
     classes: eqx.nn.Embedding | None
     vector: eqx.nn.Linear | None
     size: int = eqx.field(static=True)
-    """Of the vector; 0 where there is nothing to know."""
+    """The size of the embedding; 0 without time and condition."""
     num_classes: int = eqx.field(static=True)
     vector_size: int = eqx.field(static=True)
 
@@ -44,12 +44,13 @@ class Context(eqx.Module):
     ) -> None:
         """**Arguments:**
 
-        - `width`: of the result.
+        - `width`: the size of the embedding.
         - `key`: draws frequencies and weights.
-        - `num_classes`: labels run from 0; the label `num_classes` is that of no class. 0 for no labels.
-        - `vector_size`: number of floating elements of a condition.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
-        - `time`: whether the time is known.
+        - `num_classes`: the number of classes, with labels from 0 to `num_classes - 1`; the label `num_classes` stands
+            for no class. With 0 there is no label.
+        - `vector_size`: the number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
+        - `time`: whether to embed the time.
         """
         keys = jax.random.split(key, 5)
         self.features = FourierFeatures(num_frequencies, frequency_scale, key=keys[0]) if time else None
@@ -61,11 +62,11 @@ class Context(eqx.Module):
         self.size = width if time or num_classes or vector_size else 0
 
     def __call__(self, t: Scalar, condition: Condition, dtype: DType) -> Array:
-        """`(size,)`; raises `ValueError` for a condition of another kind."""
+        """The embedding, `(size,)`. Raises `ValueError` for a condition with booleans or another number of elements."""
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
         labels = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
         if any(leaf.dtype == bool for leaf in leaves):
-            raise ValueError("The condition has booleans; convert them to floats, which are elements of the vector.")
+            raise ValueError("The condition has booleans; convert them to floats to make them elements of the vector.")
         vector = flat_condition([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)], dtype)
         num_labels = sum(label.size for label in labels)
         wanted = int(self.classes is not None), self.vector_size
@@ -88,7 +89,7 @@ class Context(eqx.Module):
         if not is_traced(known) and not known:
             raise ValueError(
                 f"The label {label} is none of the {self.num_classes} classes, which count from 0; "
-                f"{self.num_classes} is that of no class."
+                f"{self.num_classes} is the label of no class."
             )
         return jnp.where(known, self.classes(label), jnp.nan)
 
@@ -103,5 +104,5 @@ def check_image(shape: Shape, divisor: int, reason: str) -> Shape:
 
 
 def zeroed(layer: Layer) -> Layer:
-    """The layer with all its weights zero: what follows it starts as if it were not there."""
+    """The layer with all its weights and biases set to zero."""
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf, layer)

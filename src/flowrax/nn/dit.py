@@ -1,6 +1,6 @@
 r"""The diffusion transformer: patches of an image as tokens, modulated by time and condition.
 
-Its blocks start as the identity and the network as zero (Peebles & Xie 2023, section 3.2, adaLN-Zero).
+At initialisation its blocks are the identity and its output is zero (adaLN-Zero; Peebles & Xie 2023, section 3.2).
 """
 
 import equinox as eqx
@@ -16,10 +16,10 @@ from .context import Context, check_image, zeroed
 
 
 class DiT(AbstractFeatureNetwork):
-    """A transformer for images `(channels, height, width)`, which shows the tokens after every block.
+    """A transformer for images `(channels, height, width)`. Its hidden features are the tokens after every block.
 
-    Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
-    label of no class: `ConditionDropout(0.1, null=num_classes)`.
+    Its condition may hold one integer, the class, and floating leaves, which are concatenated to one vector. The label
+    `num_classes` stands for no class: `ConditionDropout(0.1, null=num_classes)`.
 
     **Reference:** [@peebles2023scalable].
     """
@@ -51,17 +51,20 @@ class DiT(AbstractFeatureNetwork):
     ) -> None:
         """**Arguments:**
 
-        - `shape`: of one event, `(channels, height, width)`.
+        - `shape`: the shape of one event, `(channels, height, width)`.
         - `key`: draws frequencies and weights.
-        - `patch_size`: the side of the square that becomes one token; divides height and width, or `ValueError`.
-        - `width`: of a token; divisible by 4 and by `num_heads`, or `ValueError`.
-        - `depth`: number of blocks.
-        - `num_heads`: of attention.
-        - `mlp_ratio`: how much wider the perceptrons are inside.
-        - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
-        - `vector_size`: number of floating elements of a condition.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
-        - `dropout`: probability of dropping a hidden unit of the perceptrons in training.
+        - `patch_size`: the side of the square that becomes one token; a divisor of height and width.
+        - `width`: the number of features of a token, divisible by 4 and by `num_heads`.
+        - `depth`: the number of blocks.
+        - `num_heads`: the number of attention heads.
+        - `mlp_ratio`: the width of the hidden layer of each perceptron, in units of `width`.
+        - `num_classes`: the number of classes, with labels from 0 to `num_classes - 1`; the label `num_classes` stands
+            for no class. With 0 the network takes no label.
+        - `vector_size`: the number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
+        - `dropout`: the probability of dropping a hidden unit of the perceptrons in training.
+
+        **Raises:** `ValueError` if `patch_size` or `num_heads` violates these divisibility conditions.
         """
         self.shape = check_image(shape, patch_size, "the side of a patch")
         if width % 4 or width % num_heads:
@@ -99,7 +102,7 @@ class DiT(AbstractFeatureNetwork):
         return self.image(out), tuple(seen)
 
     def patches(self, x: Event) -> Array:
-        """`(tokens, channels * patch_size**2)`, row by row."""
+        """The patches of an image, row by row, `(tokens, channels * patch_size**2)`."""
         channels, height, width = self.shape
         p = self.patch_size
         split = x.reshape(channels, height // p, p, width // p, p)
@@ -113,7 +116,7 @@ class DiT(AbstractFeatureNetwork):
         return split.transpose(2, 0, 3, 1, 4).reshape(self.shape)
 
     def positions(self, dtype: DType) -> Array:
-        """`(tokens, width)`: sines and cosines of the row in the first half, of the column in the second."""
+        """Position embeddings `(tokens, width)`: sines and cosines of the row index, then of the column index."""
         rows, columns = (side // self.patch_size for side in self.shape[1:])
         quarter = self.read_in.weight.shape[0] // 4
         frequencies = 10_000.0 ** -(np.arange(quarter) / quarter)

@@ -1,4 +1,4 @@
-r"""Fields that are blind to time, and fields that have an energy, $f = -\nabla_x E$."""
+r"""Time-independent fields, and fields that are the gradient of an energy, $f = -\nabla_x E$."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ..abstract import AbstractNetwork, AbstractTimelessNetwork, call_network
 
 
 class Timeless(AbstractTimelessNetwork):
-    """A network that is always told the time zero; a model of it has no score."""
+    """Makes a network time-independent by always passing time zero; a model of it has no score."""
 
     network: Network
 
@@ -24,7 +24,7 @@ def dot_energy(x: Event, output: Event) -> Array:
 
     **Arguments:**
 
-    - `x`, `output`: one event, and what the network makes of it.
+    - `x`, `output`: one event, and the output $F(x)$ of the network, of the same shape.
 
     **Returns:** a scalar.
     """
@@ -36,7 +36,7 @@ def norm_energy(x: Event, output: Event) -> Array:
 
     **Arguments:**
 
-    - `x`, `output`: one event, and what the network makes of it.
+    - `x`, `output`: one event, and the output $F(x)$ of the network.
 
     **Returns:** a scalar.
     """
@@ -44,16 +44,17 @@ def norm_energy(x: Event, output: Event) -> Array:
 
 
 class EnergyGradient(AbstractNetwork):
-    """Minus the gradient of an energy that is made of a network's output (Wang & Du 2025, section 3.3).
+    """Minus the gradient of an energy that is computed from a network's output (Wang & Du 2025, section 3.3).
 
-    A network whose output is the energy itself, a scalar, goes with `form=lambda x, output: output`.
+    `form(x, output)` is the energy, a scalar. If the output of the network is the energy itself, pass
+    `form=lambda x, output: output`. Default: `dot_energy`.
     """
 
     network: Network
     form: Callable[[Event, Array], Array] = eqx.field(static=True, default=dot_energy)
 
     def energy(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        """A scalar."""
+        """The energy of one event, a scalar."""
         return self.form(x, call_network(self.network, t, x, condition, key=key))
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:

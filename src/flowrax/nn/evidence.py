@@ -1,4 +1,4 @@
-r"""What a site's own state says of its datum, in closed form: $\log q(x_t^i | x_1^i = k)$."""
+r"""The log-likelihood of a site's noisy token for each clean token, in closed form: $\log q(x_t^i | x_1^i = k)$."""
 
 import jax.numpy as jnp
 
@@ -10,12 +10,12 @@ from ..schedule import AbstractMasking
 
 
 class WithEvidence(AbstractNetwork):
-    r"""Adds to the logits of a network what each site's own state says of its datum, so that the rest is left to learn.
+    r"""Adds the log-likelihood of each site's noisy token to a network's logits, which learn the remaining factor.
 
-    By Bayes' theorem $p(x_1^i | x_t) \propto p(x_1^i | x_t^{j \ne i})\, q(x_t^i | x_1^i)$: the second factor is
-    known. It does for any noise what the rule that a token seen is the datum does for masks: near the data there is no
-    doubt left. Without it a network under other noise than masks has to learn that, and any doubt it keeps makes its
-    bound in continuous time infinite.
+    By Bayes' theorem $p(x_1^i | x_t) \propto p(x_1^i | x_t^{j \ne i})\, q(x_t^i | x_1^i)$, and the second factor is
+    known. This generalises the carry-over rule of masked diffusion, by which an unmasked token is the clean token, to
+    any noise: near the data the posterior becomes certain. Otherwise the network has to learn this, and any remaining
+    uncertainty makes its continuous-time bound infinite.
 
     Example: `CategoricalModel(nn.WithEvidence(network, schedule, prior), schedule, prior=prior)`.
     """
@@ -29,13 +29,16 @@ class WithEvidence(AbstractNetwork):
     ):
         """**Arguments:**
 
-        - `network`: gives logits `(*shape, K)`, as that of a [`CategoricalModel`][].
-        - `path`, `prior`: the model's; a schedule stands for its [`Mixture`][]. The prior has no mask, or `ValueError`:
-            under one the model itself does this.
+        - `network`: a network with logits `(*shape, K)`, as for a [`CategoricalModel`][].
+        - `path`: the path of the model, or a schedule, which stands for its [`Mixture`][].
+        - `prior`: the prior of the model, without a mask.
+
+        **Raises:** `ValueError` if the prior has a mask: [`CategoricalModel`][] then carries over unmasked tokens
+        itself.
         """
         if prior.mask is not None:
             raise ValueError(
-                "Under a prior of masks a CategoricalModel knows what is seen; give it the network itself."
+                "With a mask prior CategoricalModel itself carries over unmasked tokens; pass it the plain network."
             )
         self.network, self.prior = network, prior
         self.path = Mixture(path) if isinstance(path, AbstractMasking) else path

@@ -1,4 +1,4 @@
-r"""Perceptrons of $[\text{features}(t), c, x]$."""
+r"""Multilayer perceptrons of $[\text{features}(t), c, x]$."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Activation = Callable[[Array], Array]
 
 
 class MLP(AbstractNetwork):
-    """A perceptron on the flattened event, its time features and its flattened condition."""
+    """A multilayer perceptron of the flattened event, the time features and the flattened condition."""
 
     features: FourierFeatures
     layers: tuple[eqx.nn.Linear, ...]
@@ -37,12 +37,12 @@ class MLP(AbstractNetwork):
     ) -> None:
         """**Arguments:**
 
-        - `shape`: of one event.
+        - `shape`: the shape of one event.
         - `key`: draws frequencies and weights.
-        - `condition_size`: number of elements of all leaves of a condition; 0 for none.
-        - `hidden`: widths of the hidden layers.
-        - `activation`: elementwise.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
+        - `condition_size`: the total number of elements of all leaves of a condition; 0 for no condition.
+        - `hidden`: the widths of the hidden layers.
+        - `activation`: the activation function, elementwise.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
         """
         self.shape, self.activation, self.condition_size = tuple(shape), activation, condition_size
         size = math.prod(self.shape)
@@ -64,7 +64,7 @@ class MLP(AbstractNetwork):
 
 
 class _Block(eqx.Module):
-    """Normalise, widen with the time and condition, contract, add."""
+    """A residual block: a layer norm, a linear layer plus a linear map of the context, and a linear layer."""
 
     norm: eqx.nn.LayerNorm
     widen: eqx.nn.Linear
@@ -78,7 +78,7 @@ class _Block(eqx.Module):
         self.widen = eqx.nn.Linear(width, width, key=keys[0])
         self.inject = eqx.nn.Linear(context_size, width, use_bias=False, key=keys[1])
         contract = eqx.nn.Linear(width, width, key=keys[2])
-        # The block starts as the identity.
+        # At initialisation the block is the identity.
         self.contract = jax.tree.map(jnp.zeros_like, contract)
         self.dropout = eqx.nn.Dropout(dropout)
 
@@ -89,7 +89,7 @@ class _Block(eqx.Module):
 
 
 class ResidualMLP(AbstractNetwork):
-    """A residual perceptron: time and condition enter every block, and every block starts as the identity."""
+    """A residual perceptron: time and condition enter every block, and each block is the identity at initialisation."""
 
     features: FourierFeatures
     embed: eqx.nn.Linear
@@ -116,14 +116,14 @@ class ResidualMLP(AbstractNetwork):
     ) -> None:
         """**Arguments:**
 
-        - `shape`: of one event.
+        - `shape`: the shape of one event.
         - `key`: draws frequencies and weights.
-        - `width`: of the residual stream.
-        - `depth`: number of blocks.
-        - `condition_size`: number of elements of all leaves of a condition; 0 for none.
-        - `activation`: elementwise.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
-        - `dropout`: probability of dropping a hidden unit in training.
+        - `width`: the width of the residual stream.
+        - `depth`: the number of blocks.
+        - `condition_size`: the total number of elements of all leaves of a condition; 0 for no condition.
+        - `activation`: the activation function, elementwise.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
+        - `dropout`: the probability of dropping a hidden unit in training.
         """
         self.shape, self.activation, self.condition_size = tuple(shape), activation, condition_size
         size, context = math.prod(self.shape), 2 * num_frequencies + condition_size

@@ -1,4 +1,4 @@
-"""A network with the projector of representation alignment, three layers deep (Yu et al. 2025, appendix A)."""
+"""A network with the three-layer projector of representation alignment (Yu et al. 2025, appendix A)."""
 
 import equinox as eqx
 import jax
@@ -8,14 +8,14 @@ from ..abstract import AbstractFeatureNetwork
 
 
 class Projector(eqx.Module):
-    """Three linear layers with SiLU between them, for one feature vector."""
+    """A map of one feature vector: three linear layers with SiLU activations between them."""
 
     layers: tuple[eqx.nn.Linear, ...]
 
     def __init__(self, size: int, hidden: int, out_size: int, *, key: KeyArray) -> None:
         """**Arguments:**
 
-        - `size`: of the vector; `hidden` and `out_size` of the inner layers and of what comes out.
+        - `size`, `hidden`, `out_size`: the widths of the input, the two hidden layers and the output.
         - `key`: draws the weights.
         """
         widths, keys = (size, hidden, hidden, out_size), jax.random.split(key, 3)
@@ -28,7 +28,7 @@ class Projector(eqx.Module):
 
 
 class Projected(AbstractFeatureNetwork):
-    """A network whose features are those of one block alone, sent through a projector that is trained along."""
+    """A network whose hidden features are the features of one block, mapped by a jointly trained projector."""
 
     network: AbstractFeatureNetwork
     projector: Projector
@@ -37,9 +37,9 @@ class Projected(AbstractFeatureNetwork):
     def __init__(self, network: AbstractFeatureNetwork, projector: Projector, block: int) -> None:
         """**Arguments:**
 
-        - `network`: shows the features of its blocks, as [`DiT`][] does.
-        - `projector`: from the width of these features to that of the encoder's.
-        - `block`: which one; 0 is the first.
+        - `network`: a network that returns the features of its blocks, such as [`DiT`][].
+        - `projector`: maps these features to the width of the encoder's features.
+        - `block`: the index of the block; 0 is the first.
         """
         self.network, self.projector, self.block = network, projector, block
 

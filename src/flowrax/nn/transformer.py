@@ -1,7 +1,8 @@
 r"""A bidirectional transformer for tokens, modulated by time and condition: logits of every site's class.
 
-Every site looks at all others, masked or not, as the denoiser of masked diffusion does (Sahoo et al. 2024, appendix
-C.2); places enter by turning queries and keys (Su et al. 2021), so that what attention sees of them is differences.
+Every site attends to all others, masked or not, as in the denoiser of masked diffusion (Sahoo et al. 2024, appendix
+C.2). Positions enter as rotations of queries and keys (Su et al. 2021), so that attention depends on their differences
+alone.
 """
 
 import math
@@ -20,12 +21,13 @@ from .context import Context, zeroed
 
 
 class Transformer(AbstractFeatureNetwork):
-    """Logits `(*shape, num_tokens)` of tokens `(*shape)`; it shows what every block leaves.
+    """Maps tokens `(*shape)` to logits `(*shape, num_tokens)`. Its hidden features are the output of every block.
 
-    Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
-    label of no class: `ConditionDropout(0.1, null=num_classes)`. With `mask`, it may hold booleans beside them.
+    Its condition may hold one integer, the class, and floating leaves, which are concatenated to one vector. The label
+    `num_classes` stands for no class: `ConditionDropout(0.1, null=num_classes)`. With `mask`, the condition may also
+    hold booleans.
 
-    A new network gives zeros, all classes alike.
+    At initialisation all logits are zero, so that all classes have equal probability.
 
     !!! example
 
@@ -72,23 +74,27 @@ class Transformer(AbstractFeatureNetwork):
     ) -> None:
         """**Arguments:**
 
-        - `shape`: of one event; its sites are one sequence, row by row.
-        - `num_tokens`: classes of a site, a mask included: the prior's `num_classes`.
+        - `shape`: the shape of one event; its sites form one sequence, row by row.
+        - `num_tokens`: the number of classes of a site, including a mask: the prior's `num_classes`.
         - `key`: draws frequencies and weights.
-        - `width`: of a token; divisible by `num_heads`, and with `rotary` by twice that, or `ValueError`.
-        - `depth`: number of blocks.
-        - `num_heads`: of attention.
-        - `mlp_ratio`: how much wider the perceptrons are inside.
-        - `rotary`: whether places turn queries and keys; a learned vector of each site is added to its token if not.
-        - `time`: whether the network is told the time. Masked diffusion does without: the posterior of a mask depends
-            on what is not masked alone.
-        - `mask`: `mask(condition)`, `(*shape)`, is nonzero where a site holds data. Nothing looks at the others, whose
-            logits mean nothing. The same function goes to `loss.CrossEntropy`; booleans of the condition are for it
-            alone.
-        - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
-        - `vector_size`: number of floating elements of a condition.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
-        - `dropout`: probability of dropping a hidden unit of the perceptrons in training.
+        - `width`: the number of features of a token, divisible by `num_heads`, and by `2 * num_heads` with `rotary`.
+        - `depth`: the number of blocks.
+        - `num_heads`: the number of attention heads.
+        - `mlp_ratio`: the width of the hidden layer of each perceptron, in units of `width`.
+        - `rotary`: whether to use rotary position embeddings; otherwise a learned vector is added to the token of each
+            site.
+        - `time`: whether the network takes the time. Masked diffusion does not need it: the posterior of a masked site
+            depends on the unmasked tokens alone.
+        - `mask`: `mask(condition)`, `(*shape)`, nonzero where a site holds data. No site attends to the others, and
+            their logits are meaningless. Pass the same function to `loss.CrossEntropy`. Booleans of the condition reach
+            this function only, not the embedding.
+        - `num_classes`: the number of classes of an event, with labels from 0 to `num_classes - 1`; the label
+            `num_classes` stands for no class. With 0 the network takes no label.
+        - `vector_size`: the number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
+        - `dropout`: the probability of dropping a hidden unit of the perceptrons in training.
+
+        **Raises:** `ValueError` if `width` is not divisible as required.
         """
         heads = 2 * num_heads if rotary else num_heads
         if width % heads:
@@ -136,7 +142,7 @@ class Transformer(AbstractFeatureNetwork):
         return out.reshape(*self.shape, -1), tuple(seen)
 
     def _split(self, condition: Condition) -> tuple[Bool[Array, "length length"] | None, Condition]:
-        """Who may look at whom, and what is left of the condition for the context."""
+        """The attention mask, and the condition without booleans."""
         if self.mask is None:
             return None, condition
         real = jnp.asarray(self.mask(condition)).astype(bool)
@@ -146,7 +152,7 @@ class Transformer(AbstractFeatureNetwork):
 
 
 class _Rotation:
-    """Turns pairs of features of queries and keys by angles that grow with the place (Su et al. 2021, eq. 34)."""
+    """Rotates pairs of features of queries and keys by angles proportional to the position (Su et al. 2021, eq. 34)."""
 
     def __init__(self, length: int, size: int, dtype: DType) -> None:
         frequencies = 10_000.0 ** -(np.arange(size // 2) / (size // 2))
@@ -157,6 +163,6 @@ class _Rotation:
         return self.turned(query), self.turned(key), value
 
     def turned(self, z: Array) -> Array:
-        """`(length, num_heads, size)`, the halves of whose last axis are the pairs."""
+        """`z`, `(length, num_heads, size)`, rotated; the two halves of its last axis are the pairs."""
         a, b = jnp.split(z, 2, axis=-1)
         return jnp.concatenate([a * self.cosine - b * self.sine, a * self.sine + b * self.cosine], axis=-1)

@@ -1,4 +1,4 @@
-r"""The U-Net: residual blocks down and up a pyramid of resolutions, joined level by level (Ho et al. 2020)."""
+r"""The U-Net: residual blocks down and up a pyramid of resolutions, with skip connections (Ho et al. 2020)."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,10 @@ def _norm(channels: int) -> eqx.nn.GroupNorm:
 
 
 class _Residual(eqx.Module):
-    """Two convolutions, the second of which is zero at first; the context scales and shifts between them."""
+    """A residual block of two convolutions; the context scales and shifts the features between them.
+
+    At initialisation the second convolution is zero.
+    """
 
     norms: tuple[eqx.nn.GroupNorm, eqx.nn.GroupNorm]
     first: eqx.nn.Conv2d
@@ -47,7 +50,7 @@ class _Residual(eqx.Module):
 
 
 class _Attention(eqx.Module):
-    """Self-attention over pixels, without positions; zero at first."""
+    """Residual self-attention over pixels, without position embeddings; its update is zero at initialisation."""
 
     norm: eqx.nn.GroupNorm
     attention: eqx.nn.MultiheadAttention
@@ -63,20 +66,20 @@ class _Attention(eqx.Module):
 
 
 class _Level(eqx.Module):
-    """What happens at one resolution on the way down, or up."""
+    """The layers at one resolution, on the way down or up."""
 
     residuals: tuple[_Residual, ...]
     attentions: tuple[_Attention, ...] | None
     resample: eqx.nn.Conv2d | None
-    """Halves the sides on the way down, or smooths what was doubled on the way up; None at the end."""
+    """Halves the sides on the way down, or smooths the upsampled features on the way up; None at the last level."""
 
 
 class UNet(AbstractNetwork):
     """A convolutional network for images `(channels, height, width)`.
 
-    Its condition may hold one integer, the class, and floating leaves, taken as one vector; `num_classes` itself is the
-    label of no class: `ConditionDropout(0.1, null=num_classes)`. With `periodic=True` it commutes with shifts of the
-    image by multiples of `2 ** (len(multipliers) - 1)`.
+    Its condition may hold one integer, the class, and floating leaves, which are concatenated to one vector. The label
+    `num_classes` stands for no class: `ConditionDropout(0.1, null=num_classes)`. With `periodic=True` the network is
+    equivariant to shifts of the image by multiples of `2 ** (len(multipliers) - 1)` pixels.
 
     **Reference:** [@ho2020denoising].
     """
@@ -109,19 +112,24 @@ class UNet(AbstractNetwork):
     ) -> None:
         """**Arguments:**
 
-        - `shape`: of one event, `(channels, height, width)`, whose sides can be halved `len(multipliers) - 1` times, or
-            `ValueError`.
+        - `shape`: the shape of one event, `(channels, height, width)`, with sides divisible by
+            `2 ** (len(multipliers) - 1)`.
         - `key`: draws frequencies and weights.
-        - `width`: channels at the full resolution.
-        - `multipliers`: of the channels at each resolution, the full one first.
-        - `num_blocks`: residual blocks at each resolution on the way down; one more on the way up.
-        - `attention_levels`: indices of the resolutions with attention; the lowest without. The middle always has it.
-        - `num_heads`: of attention.
-        - `num_classes`: labels run from 0 to `num_classes - 1`, and `num_classes` is that of no class; 0 for no labels.
-        - `vector_size`: number of floating elements of a condition.
-        - `num_frequencies`, `frequency_scale`: of the time features; see [`FourierFeatures`][].
-        - `dropout`: probability of dropping a hidden unit in training.
-        - `periodic`: whether opposite sides of the image meet, rather than zeros surrounding it.
+        - `width`: the number of channels that `multipliers` multiply.
+        - `multipliers`: the number of channels at each resolution in units of `width`, from the full resolution down.
+        - `num_blocks`: the number of residual blocks at each resolution on the way down; on the way up there is one
+            more.
+        - `attention_levels`: the indices of the resolutions with attention. The middle blocks always have attention.
+            Default: the lowest resolution.
+        - `num_heads`: the number of attention heads.
+        - `num_classes`: the number of classes, with labels from 0 to `num_classes - 1`; the label `num_classes` stands
+            for no class. With 0 the network takes no label.
+        - `vector_size`: the number of floating elements of a condition.
+        - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
+        - `dropout`: the probability of dropping a hidden unit in training.
+        - `periodic`: whether to pad images periodically instead of with zeros.
+
+        **Raises:** `ValueError` for a `shape` whose sides are not divisible as required.
         """
         self.shape = check_image(
             shape, 2 ** (len(multipliers) - 1), "since they are halved at every level but the last"
@@ -181,7 +189,7 @@ class UNet(AbstractNetwork):
 
 
 class _Maker:
-    """Makes layers of one kind, each with a key of its own."""
+    """Creates layers with shared settings, each with its own key."""
 
     def __init__(self, context: int, padding: str, num_heads: int, dropout: float, key: KeyArray) -> None:
         self.context, self.padding, self.num_heads, self.dropout = context, padding, num_heads, dropout
@@ -202,7 +210,7 @@ class _Maker:
 
 
 class _Keys:
-    """Gives another key at each call, or None where there is none."""
+    """Returns a new key at each call, or None if there is no key."""
 
     def __init__(self, key: KeyArray | None) -> None:
         self.base, self.count = key, 0

@@ -1,4 +1,4 @@
-"""Oracles: laws whose models are exact, the truth that everything is tested against."""
+"""Oracles: distributions whose exact models are known in closed form, as reference solutions for tests."""
 
 from .base import AbstractOracle as AbstractOracle, OracleModel as OracleModel
 from .categorical import (

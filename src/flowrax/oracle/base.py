@@ -1,4 +1,4 @@
-"""What an oracle is: a law whose every conditional expectation is known in closed form, and the exact model of it."""
+"""The interface of oracles: distributions with closed-form conditional expectations, and their exact models."""
 
 import abc
 import math
@@ -17,34 +17,38 @@ from .coordinates import Coordinates, Mapped, whitening
 
 
 class AbstractOracle(AbstractPrior):
-    """A law of vectors `(d,)`, known exactly at every time of every affine interpolant."""
+    """A distribution of vectors `(d,)` whose marginals are known exactly at every time of every affine interpolant."""
 
     @abc.abstractmethod
     def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
-        """Of `alpha x1 + sigma x0` at one event: log-density, expected data `(d,)`, score `(d,)`."""
+        """The log-density of `alpha x1 + sigma x0` at one event, the posterior mean of the data `(d,)`, and the score
+        `(d,)`.
+        """
 
     @abc.abstractmethod
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "AbstractOracle":
-        """The law of `alpha x1 + sigma x0`, again an oracle."""
+        """The distribution of `alpha x1 + sigma x0`, again an oracle."""
 
     @abc.abstractmethod
     def mapped(self, matrix: Array, offset: Array) -> "AbstractOracle":
-        """The law of `matrix @ x1 + offset` for a matrix `(k, d)`, again an oracle."""
+        """The distribution of `matrix @ x1 + offset` for a matrix `(k, d)` and an offset `(k,)`, again an oracle."""
 
     @abc.abstractmethod
     def posterior(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> "AbstractOracle":
-        """The law of `x` given `y = A x + noise`, again an oracle.
+        """The distribution of `x` given `y = A x + noise`, again an oracle.
 
         **Arguments:**
 
-        - `operator`: `A`, `(m, d)`.
-        - `y`: `(m,)`.
-        - `noise_covariance`: `(m, m)`.
+        - `operator`: the matrix `A`, `(m, d)`.
+        - `y`: the observation, `(m,)`.
+        - `noise_covariance`: the covariance of the noise, `(m, m)`.
+
+        **Raises:** `ValueError` for arrays of other shapes.
         """
 
     @abc.abstractmethod
     def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
-        """Log-density of `y = A x + noise`; arguments as of [`posterior`][]."""
+        """The log-density of `y = A x + noise`, in nats; arguments as in [`posterior`][]."""
 
     def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
@@ -62,11 +66,11 @@ class AbstractOracle(AbstractPrior):
         return self.posterior_terms(one, jnp.zeros_like(one), x)[0]
 
     def log_prob(self, x: Numbers) -> Array:
-        """Log-density in nats of events `(..., d)`."""
+        """The log-density of events `(..., d)`, in nats."""
         return _over_events(self.log_density, jnp.asarray(x, self.dtype))
 
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
-        """Log-density in nats of the interpolant's law at time `t`, of events `(..., d)`."""
+        """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
         return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], jnp.asarray(x, self.dtype))
 
@@ -77,20 +81,23 @@ class AbstractOracle(AbstractPrior):
         source: AbstractPrior | None = None,
         prior: AbstractGaussianPrior | None = None,
     ) -> "OracleModel":
-        """The exact model of this law, to be sampled and evaluated as any other.
+        """The exact model of this distribution, sampled and evaluated like any other model.
 
         **Arguments:**
 
-        - `schedule`: of the affine interpolant.
-        - `source`: the law at `t = 0`; the exact marginal without, so that only the solver is left to blame.
-        - `prior`: the law of the noise, standard normal without; its events, which become the model's, are the
-            oracle's `(d,)` in any shape. Where it is singular the oracle must lie in its range, or `ValueError`.
+        - `schedule`: the schedule of the affine interpolant.
+        - `source`: the distribution at `t = 0`. Default: the exact marginal, so that the solver is the only source of
+            error.
+        - `prior`: the distribution of the noise. Its events are the oracle's `(d,)` reshaped, and are the events of the
+            model. Default: standard normal.
+
+        **Raises:** `ValueError` if the prior is singular and the oracle does not lie in its range.
         """
         return OracleModel(self, schedule, source, prior)
 
 
 class OraclePrediction(AbstractPrediction):
-    """The exact data and score, from which the rest follows with nothing to divide by."""
+    """The exact posterior mean of the data and score, from which noise and velocity follow without any division."""
 
     exact_data: Event
     exact_score: Event
@@ -124,14 +131,15 @@ class OraclePrediction(AbstractPrediction):
         flow = s.alpha_rate * self.data - s.variance_rate / 2 * self._scaled_score
         if self.prior.is_standard:
             return flow
-        # The rate may be infinite where nothing is multiplied by it.
+        # The rate may be infinite, and 0 times infinity is NaN: skip it where the mean is zero.
         return flow + jnp.where(self._mean == 0, 0, s.sigma_rate) * self._mean
 
 
 class OracleModel(AbstractContinuousModel):
     """The exact velocity, score and denoiser of an oracle under a schedule, finite on all of [0, 1].
 
-    With a prior other than the standard normal the oracle is seen in the coordinates in which the prior is standard.
+    With a prior other than the standard normal, the oracle is transformed to coordinates in which the prior is
+    standard.
     """
 
     oracle: AbstractOracle
@@ -152,7 +160,7 @@ class OracleModel(AbstractContinuousModel):
         source: AbstractPrior | None = None,
         prior: AbstractGaussianPrior | None = None,
     ) -> None:
-        """Arguments as of [`AbstractOracle.model`][]."""
+        """Arguments as in [`AbstractOracle.model`][]."""
         self.schedule, self.given_source = schedule, source
         self.prior = Gaussian(oracle.shape, dtype=oracle.dtype) if prior is None else prior
         self.coordinates = None if self.prior.is_standard else whitening(self.prior)

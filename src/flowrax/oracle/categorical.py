@@ -1,4 +1,4 @@
-"""What an oracle of categorical data is: a law whose every posterior is known exactly, and the exact model of it."""
+"""The interface of categorical oracles: distributions with exactly known posteriors, and their exact models."""
 
 import abc
 
@@ -17,34 +17,34 @@ from ..schedule import AbstractMasking
 
 
 class AbstractCategoricalOracle(AbstractPrior):
-    """A law of `(L,)` classes `0 ... num_classes - 1`."""
+    """A distribution of sequences `(L,)` of classes `0 ... num_classes - 1`."""
 
     num_classes: eqx.AbstractVar[int]
 
     @property
     @abc.abstractmethod
     def marginals(self) -> Array:
-        """The probabilities of every site on its own, `(L, K)`."""
+        """The marginal class probabilities of every site, `(L, K)`."""
 
     @property
     @abc.abstractmethod
     def entropy(self) -> Array:
-        """Of an event, in nats: no model has a smaller mean of minus its log-probability."""
+        """The entropy of an event, in nats: the smallest mean negative log-probability that any model can reach."""
 
     @abc.abstractmethod
     def log_posterior(self, log_likelihood: Array) -> Array:
-        r"""$\log p(x^i = k | y)$, `(L, K)`, where $y$ says of site $i$ alone $\log p(y^i | x^i = k)$, `(L, K)`.
+        r"""$\log p(x^i = k | y)$, `(L, K)`, from the log-likelihoods $\log p(y^i | x^i = k)$ of every site, `(L, K)`.
 
-        It is that of a uniform law where no event could have given $y$.
+        The observations $y^i$ are independent given $x$. If no event is compatible with $y$, the posterior is uniform.
         """
 
     @abc.abstractmethod
     def log_evidence(self, log_likelihood: Array) -> Array:
-        r"""$\log p(y)$ of the same $y$, in nats."""
+        r"""$\log p(y)$ in nats, with the arguments of [`log_posterior`][]."""
 
     @property
     def rank(self) -> int:
-        """Zero: probabilities, not densities."""
+        """Zero, because log-probabilities of discrete events are not densities."""
         return 0
 
     def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
@@ -55,7 +55,7 @@ class AbstractCategoricalOracle(AbstractPrior):
         return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
 
     def log_prob(self, x: Numbers) -> Array:
-        """Log-probabilities in nats of events `(n, L)`."""
+        """The log-probabilities of events `(n, L)`, in nats."""
         return jax.vmap(self.log_density)(jnp.asarray(x, self.dtype))
 
     def marginal_log_prob(
@@ -65,7 +65,9 @@ class AbstractCategoricalOracle(AbstractPrior):
         t: Scalar,
         x: Numbers,
     ) -> Array:
-        """Log-probabilities in nats of the path's law at time `t`, of events `(n, L)` of the prior's classes."""
+        """The log-probabilities of events `(n, L)`, in the classes of the prior, under the path's marginal at time `t`,
+        in nats.
+        """
         path = _path(interpolant)
 
         def one(x: Tokens) -> Array:
@@ -76,23 +78,28 @@ class AbstractCategoricalOracle(AbstractPrior):
     def model(
         self, interpolant: AbstractCategoricalPath | AbstractMasking, *, prior: AbstractCategoricalPrior
     ) -> CategoricalModel:
-        """The exact model of this law, to be sampled and bounded as any other.
+        """The exact model of this distribution, sampled and evaluated like any other model.
 
         **Arguments:**
 
-        - `interpolant`: the path; a schedule stands for its [`Mixture`][].
-        - `prior`: of the noise, of events `(L,)`; it may have more classes than the oracle: a mask. Raises `ValueError`
-            where it has fewer.
+        - `interpolant`: the path, or a schedule, which stands for its [`Mixture`][].
+        - `prior`: the distribution of the noise, of events `(L,)`. It may have more classes than the oracle, such as a
+            mask.
+
+        **Raises:** `ValueError` if the prior has another shape or fewer classes than the oracle.
         """
         check_shape("An event of the prior", prior.shape, self.shape)
         if prior.num_classes < self.num_classes:
-            raise ValueError(f"The prior has {prior.num_classes} classes but the data have {self.num_classes}.")
+            raise ValueError(
+                f"The prior has {prior.num_classes} classes but the data have {self.num_classes}; use a prior with at "
+                f"least {self.num_classes} classes."
+            )
         path = _path(interpolant)
         return CategoricalModel(ExactDenoiser(self, path, prior), path, prior=prior)
 
 
 class ExactDenoiser(AbstractNetwork):
-    r"""$\log p(x_1^i = k | x_t)$ as a network."""
+    r"""A network whose output is the exact $\log p(x_1^i = k | x_t)$, `(L, K)` in the classes of the prior."""
 
     oracle: AbstractCategoricalOracle
     interpolant: AbstractCategoricalPath
@@ -109,7 +116,7 @@ def _path(interpolant: AbstractCategoricalPath | AbstractMasking) -> AbstractCat
 
 
 def _data_classes(oracle: AbstractCategoricalOracle, prior: AbstractCategoricalPrior) -> Array:
-    """Which of the prior's classes those of the oracle are: the first ones that are no extra mask."""
+    """The indices of the oracle's classes among the prior's classes: the first ones, skipping an extra mask."""
     classes = jnp.arange(prior.num_classes)
     if prior.mask is not None and oracle.num_classes < prior.num_classes:
         classes = jnp.delete(classes, prior.mask, assume_unique_indices=True)
@@ -119,18 +126,18 @@ def _data_classes(oracle: AbstractCategoricalOracle, prior: AbstractCategoricalP
 def _log_seen(
     path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, t: Scalar, x: Tokens, data: Array
 ) -> Array:
-    """The log-probability of every token that is seen, were the data each of their classes: `(L, K)`."""
+    """The log-likelihood of each observed token for every class of the data, `(L, K)`."""
     return jnp.log(path.marginal(prior, t, data)[:, x].T)
 
 
 def normalised(log_weights: Array) -> Array:
-    """The logarithms of probabilities over the last axis, uniform where all weights are zero.
+    """Normalises log-weights over the last axis; the result is uniform where all weights are zero.
 
     **Arguments:**
 
-    - `log_weights`: `(..., K)`, any of them minus infinity.
+    - `log_weights`: `(..., K)`; entries may be minus infinity.
 
-    **Returns:** `(..., K)`.
+    **Returns:** log-probabilities, `(..., K)`.
     """
     total = jax.nn.logsumexp(log_weights, axis=-1, keepdims=True)
     possible = total > -jnp.inf
@@ -138,25 +145,25 @@ def normalised(log_weights: Array) -> Array:
 
 
 def entropy_of(probabilities: Array, axis: int | None = -1) -> Array:
-    r"""$-\sum p \log p$ in nats; nothing of what is impossible.
+    r"""The entropy $-\sum p \log p$ in nats, with $0 \log 0 = 0$.
 
     **Arguments:**
 
     - `probabilities`: `(..., K)`.
-    - `axis`: over which to sum, or None for all.
+    - `axis`: the axis over which to sum, or None for all axes. Default: the last.
 
-    **Returns:** `(...)`.
+    **Returns:** the entropies, `(...)`.
     """
     return -jnp.sum(probabilities * jnp.log(jnp.where(probabilities > 0, probabilities, 1)), axis=axis)
 
 
 def check_rows(name: str, probabilities: Array) -> None:
-    """Raises `ValueError` unless the numbers are not negative and sum to one over the last axis.
+    """Raises `ValueError` unless the probabilities are nonnegative and sum to one over the last axis.
 
     **Arguments:**
 
-    - `name`: of the argument.
-    - `probabilities`: `(..., K)`; traced values are let through.
+    - `name`: the name of the argument, for the error message.
+    - `probabilities`: `(..., K)`; traced values are not checked.
     """
     if is_traced(probabilities):
         return
@@ -164,13 +171,13 @@ def check_rows(name: str, probabilities: Array) -> None:
     off = np.max(np.abs(given.sum(axis=-1) - 1))
     if np.any(given < 0) or not off < 1e-5:
         raise ValueError(
-            f"{name} must not be negative, and sum to one over the last axis; its smallest number is {given.min():g} "
-            f"and a sum is off by {off:g}."
+            f"{name} must not be negative and must sum to one over the last axis; its smallest entry is "
+            f"{given.min():g} and the largest deviation of a sum from one is {off:g}."
         )
 
 
 class Joint(AbstractCategoricalOracle):
-    """Any law of a few sites, by the table of its probabilities."""
+    """Any distribution of a few sites, given by the table of its probabilities."""
 
     table: Array
     shape: Shape = eqx.field(static=True)
@@ -180,13 +187,16 @@ class Joint(AbstractCategoricalOracle):
     def __init__(self, table: Numbers):
         """**Arguments:**
 
-        - `table`: `(K,) * L`, probabilities of all events, not negative; they are made to sum to one. At most 4096.
+        - `table`: the probabilities of all events, `(K,) * L`, nonnegative, with at most 4096 entries. They are
+            normalised to sum to one.
+
+        **Raises:** `ValueError` for another shape or size, a negative entry, or a table of zeros.
         """
         table = jnp.asarray(table, float)
         if len(set(table.shape)) != 1 or table.size > 4096:
             raise ValueError(f"table must have shape (K,) * L and at most 4096 entries; got {table.shape}.")
         if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and np.sum(np.asarray(table)) > 0):
-            raise ValueError(f"table must not be negative, and not all zero; its smallest entry is {table.min()}.")
+            raise ValueError(f"table must not be negative or all zero; its smallest entry is {table.min()}.")
         self.table = table / jnp.sum(table)
         self.shape, self.dtype, self.num_classes = (table.ndim,), jnp.dtype(jnp.int32), table.shape[0]
 

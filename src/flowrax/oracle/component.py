@@ -1,4 +1,4 @@
-r"""One Gaussian component $x_1 \sim \mathcal{N}(m, S)$ seen through $x_t = \alpha x_1 + \sigma x_0$, in closed form.
+r"""One Gaussian component $x_1 \sim \mathcal{N}(m, S)$ observed as $x_t = \alpha x_1 + \sigma x_0$, in closed form.
 
 With $S = U \operatorname{diag}(e) U^\top$, $\tau_i^2 = \alpha^2 e_i + \sigma^2$, $w = U^\top (x - \alpha m) / \tau$:
 
@@ -6,8 +6,8 @@ $$\log p_t = -\tfrac12 \lVert w \rVert^2 - \sum_i \log \tau_i - \tfrac{D}{2} \lo
 \nabla \log p_t = -U \frac{w}{\tau}, \qquad
 \mathbb{E}[x_1 | x_t] = m + U\, \frac{\alpha e}{\tau}\, w.$$
 
-No variance is formed where a standard deviation will do, so nothing underflows as $\sigma \to 0$, and nothing is
-divided by $\alpha$ or $\sigma$, so all three hold at both ends of time.
+The formulas use standard deviations instead of variances, so that nothing underflows as $\sigma \to 0$, and never
+divide by $\alpha$ or $\sigma$, so that all three hold at both ends of time.
 """
 
 import math
@@ -27,7 +27,7 @@ class Component(eqx.Module):
     eigenvectors: Array
 
     def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
-        """Log-density (scalar), denoised data `(d,)` and score `(d,)` at `x`."""
+        """The log-density (a scalar), the denoised data `(d,)` and the score `(d,)` at `x`."""
         tau = jnp.hypot(alpha * jnp.sqrt(self.eigenvalues), jnp.asarray(sigma))
         w = (self.eigenvectors.T @ (x - alpha * self.mean)) / tau
         log_density = -0.5 * jnp.sum(w**2) - jnp.sum(jnp.log(tau)) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
@@ -35,24 +35,26 @@ class Component(eqx.Module):
         return log_density, data, -(self.eigenvectors @ (w / tau))
 
     def covariance(self) -> Array:
-        """`(d, d)`."""
+        """The covariance, `(d, d)`."""
         return (self.eigenvectors * self.eigenvalues[None, :]) @ self.eigenvectors.T
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "Component":
-        r"""The component of $\alpha x_1 + \sigma x_0$: the same eigenvectors."""
+        r"""The component of $\alpha x_1 + \sigma x_0$, which has the same eigenvectors."""
         alpha, sigma = jnp.asarray(alpha), jnp.asarray(sigma)
         return Component(alpha * self.mean, alpha**2 * self.eigenvalues + sigma**2, self.eigenvectors)
 
     def mapped(self, matrix: Array, offset: Array) -> "Component":
-        """The component of `matrix @ x1 + offset`, for a matrix `(k, d)`."""
+        """The component of `matrix @ x1 + offset`, for a matrix `(k, d)` and an offset `(k,)`."""
         return component_of(matrix @ self.mean + offset, matrix @ self.covariance() @ matrix.T)
 
     def transform(self, noise: Array) -> Array:
-        """Makes standard normal noise `(d,)` a draw."""
+        """Transforms standard normal noise `(d,)` into a draw of the component."""
         return self.mean + (noise * jnp.sqrt(self.eigenvalues)) @ self.eigenvectors.T
 
     def condition(self, operator: Array, y: Array, noise_covariance: Array) -> tuple[Array, Array, Array]:
-        """Evidence of `y = A x + noise`, and mean and covariance given it (the Kalman update in Joseph's form)."""
+        """The log-evidence of `y = A x + noise` and the posterior mean and covariance of `x` (Kalman update in Joseph
+        form).
+        """
         covariance = self.covariance()
         predicted = operator @ covariance @ operator.T + noise_covariance
         residual = y - operator @ self.mean
@@ -63,7 +65,7 @@ class Component(eqx.Module):
 
 
 def component_of(mean: Array, covariance: Array) -> Component:
-    """Eigendecomposes a covariance; eigenvalues that rounding made negative are zero."""
+    """Eigendecomposes a covariance `(d, d)`; eigenvalues that rounding made negative are set to zero."""
     eigenvalues, eigenvectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
     return Component(mean, jnp.maximum(eigenvalues, 0), eigenvectors)
 
@@ -71,7 +73,7 @@ def component_of(mean: Array, covariance: Array) -> Component:
 def check_observation(
     operator: Numbers, y: Numbers, noise_covariance: Numbers, size: int, dtype: DType
 ) -> tuple[Array, Array, Array]:
-    """The three as arrays of `dtype`; raises `ValueError` unless they are `(m, d)`, `(m,)` and `(m, m)`."""
+    """The three arguments as arrays of `dtype`; raises `ValueError` unless they are `(m, d)`, `(m,)` and `(m, m)`."""
     a, b, c = (jnp.asarray(value, dtype) for value in (operator, y, noise_covariance))
     if a.ndim != 2:
         raise ValueError(f"operator has shape {a.shape} but (m, {size}) is expected.")

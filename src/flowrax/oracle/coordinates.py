@@ -1,7 +1,7 @@
 r"""Coordinates $y = C^{-1/2} x$ in which the noise of a Gaussian prior is standard normal.
 
-Where $C$ has rank $r < d$ they are the $r$ coordinates of its range: with $C = U \operatorname{diag}(e) U^\top$ over
-the eigenvalues that are not zero, $y = e^{-1/2} U^\top x$ and $x = U e^{1/2} y$.
+If $C$ has rank $r < d$, these are $r$ coordinates of its range: with $C = U \operatorname{diag}(e) U^\top$ over the
+nonzero eigenvalues, $y = e^{-1/2} U^\top x$ and $x = U e^{1/2} y$.
 """
 
 from typing import TYPE_CHECKING
@@ -20,33 +20,36 @@ if TYPE_CHECKING:
 
 
 class Coordinates(eqx.Module):
-    """Events and their `(r,)` coordinates."""
+    """The map between events and their coordinates `(r,)`."""
 
     eigenvalues: Array
     eigenvectors: Array
     shape: Shape = eqx.field(static=True)
 
     def inward(self, x: Event) -> Array:
-        """The coordinates of an event in the range."""
+        """The coordinates `(r,)` of an event in the range of the covariance."""
         return (self.eigenvectors.T @ x.reshape(-1)) / jnp.sqrt(self.eigenvalues)
 
     def outward(self, y: Array) -> Event:
-        """The event with those coordinates."""
+        """The event with coordinates `y`."""
         return (self.eigenvectors @ (jnp.sqrt(self.eigenvalues) * y)).reshape(self.shape)
 
     def pull_back(self, gradient: Array) -> Event:
-        """The gradient with respect to the event, given that with respect to its coordinates."""
+        """Converts a gradient with respect to the coordinates to a gradient with respect to the event."""
         return (self.eigenvectors @ (gradient / jnp.sqrt(self.eigenvalues))).reshape(self.shape)
 
     def log_volume(self) -> Array:
-        """Of the unit cube of coordinates."""
+        """The log-volume of the image of the unit cube of coordinates."""
         return jnp.sum(jnp.log(self.eigenvalues)) / 2
 
     def whiten(self, oracle: "AbstractOracle") -> "AbstractOracle":
-        """The oracle of the coordinates; raises `ValueError` for one that leaves the range."""
+        """The oracle in these coordinates. Raises `ValueError` if it does not lie in the range of the covariance."""
         vectors = self.eigenvectors
         if vectors.shape[0] != oracle.shape[0]:
-            raise ValueError(f"prior has events of {vectors.shape[0]} elements but the oracle of {oracle.shape[0]}.")
+            raise ValueError(
+                f"The events of the prior have {vectors.shape[0]} elements, but the oracle's have {oracle.shape[0]}; "
+                "pass a prior of events with as many elements as the oracle's."
+            )
         outside = jnp.eye(vectors.shape[0], dtype=vectors.dtype) - vectors @ vectors.T
         rest = oracle.mapped(outside, jnp.zeros_like(vectors[:, 0]))
         draws = rest.sample(jax.random.key(0), (64,))
@@ -57,7 +60,7 @@ class Coordinates(eqx.Module):
 
 
 class Mapped(AbstractPrior):
-    """The law of events whose coordinates have a given law."""
+    """The distribution of events whose coordinates have a given distribution."""
 
     law: AbstractPrior
     coordinates: Coordinates
@@ -68,9 +71,9 @@ class Mapped(AbstractPrior):
     def __init__(self, law: AbstractPrior, coordinates: Coordinates, offset: Array) -> None:
         """**Arguments:**
 
-        - `law`: of the `(r,)` coordinates.
-        - `coordinates`: what they are.
-        - `offset`: added to the event, of its shape.
+        - `law`: the distribution of the coordinates `(r,)`.
+        - `coordinates`: the map from coordinates to events.
+        - `offset`: added to the event, of the shape of an event.
         """
         self.law, self.coordinates, self.offset = law, coordinates, offset
         self.shape, self.dtype = coordinates.shape, law.dtype
@@ -87,7 +90,7 @@ class Mapped(AbstractPrior):
 
 
 def whitening(prior: AbstractGaussianPrior) -> Coordinates:
-    """The coordinates of a prior, by the eigenvectors of its covariance."""
+    """The coordinates in which a prior is standard normal, from the eigendecomposition of its covariance."""
     size = int(np.prod(prior.shape, dtype=int))
     basis = jnp.eye(size, dtype=prior.dtype).reshape(size, *prior.shape)
     covariance = jax.vmap(prior.covariance_product)(basis).reshape(size, size)

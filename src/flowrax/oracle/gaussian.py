@@ -1,6 +1,6 @@
-r"""The oracle $x_1 \sim \mathcal{N}(m, S)$, whose probability flow is known too.
+r"""The oracle $x_1 \sim \mathcal{N}(m, S)$, whose probability flow also has a closed form.
 
-The flow keeps $w = U^\top (x_t - \alpha m) / \tau(t)$ constant, $S = U \operatorname{diag}(e) U^\top$ and
+The flow keeps $w = U^\top (x_t - \alpha m) / \tau(t)$ constant, with $S = U \operatorname{diag}(e) U^\top$ and
 $\tau_i^2 = \alpha^2 e_i + \sigma^2$.
 """
 
@@ -16,15 +16,20 @@ from .component import Component, check_observation, component_of
 
 
 class Gaussian(AbstractOracle):
-    """A Gaussian with a full covariance. Its public methods take events `(..., d)` with any leading axes."""
+    """A Gaussian with a full covariance.
+
+    `log_prob`, `marginal_log_prob` and `flow` take events `(..., d)` with any leading axes.
+    """
 
     component: Component
 
     def __init__(self, mean: Numbers, covariance: Numbers):
         """**Arguments:**
 
-        - `mean`: `(d,)`.
-        - `covariance`: `(d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
+        - `mean`: the mean, `(d,)`.
+        - `covariance`: the covariance, `(d, d)`, positive semi-definite.
+
+        **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
         mean, covariance = as_floats(mean, covariance)
         if mean.ndim != 1:
@@ -44,12 +49,12 @@ class Gaussian(AbstractOracle):
 
     @property
     def mean(self) -> Array:
-        """`(d,)`."""
+        """The mean, `(d,)`."""
         return self.component.mean
 
     @property
     def covariance(self) -> Array:
-        """`(d, d)`."""
+        """The covariance, `(d, d)`."""
         return self.component.covariance()
 
     def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:
@@ -75,7 +80,7 @@ class Gaussian(AbstractOracle):
         return self.component.condition(*checked)[0]
 
     def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: Numbers) -> Array:
-        """Where the probability flow takes events `(..., d)` from time `t0` to `t1`, in closed form."""
+        """The images of events `(..., d)` under the probability flow from time `t0` to `t1`, in closed form."""
         x = jnp.asarray(x, self.dtype)
         alpha0, sigma0, alpha1, sigma1 = (
             value.astype(self.dtype) for t in (t0, t1) for value in (schedule.alpha(t), schedule.sigma(t))

@@ -1,7 +1,7 @@
-r"""Oracles $p(x_1) = \sum_k \omega_k\, \mathcal{N}(m_k, S_k)$: everything a model predicts, in closed form.
+r"""The oracle $p(x_1) = \sum_k \omega_k\, \mathcal{N}(m_k, S_k)$, with every prediction of a model in closed form.
 
-With the responsibilities $r_k \propto \omega_k\, p_{t,k}(x)$ the score and the denoised data of the mixture are the
-$r$-weighted means of those of the components.
+With the responsibilities $r_k \propto \omega_k\, p_{t,k}(x)$, the score and the denoised data of the mixture are the
+$r$-weighted means of the components' scores and denoised data.
 """
 
 import equinox as eqx
@@ -17,7 +17,7 @@ from .component import Component, check_observation, component_of
 class GaussianMixture(AbstractOracle):
     """A mixture of Gaussians with full covariances.
 
-    Its methods take events `(..., d)` with any leading axes.
+    `log_prob` and `marginal_log_prob` take events `(..., d)` with any leading axes.
     """
 
     log_weights: Array
@@ -26,9 +26,11 @@ class GaussianMixture(AbstractOracle):
     def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers):
         """**Arguments:**
 
-        - `weights`: `(k,)`, non-negative; normalised to sum to one.
-        - `means`: `(k, d)`.
-        - `covariances`: `(k, d, d)`, positive semi-definite. Raises `ValueError` for shapes that disagree or NaN.
+        - `weights`: the weights of the components, `(k,)`, nonnegative; they are normalised to sum to one.
+        - `means`: the means of the components, `(k, d)`.
+        - `covariances`: their covariances, `(k, d, d)`, positive semi-definite.
+
+        **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
         weights, means, covariances = as_floats(weights, means, covariances)
         if means.ndim != 2:
@@ -50,17 +52,17 @@ class GaussianMixture(AbstractOracle):
 
     @property
     def means(self) -> Array:
-        """`(k, d)`."""
+        """The means of the components, `(k, d)`."""
         return self.components.mean
 
     @property
     def covariances(self) -> Array:
-        """`(k, d, d)`."""
+        """The covariances of the components, `(k, d, d)`."""
         return jax.vmap(lambda component: component.covariance())(self.components)
 
     @property
     def weights(self) -> Array:
-        """`(k,)`, summing to one."""
+        """The weights of the components, `(k,)`, summing to one."""
         return jnp.exp(self.log_weights)
 
     def posterior_terms(self, alpha: Scalar, sigma: Scalar, x: Event) -> tuple[Array, Array, Array]:

@@ -1,11 +1,12 @@
-r"""A Markov chain of any length: its posteriors by sums over paths from both ends (forward-backward).
+r"""A Markov chain of any length, whose posteriors are computed by the forward-backward algorithm.
 
 With $\ell_i(k) = p(y^i | x^i = k)$, $f_{i+1}(j) = \sum_k f_i(k)\, \ell_i(k)\, P_{kj}$ and
 $b_i(k) = \sum_j P_{kj}\, \ell_{i+1}(j)\, b_{i+1}(j)$
 
 $$p(x^i = k | y) \propto f_i(k)\, \ell_i(k)\, b_i(k).$$
 
-Everything is in logarithms: what looks impossible from one end may be the only way from the other.
+All quantities are computed as logarithms, because a path whose probability would underflow from one end may be the only
+possible one from the other end.
 """
 
 import equinox as eqx
@@ -18,7 +19,7 @@ from .categorical import AbstractCategoricalOracle, check_rows, entropy_of, norm
 
 
 class Markov(AbstractCategoricalOracle):
-    """Sites that know their neighbours, of any number of classes and any length: `O(L K^2)` for each posterior.
+    """A Markov chain of `L` sites with `K` classes; each posterior costs `O(L K^2)`.
 
     **Reference:** [@rabiner1989tutorial].
     """
@@ -32,10 +33,12 @@ class Markov(AbstractCategoricalOracle):
     def __init__(self, initial: Numbers, transition: Numbers, length: int):
         """**Arguments:**
 
-        - `initial`: probabilities of the first site, `(K,)`.
-        - `transition`: `P`, `(K, K)`: row `k` has the probabilities of what follows class `k`. Raises `ValueError`
-            unless all rows are of numbers that are not negative and sum to one.
-        - `length`: `L`, at least 1.
+        - `initial`: the class probabilities of the first site, `(K,)`.
+        - `transition`: the transition matrix `P`, `(K, K)`; row `k` holds the probabilities of the classes that follow
+            class `k`.
+        - `length`: the number of sites `L`, at least 1.
+
+        **Raises:** `ValueError` for inconsistent shapes, or unless all rows are nonnegative and sum to one.
         """
         self.initial, self.transition = jnp.asarray(initial, float), jnp.asarray(transition, float)
         if self.initial.ndim != 1 or length < 1:

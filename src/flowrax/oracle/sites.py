@@ -1,4 +1,4 @@
-"""Independent sites, each with probabilities of its own."""
+"""Independent sites, each with its own class probabilities."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from .categorical import AbstractCategoricalOracle, check_rows, entropy_of, norm
 
 
 class Sites(AbstractCategoricalOracle):
-    """What a model learns that knows nothing of neighbours: its ancestral chain is exact in one step."""
+    """A distribution of independent sites, for which ancestral sampling is exact in one step."""
 
     probabilities: Array
     shape: Shape = eqx.field(static=True)
@@ -20,8 +20,9 @@ class Sites(AbstractCategoricalOracle):
     def __init__(self, probabilities: Numbers):
         """**Arguments:**
 
-        - `probabilities`: `(L, K)`. Raises `ValueError` unless every row is of numbers that are not negative and sum to
-            one.
+        - `probabilities`: the class probabilities of every site, `(L, K)`.
+
+        **Raises:** `ValueError` for another number of axes, or unless every row is nonnegative and sums to one.
         """
         self.probabilities = jnp.asarray(probabilities, float)
         if self.probabilities.ndim != 2:
