@@ -181,11 +181,11 @@ class StochasticFlow(AbstractScoreSDE):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        """**Arguments:**
+        r"""**Arguments:**
 
         - `diffusion`: the coefficient `w`, or a function of the time. Default: [`Cotangent`][].
-        - `score_temperature`: $T_s \\ge 0$, the factor on the score term of the drift. Default: 1.
-        - `noise_temperature`: $T_n \\ge 0$, the factor on the variance of the noise. Default: 1.
+        - `score_temperature`: $T_s \ge 0$, the factor on the score term of the drift. Default: 1.
+        - `noise_temperature`: $T_n \ge 0$, the factor on the variance of the noise. Default: 1.
         - `t_ode`: the time from which the dynamics is the probability flow, so that it can run to $t = 1$ where the
             score is infinite there. Default: 1, that is, never.
         - `t_min`, `t_max`: a narrower interval. Default: as wide as the model and `w` allow.

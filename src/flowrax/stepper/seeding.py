@@ -1,4 +1,4 @@
-"""The first state of a solver, without a first step that differs from the others."""
+"""Initialises a solver so that its first step costs no more than the others."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def begin(solver: dfx.AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-    """`solver.init`, where a solver that reuses its last stage has its first one evaluated already.
+    """`solver.init`, with the first stage already evaluated if the solver reuses its last stage (FSAL).
 
-    Otherwise a sample's first step makes the solver evaluate that stage for every sample beside it.
+    Otherwise the first step of any one sample makes the solver evaluate that stage for every sample of the batch.
     """
     state = solver.init(terms, t0, t1, y0, args)
     if state is not None and _reuses_last_stage(solver):
@@ -18,7 +18,7 @@ def begin(solver: dfx.AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, arg
 
 
 def _reuses_last_stage(solver: dfx.AbstractSolver) -> bool:
-    # diffrax calls a wrapper an instance of what it wraps.
+    # diffrax counts a wrapper as an instance of the solver it wraps.
     wrapped = isinstance(solver, dfx.AbstractWrappedSolver)
     tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) and not wrapped else None
     return isinstance(tableau, dfx.ButcherTableau) and tableau.fsal
