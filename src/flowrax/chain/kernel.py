@@ -134,7 +134,7 @@ def move(x: Event, drift: Event, dt: Scalar) -> Event:
     **Arguments:**
 
     - `x`, `drift`: events.
-    - `dt`: a positive scalar. Raises `ValueError` for a concrete one that is not.
+    - `dt`: a positive scalar. Raises `ValueError` for a concrete value that is not positive.
 
     **Returns:** an event.
     """
