@@ -57,7 +57,7 @@ def test_an_interval_draws_from_its_number_alone():
 
 def test_increments_only():
     path = GridBrownianPath(jnp.asarray(TIMES), (2,), jax.random.key(0), dtype=jnp.float32)
-    with pytest.raises(ValueError, match=r"^GridBrownianPath knows increments only; give both t0 and t1\.$"):
+    with pytest.raises(ValueError, match=r"^GridBrownianPath provides increments only; pass both t0 and t1\.$"):
         path.evaluate(0.1)
 
 

@@ -324,7 +324,7 @@ def test_errors():
     prediction = vdm.predict(x, 0.5, x)
     three, few = jnp.zeros(3), jnp.ones(2)
     cases = {
-        "^This step draws noise: pass key=, or noise= of ": lambda: vdm.step(prediction, 0.5, x, 0.1),
+        "^This step draws noise: pass either key=, or noise= with ": lambda: vdm.step(prediction, 0.5, x, 0.1),
         r"^noise has shape \(3,\) but \(2,\) is expected": lambda: vdm.step(prediction, 0.5, x, 0.1, noise=three),
         r"^A step from t=0.5 to 1.1 leaves \[0, 1\]; t=1": lambda: vdm.step(prediction, 0.5, x, 0.6, noise=x),
         "^index=10 is not one of 0, ..., 9.": lambda: ddpm.step(prediction, 10, x, noise=x),

@@ -35,7 +35,7 @@ WRONG = {
     "Transitions is not a mixture of data and noise": lambda: NOISE.schedule,
     "index=7 is not one of 0, ..., 6": lambda: CHAIN.marginal(7, X),
     "to=3 must be below index=3": lambda: CHAIN.posterior(3, X, X, to=3),
-    "pass key=, or uniform=": lambda: CHAIN.interpolate(3, X),
+    "pass either key=, or uniform=": lambda: CHAIN.interpolate(3, X),
     "uniform has shape (3,) but (2,) is expected": lambda: CHAIN.interpolate(3, X, uniform=jnp.zeros(3)),
     "mask has shape (3,) but (2,) is expected": lambda: CHAIN.loss(jnp.zeros((2, NUM)), 3, X, X, mask=jnp.ones(3)),
     "exponent must be at least 1; got 0.5": lambda: PolynomialMasking(0.5),

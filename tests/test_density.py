@@ -274,7 +274,7 @@ def test_files_round_trip_and_refuse_other_frequencies(getkey, tmp_path):
     np.testing.assert_array_equal(fitted.log_prob(data, **options).value, again.log_prob(data, **options).value)
     with pytest.raises(ValueError, match="other frozen time frequencies"):
         frx.DensityEstimator(small(2, 1, key=6), condition=condition).load(tmp_path / "density.frx")
-    with pytest.raises(ValueError, match="holds another structure"):
+    with pytest.raises(ValueError, match="has another structure"):
         frx.DensityEstimator(small(2)).load(tmp_path / "density.frx")
 
 

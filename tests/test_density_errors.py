@@ -72,13 +72,13 @@ MESSAGES = {
     ),
     "condition missing": (
         lambda: conditional().fit(DATA, KEY),
-        "condition has the structure PyTreeDef(None) but this estimator takes PyTreeDef({'m': *}); what it takes is "
-        "said by DensityEstimator(..., condition=one condition as an example).",
+        "condition has the structure PyTreeDef(None) but this estimator expects PyTreeDef({'m': *}); the structure "
+        "is set by DensityEstimator(..., condition=one condition as an example).",
     ),
     "numbers for labels": (
         lambda: labelled().log_prob(DATA, condition=0.7),
-        "condition holds numbers where this estimator takes labels; make it with "
-        "DensityEstimator(..., condition=an example with a floating number), or pass integers.",
+        "condition holds floating-point numbers where this estimator expects integer labels; pass integers, or make it "
+        "with DensityEstimator(..., condition=an example with floating-point numbers).",
     ),
     "scales on a singular prior": (
         lambda: frx.DensityEstimator(centred(), shift=0, scale=np.ones((3, 2))),

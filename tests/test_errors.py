@@ -138,18 +138,18 @@ MESSAGES = {
     ),
     "overlapping steps of a reverse SDE": (
         sample(dynamics=frx.ReverseSDE(), solver=dfx.LeapfrogMidpoint(), grid=4),
-        "LeapfrogMidpoint steps over two intervals at once, but the noise of ReverseSDE is drawn for one; use "
+        "LeapfrogMidpoint steps over two intervals at once, but ReverseSDE draws its noise for one at a time; use "
         "a one-step solver such as Euler, Heun or ShARK.",
     ),
     "overlapping steps of Langevin": (
         sample(dynamics=frx.Langevin(0.5, 1.0), solver=dfx.LeapfrogMidpoint(), grid=4),
-        "LeapfrogMidpoint steps over two intervals at once, but the noise of Langevin is drawn for one; use "
+        "LeapfrogMidpoint steps over two intervals at once, but Langevin draws its noise for one at a time; use "
         "a one-step solver such as Euler, Heun or ShARK.",
     ),
     "overlapping steps with a corrector": (
         sample(dynamics=frx.PredictorCorrector(frx.ProbabilityFlow()), solver=dfx.LeapfrogMidpoint(), grid=4),
-        "LeapfrogMidpoint steps over two intervals at once, but the noise of PredictorCorrector is drawn for one; use "
-        "a one-step solver such as Euler, Heun or ShARK.",
+        "LeapfrogMidpoint steps over two intervals at once, but PredictorCorrector draws its noise for one at a time; "
+        "use a one-step solver such as Euler, Heun or ShARK.",
     ),
     "a reverse SDE without a score": (sample(network(coupling=frx.ExactOT()), dynamics=frx.ReverseSDE()), NO_SCORE),
     "Langevin without a score": (
@@ -214,7 +214,7 @@ def test_message(case):
 def test_too_few_steps_are_counted():
     message = (
         "sample: 3 of 3 solves failed: the limit of max_steps=2 was reached in 3; raise max_steps, loosen rtol and "
-        "atol, or look for NaN in the network's output. throw=False keeps the good rows."
+        "atol, or look for NaN in the network's output. throw=False returns the successful rows."
     )
     with pytest.raises(frx.SolveError) as error:
         sample(EDM, max_steps=2)()
@@ -235,7 +235,7 @@ def test_a_failed_row_leaves_the_others_alone(stepping):
     x0 = np.float32([[0, 1], [9, 0], [2, 3]])
     with pytest.raises(frx.SolveError) as error:
         frx.sample(model, KEY, 3, x0=x0, **stepping)
-    assert str(error.value) == f"sample: 1 of 3 solves failed: {NAN} throw=False keeps the good rows."
+    assert str(error.value) == f"sample: 1 of 3 solves failed: {NAN} throw=False returns the successful rows."
     kept = frx.sample(model, KEY, 3, x0=x0, throw=False, **stepping)
     assert np.array_equal(np.asarray(kept.x), np.float32([[0, 1], [np.nan, np.nan], [2, 3]]), equal_nan=True)
     assert np.array_equal(kept.result == frx.RESULTS.successful, [True, False, True])

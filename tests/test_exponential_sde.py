@@ -178,7 +178,9 @@ def test_no_churn_is_heun():
 @pytest.mark.parametrize("solver", [frx.UniPC(1), frx.UniPC(2), frx.DPMSolverPP(2), frx.DPMSolverPP(3)])
 def test_churn_refuses_solvers_that_use_the_steps_before(solver):
     model, name = mixture(3, 2, "float32").model(frx.EDM()), type(solver).__name__
-    with pytest.raises(ValueError, match=f"^Churn adds noise before each step, so {name} could not use the steps "):
+    with pytest.raises(
+        ValueError, match=f"^Churn adds noise before each step, so {name} could not use the previous steps; use "
+    ):
         frx.sample(model, jax.random.key(0), 4, dynamics=frx.Churn(0.1), solver=solver, grid=4)
 
 

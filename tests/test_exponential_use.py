@@ -116,7 +116,7 @@ def run(model=None, **options):
     [
         (
             run(dynamics=frx.ReverseSDE(Constant()), solver=frx.SEEDS()),
-            "SEEDS integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other noise.",
+            "SEEDS integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other coefficients.",
         ),
         (
             run(dynamics=frx.ReverseSDE(), solver=frx.UniPC()),
@@ -132,7 +132,7 @@ def run(model=None, **options):
         ),
         (
             run(dynamics=frx.Churn(0.1), solver=dfx.Heun()),
-            "Churn steps by an exponential solver such as EDMHeun(); got Heun.",
+            "Churn needs an exponential solver such as EDMHeun(); got Heun.",
         ),
         (
             run(dynamics=frx.Restart(0.0, 0.5)),

@@ -83,17 +83,17 @@ def test_error_estimate_is_that_of_the_method(x64):
 REFUSED = {
     "solver": (
         {"solver": dfx.Tsit5()},
-        r"^ReversibleAdjoint cannot run Tsit5 back; use diffrax's ReversibleHeun, SemiImplicitEuler or "
+        r"^ReversibleAdjoint cannot reverse Tsit5; use diffrax's ReversibleHeun, SemiImplicitEuler or "
         r"LeapfrogMidpoint, or make an explicit Runge-Kutta method reversible: "
         r"flowrax\.Reversible\(diffrax\.Tsit5\(\)\)\.",
     ),
     "wrapper": (
         {"solver": dfx.HalfSolver(frx.Reversible(dfx.Heun()))},
-        r"^ReversibleAdjoint cannot run HalfSolver back; use diffrax's ReversibleHeun, ",
+        r"^ReversibleAdjoint cannot reverse HalfSolver; use diffrax's ReversibleHeun, ",
     ),
     "steps": (
         {"saveat": dfx.SaveAt(steps=True)},
-        r"^ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt\(ts=\.\.\.\) in place of the rest\.",
+        r"^ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt\(ts=\.\.\.\) instead\.",
     ),
     "dense": ({"saveat": dfx.SaveAt(dense=True)}, r"^ReversibleAdjoint saves at t0, t1 and ts only"),
     "event": (
@@ -102,11 +102,11 @@ REFUSED = {
     ),
     "jumps": (
         {"stepsize_controller": dfx.ClipStepSizeController(steps_of("adaptive")[0], jump_ts=[0.5])},
-        r"^ReversibleAdjoint cannot cross jumps of the vector field; solve each piece on its own\.",
+        r"^ReversibleAdjoint cannot cross jumps of the vector field; solve each piece separately\.",
     ),
     "max_steps": (
         {"max_steps": None},
-        r"^ReversibleAdjoint keeps the step times: pass max_steps, or steps by diffrax\.StepTo\(ts=\.\.\.\)\.",
+        r"^ReversibleAdjoint stores the step times: pass max_steps, or a grid, diffrax\.StepTo\(ts=\.\.\.\)\.",
     ),
     "noise": (
         {
@@ -115,7 +115,7 @@ REFUSED = {
             ),
             "stepsize_controller": dfx.ConstantStepSize(),
         },
-        r"^ReversibleAdjoint needs the same noise again on the way back, which UnsafeBrownianPath does not give; ",
+        r"^ReversibleAdjoint needs the same noise again in the backward pass, and UnsafeBrownianPath cannot ",
     ),
 }
 
@@ -136,7 +136,7 @@ def test_refusals(name):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"^Reversible\(solver\) takes an explicit Runge-Kutta method of diffrax"):
+    with pytest.raises(ValueError, match=r"^Reversible\(solver\) needs an explicit Runge-Kutta method of diffrax"):
         frx.Reversible(dfx.ReversibleHeun())
     with pytest.raises(ValueError, match=r"^coupling=1\.5 is outside \(0, 1\]\.$"):
         frx.Reversible(dfx.Tsit5(), coupling=1.5)

@@ -210,7 +210,7 @@ def stiff(adjoint):
 
 
 def test_a_solve_that_cannot_be_run_back_is_reported():
-    with pytest.raises(Exception, match=r"ReversibleAdjoint: the solve run back did not return to its initial state"):
+    with pytest.raises(Exception, match=r"ReversibleAdjoint: the reversed solve did not return to its initial state"):
         jax.block_until_ready(stiff(frx.ReversibleAdjoint()))
     value, gradient = stiff(frx.ReversibleAdjoint(throw=False))
     assert np.isfinite(value)

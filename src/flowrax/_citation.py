@@ -1,6 +1,6 @@
-"""BibTeX of whatever an object is made of, by what its docstrings cite.
+"""Collects the BibTeX references cited in the docstrings of everything that an object consists of.
 
-flowrax's docstrings cite by key from `references.bib`; other libraries' docstrings contain BibTeX themselves.
+flowrax's docstrings cite keys of `references.bib`; the docstrings of other libraries contain BibTeX themselves.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _ENTRY = re.compile(r"^(@\w+)\s*\{\s*([^,\s]+)\s*,?", re.MULTILINE)
 _FIELD = re.compile(r"^\s*\w+\s*=\s*(?=[{\"\w])", re.MULTILINE)
 _KEY = re.compile(r"\[@([\w-]+)\]")
 
-# Their versions are known only at run time.
+# These entries contain versions, which are read at run time.
 _SOFTWARE = {
     "flowrax": f"""
 @software{{flowrax,
@@ -48,12 +48,12 @@ _FOUNDATIONS = {"equinox": "kidger2021equinox", "diffrax": "kidger2021on"}
 
 
 def citation(*objects: Any) -> str:
-    """The BibTeX references of everything that some objects are made of.
+    """The BibTeX references of everything that the given objects consist of.
 
-    The docstring of every class met on the way through an object (its own class, its bases, the objects it holds,
-    and the functions among them) is searched for references. This covers flowrax's schedules, models and dynamics,
-    and diffrax's solvers and step size controllers alike. The software underneath (flowrax, JAX,
-    Equinox [@kidger2021equinox], Diffrax [@kidger2021on]) is always named.
+    The references are read from the docstrings of each object's class and its bases, and of all the objects and
+    functions that it contains. This covers flowrax's schedules, models and dynamics as well as diffrax's solvers and
+    step size controllers. The underlying software (flowrax, JAX, Equinox [@kidger2021equinox],
+    Diffrax [@kidger2021on]) is always cited.
 
     !!! example
 
@@ -71,7 +71,8 @@ def citation(*objects: Any) -> str:
 
     **Returns:**
 
-    The text of a `.bib` file: each entry once, under a comment that names what it was cited by.
+    The text of a `.bib` file, with each entry once, under a comment that names the class or
+    function that cites it.
     """
     cited: dict[str, tuple[str, str]] = {}
 
@@ -91,13 +92,13 @@ def citation(*objects: Any) -> str:
 
 @functools.cache
 def _references() -> dict[str, str]:
-    """The entries of flowrax's own table of references, by key."""
+    """The entries of `references.bib`, by key."""
     return dict(_entries(importlib.resources.files("flowrax").joinpath("references.bib").read_text("utf-8")))
 
 
 def _cited_by(source: Any) -> Iterator[tuple[str, str]]:
-    """The `(key, entry)` pairs of the docstring of one class or function."""
-    # Some built-in types keep a descriptor where others keep their text.
+    """The `(key, entry)` pairs cited in the docstring of one class or function."""
+    # The `__doc__` of some built-in types is a descriptor instead of text.
     documentation = source.__doc__ if isinstance(source.__doc__, str) else ""
     for block in _FENCE.findall(documentation):
         yield from _entries(textwrap.dedent(block))
@@ -111,13 +112,13 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
     ends = [match.start() for match in matches[1:]] + [len(text)]
     for match, end in zip(matches, ends, strict=False):
         kind, key = match.groups()
-        # What opens and closes an entry is written anew: a broken one must not swallow the next.
+        # The delimiters of an entry are rewritten, so that a malformed entry cannot absorb the next one.
         body = text[match.end() : end].rpartition("}")[0]
         yield key, f"{kind}{{{key},\n{_balanced(body.strip())}\n}}"
 
 
 def _balanced(body: str) -> str:
-    """Closes the fields that their author left open, which would void every later entry."""
+    """Closes fields with missing braces, which would invalidate all later entries."""
     starts = [match.start() for match in _FIELD.finditer(body)] + [len(body)]
     fields = []
     for start, end in zip(starts, starts[1:], strict=False):
@@ -128,13 +129,13 @@ def _balanced(body: str) -> str:
 
 
 def _sources(objects: tuple[Any, ...]) -> Iterator[Any]:
-    """Every class and function that `objects` are made of, once, in the order they are met."""
+    """Every class and function that `objects` consist of, once, in the order in which they are found."""
     pending, visited, yielded = list(reversed(objects)), {}, set()
     while pending:
         item = pending.pop()
         if _is_data(item) or id(item) in visited:
             continue
-        # Kept alive, so that no later object takes over the id of a method made on access.
+        # The item is kept alive: a bound method is created on access, and a later object could reuse its id.
         visited[id(item)] = item
         for source in _own_sources(item):
             if source not in yielded:
@@ -173,9 +174,9 @@ def _children(item: Any) -> Iterator[Any]:
     elif isinstance(item, types.MethodType):
         yield from (item.__func__, item.__self__)
     elif dataclasses.is_dataclass(item):
-        # A field may be absent: Equinox lets an object be looked at before it is complete.
+        # A field may be absent, since Equinox allows access to an object that is not yet complete.
         yield from (getattr(item, f.name, None) for f in dataclasses.fields(item))
-    # `equinox.filter_jit` and its like keep the function that they wrap, and its docstring, here.
+    # Wrappers such as `equinox.filter_jit` keep the wrapped function, with its docstring, here.
     yield getattr(item, "__wrapped__", None)
 
 

@@ -1,4 +1,4 @@
-"""One condition for all samples, or one for each."""
+"""Conditions: one for all samples, or one for each sample."""
 
 import equinox as eqx
 import jax
@@ -8,13 +8,14 @@ from ._typing import Condition, DType, PyTree
 
 
 class Batched(eqx.Module):
-    """Marks a condition that has a leading axis of length n on every leaf: row i conditions sample i."""
+    """Marks a condition with a leading axis of length n on every leaf: sample i is conditioned on row i."""
 
     value: PyTree
+    """The conditions, a PyTree whose leaves have shape `(n, ...)`."""
 
 
 def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Condition | Batched:
-    """Makes the leaves arrays, floating ones of `dtype`; raises `ValueError` unless `Batched` leaves have `n` rows."""
+    """Converts the leaves to arrays, floating ones to `dtype`; raises `ValueError` unless `Batched` has `n` rows."""
 
     def cast(leaf: object) -> object:
         array = jnp.asarray(leaf)
@@ -31,10 +32,10 @@ def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Cond
 
 
 def split_condition(condition: Condition | Batched) -> tuple[Condition, PyTree]:
-    """What all samples share and the rows to map over: one of them is None."""
+    """The shared condition, and the rows to map over; one of the two is None."""
     return (None, condition.value) if isinstance(condition, Batched) else (condition, None)
 
 
 def condition_of(shared: Condition, row: PyTree) -> Condition:
-    """One sample's condition."""
+    """The condition of one sample, from `split_condition`'s shared part and this sample's row."""
     return shared if row is None else row

@@ -1,4 +1,4 @@
-"""The records that verbs return, and the sentences of a solve that failed."""
+"""The results of `sample` and `log_prob`, and the error messages of failed solves."""
 
 import math
 from typing import TypeVar
@@ -12,79 +12,82 @@ from ._checks import is_traced
 from ._typing import Array, Event, Int, PerSample, PyTree
 
 RESULTS = dfx.RESULTS
-"""Codes of a solve: diffrax's own; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
+"""The result codes of a solve, which are diffrax's; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
 
 
 T = TypeVar("T", bound=eqx.Module)
 
 
 class SolveError(RuntimeError):
-    """A solve that did not reach its end; the message counts the samples and names the likely cause."""
+    """Raised for a solve that did not reach its end; the message counts the samples and states the likely cause."""
 
 
 class Stats(eqx.Module):
-    """Work done for each sample, integer arrays of shape `(n,)`."""
+    """The work done for each sample, as integer arrays of shape `(n,)`."""
 
     num_steps: Int[Array, "*n"]
-    """Steps attempted."""
+    """The number of attempted steps."""
     num_rejected: Int[Array, "*n"]
-    """Steps that the error control refused."""
+    """The number of steps that the step size control rejected."""
     num_evaluations: Int[Array, "*n"]
-    """Evaluations of the drift, those of rejected steps and of a last step included."""
+    """The number of evaluations of the drift, including those of rejected steps and of a last step."""
 
 
 class Samples(eqx.Module):
-    """What `sample` returns."""
+    """The result of `sample`, for `n` samples."""
 
     x: PyTree[Array]
-    """`(n, *event)`, at the end of the dynamics' interval."""
+    """The samples, `(n, *event)`: the states at the end of the dynamics' interval."""
     log_prob: PerSample | None
-    """`(n,)` nats, with `with_log_prob=True`."""
+    """`(n,)`, the log-densities of the samples in nats; None unless `with_log_prob=True`."""
     standard_error: PerSample | None
-    """`(n,)`, of `log_prob`: zero for an exact divergence."""
+    """`(n,)`, the standard errors of `log_prob`, which are zero for an exact divergence."""
     trajectory: PyTree[Array] | None
-    """`(n, times, *event)` at the times of `saveat`."""
+    """`(n, times, *event)`, the states at the times of `saveat`."""
     times: Array | None
-    """`(n, times)`, those times."""
+    """`(n, times)`, the times of `trajectory`."""
     stats: Stats
+    """The work done for each sample."""
     result: RESULTS
-    """One code per sample."""
+    """`(n,)`, one result code per sample."""
 
 
 class LogProb(eqx.Module):
-    """What `log_prob` returns."""
+    """The result of `log_prob`, for `n` events."""
 
     value: PerSample
-    """`(n,)`, log-density at `t_max` in nats; of classes a log-probability."""
+    """`(n,)`, the log-density at `t_max` in nats; a log-probability for classes."""
     standard_error: PerSample
-    """`(n,)`, of the divergence estimate: zero for an exact one, infinite for a single probe. Of a bound, that of its
-    draws."""
+    """`(n,)`, the standard error of `value` from the divergence estimate: zero for an exact divergence, infinite for a
+    single probe. For a bound, the standard error of its Monte Carlo draws."""
     latent: Event | None
-    """`(n, *event)`, the state at `t_min` that flows into each row; None for a bound."""
+    """`(n, *event)`, the state at `t_min` that flows into each row of `x`; None for a bound."""
     stats: Stats
+    """The work done for each row."""
     result: RESULTS
+    """`(n,)`, one result code per row."""
     is_bound: bool = eqx.field(static=True, default=False)
     """Whether `value` is a lower bound rather than the log-density."""
     num_probes: Int[Array, "*n"] | None = None
-    """`(n,)`, probes that each row took, with `target_standard_error`."""
+    """`(n,)`, the number of probes used for each row; None unless `target_standard_error` is given."""
     discretisation_error: PerSample | None = None
-    """`(n,)`, an estimate of what the steps of the solve add to `value`, in nats and signed; NaN where the finer solve
-    failed."""
+    """`(n,)`, an estimate of the error of `value` due to the steps of the solve, in nats and signed; NaN where the
+    finer solve failed."""
 
     def bits_per_token(self, num_tokens: int | Array) -> Array:
-        """Minus the value in bits, over the number of tokens of an event; of a bound an upper one.
+        """The negative log-probability in bits per token; an upper bound where `value` is a lower bound.
 
         **Arguments:**
 
-        - `num_tokens`: of all events, or `(n,)`.
+        - `num_tokens`: the number of tokens in an event, an integer for all events or an array `(n,)`.
 
-        **Returns:** `(n,)`.
+        **Returns:** an array `(n,)`.
         """
         return -self.value / (jnp.asarray(num_tokens, self.value.dtype) * math.log(2))
 
 
 def is_failed(result: RESULTS) -> Array:
-    """Where a solve did not succeed."""
+    """Whether each solve failed."""
     return jnp.logical_not(result == RESULTS.successful)
 
 
@@ -101,15 +104,15 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
     elif short:
         cause = (
             f"the steps became too small for the precision of time in {short}; the velocity may be singular there: "
-            "loosen rtol and atol, or stop short of it by t_min and t_max."
+            "loosen rtol and atol, or exclude the singularity with t_min and t_max."
         )
     else:
         cause = "the state became NaN or infinite; check the network's output, or take smaller steps."
-    return f"{verb}: {count} of {failed.size} solves failed: {cause} throw=False keeps the good rows."
+    return f"{verb}: {count} of {failed.size} solves failed: {cause} throw=False returns the successful rows."
 
 
 def raise_if_failed(verb: str, tree: T, result: RESULTS, max_steps: int | None) -> T:
-    """Returns `tree`, or raises [`SolveError`][] (a run-time error with one static sentence inside `jit`)."""
+    """Returns `tree`, or raises [`SolveError`][]; inside `jit`, a run-time error with a fixed message."""
     failed = is_failed(result)
     if is_traced(failed):
         sentence = (

@@ -1,6 +1,6 @@
-"""Names for the array types that the package speaks of.
+"""Names for the array types used in the package.
 
-Shapes are written once here; `t` may be a Python float, a scalar array or an array of times.
+Shapes are defined here only. A time `t` may be a Python float, a scalar array or an array of times.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ else:
 Event = Float[Array, "..."]
 """One sample, of any rank."""
 Batch = Shaped[Array, "_ ..."]
-"""Samples along the leading axis."""
+"""A batch: samples along the leading axis."""
 BatchLike = Shaped[ArrayLike, "_ ..."]
-"""The same as users have it: JAX or numpy, any dtype."""
+"""A batch as users pass it: a JAX or NumPy array of any dtype."""
 Rows = PyTree[Shaped[Array, "_ ..."]]
-"""Samples of several parts, each along its leading axis; or a batch."""
+"""A batch, or a PyTree of batches for samples with several parts."""
 PerSample = Float[Array, "*n"]
-"""One number per sample (none of the axis inside a map over samples)."""
+"""One number per sample, `(n,)`; a scalar inside a map over samples."""
 Tokens = Int[Array, "..."]
 """One sample of classes, of any rank."""
 Numbers = ArrayLike | Sequence[Any]
-"""Arrays as users write them, nested lists included."""
+"""Arrays as users write them, including nested lists."""
 Condition = PyTree
-"""Anything a network is conditioned on; None without."""
+"""Any PyTree that a network is conditioned on; None for no condition."""
 Shape = tuple[int, ...]
 Network = Callable[..., Any]
 """`network(t, x, condition) -> array like x`, for one sample."""

@@ -1,7 +1,7 @@
-"""Figures from arrays: images, paths, likelihoods side by side, training.
+"""Figures from arrays: images, trajectories, comparisons of likelihoods, training curves.
 
-Each function returns a `matplotlib.figure.Figure` that belongs to no window and to no global state; save it by
-`figure.savefig(path)`. Matplotlib is imported when a figure is drawn, never on `import flowrax`.
+Each function returns a `matplotlib.figure.Figure` that is independent of pyplot's windows and global state; save it
+with `figure.savefig(path)`. Matplotlib is imported when a figure is drawn, not on `import flowrax`.
 """
 
 from collections.abc import Sequence
@@ -30,18 +30,20 @@ def images(
     cell: float = 0.7,
     colour_map: str = "gray_r",
 ) -> "matplotlib.figure.Figure":
-    """A table of grey images.
+    """A table of single-channel images.
 
     **Arguments:**
 
-    - `grid`: `(rows, columns, height, width)`; NaN marks what is missing, drawn in pale blue.
-    - `value_range`: the values drawn as the two ends of the colour map; values beyond are clipped.
-    - `column_titles`, `row_titles`: one string each, above and at the left.
-    - `title`: above everything.
-    - `cell`: inches per image.
-    - `colour_map`: any of matplotlib's.
+    - `grid`: `(rows, columns, height, width)`; NaN marks missing pixels, which are drawn in pale blue.
+    - `value_range`: the values at the two ends of the colour map; values beyond are clipped. Default: 0 and 1.
+    - `column_titles`, `row_titles`: one string for each column, above it, and for each row, at its left. Default: none.
+    - `title`: the title of the figure. Default: none.
+    - `cell`: the size of an image in inches.
+    - `colour_map`: the name of a matplotlib colour map.
 
-    **Raises:** `ValueError` unless there are four axes and as many titles as columns and rows.
+    **Returns:** the figure.
+
+    **Raises:** `ValueError` unless `grid` has four axes and the titles are as many as the columns and rows.
     """
     import matplotlib
 
@@ -87,9 +89,11 @@ def trajectory(
 
     **Arguments:**
 
-    - `paths`: `(n, times, height, width)`, as `Samples.trajectory`.
-    - `times`: `(times,)`.
-    - `value_range`, `title`, `cell`: as for [`images`][].
+    - `paths`: `(n, times, height, width)`, as in `Samples.trajectory`.
+    - `times`: `(times,)`, the time of each column.
+    - `value_range`, `title`, `cell`: as in [`images`][].
+
+    **Returns:** the figure.
     """
     titles = [f"t = {float(t):.2f}" for t in np.asarray(times)]
     return images(paths, value_range=value_range, column_titles=titles, title=title, cell=cell)
@@ -103,20 +107,25 @@ def likelihood_calibration(
     unit: str = "nats",
     title: str | None = None,
 ) -> "matplotlib.figure.Figure":
-    """An estimate of a log-likelihood against its exact value, and whether its standard errors are right.
+    """Estimates of a log-likelihood against exact values, and a check of their standard errors.
 
-    At the left the estimates, in the middle their errors with bars of one standard error, and at the right the errors
-    in units of it beside the standard normal that right standard errors give.
+    The left panel shows the estimates, the middle panel their errors with bars of one standard error, and the right
+    panel a histogram of the errors in units of the standard error, with the standard normal density that correct
+    standard errors give.
 
     **Arguments:**
 
-    - `exact`, `estimate`, `standard_error`: `(n,)`; standard errors positive and finite.
-    - `unit`: of all three.
-    - `title`: above everything.
+    - `exact`, `estimate`, `standard_error`: `(n,)`; standard errors must be positive and finite.
+    - `unit`: the unit of all three. Default: nats.
+    - `title`: the title of the figure. Default: none.
+
+    **Returns:** the figure.
+
+    **Raises:** `ValueError` for a standard error that is not positive and finite.
     """
     exact, estimate, error = (np.asarray(a, np.float64) for a in (exact, estimate, standard_error))
     if not (np.all(np.isfinite(error)) and np.all(error > 0)):
-        raise ValueError("standard_error must be positive and finite to compare errors with it.")
+        raise ValueError("standard_error must be positive and finite, since errors are divided by it.")
     figure = _figure(12.0, 3.8, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     ends = [float(min(exact.min(), estimate.min())), float(max(exact.max(), estimate.max()))]
@@ -159,10 +168,12 @@ def training_curve(
 
     **Arguments:**
 
-    - `step`, `train_loss`, `validation_loss`: `(k,)`, as in `FitResult.history`.
-    - `best_step`: of the weights that were kept, marked by a line.
-    - `ylabel`: of the losses.
-    - `title`: above everything.
+    - `step`, `train_loss`, `validation_loss`: `(k,)`, as in `FitResult.history`. Default of `validation_loss`: none.
+    - `best_step`: the step of the weights that were kept, marked by a vertical line. Default: none.
+    - `ylabel`: the label of the vertical axis.
+    - `title`: the title of the figure. Default: none.
+
+    **Returns:** the figure.
     """
     figure = _figure(6.0, 3.6, layout="constrained")
     axes = figure.subplots()

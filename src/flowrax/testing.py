@@ -1,7 +1,8 @@
-"""What tests of sharded code need: a body run on several forced CPU devices.
+"""Runs tests of sharded code on several simulated CPU devices.
 
-XLA fixes the number of devices when a process starts, so the body runs in a process of its own. The fixture is loaded
-by `pytest_plugins = ["flowrax.testing"]` in a `conftest.py`; `import flowrax` imports neither this module nor pytest.
+XLA fixes the number of devices when a process starts, so the test's body runs in a separate process. The fixture is
+loaded by `pytest_plugins = ["flowrax.testing"]` in a `conftest.py`; `import flowrax` imports neither this module nor
+pytest.
 """
 
 import importlib.util
@@ -26,22 +27,22 @@ Body = Callable[..., Mapping[str, Any]]
 def run_on_devices(body: Body, count: int, *arguments: str, timeout: float = 600.0) -> dict[str, np.ndarray]:
     """Calls `body(*arguments)` in a fresh process that has `count` CPU devices.
 
-    The process has this one's import path, and its precision and promotion rules.
+    The new process has the import path, the precision and the promotion rules of this one.
 
     **Arguments:**
 
-    - `body`: a function at the top level of a module, which is imported there; returns a dictionary of arrays.
-    - `count`: what `len(jax.devices())` is there.
-    - `arguments`: strings that are handed to it.
-    - `timeout`: in seconds.
+    - `body`: a function at the top level of a module, which the new process imports; it returns a dictionary of arrays.
+    - `count`: the number of devices, `len(jax.devices())` in the new process.
+    - `arguments`: strings that are passed to `body`.
+    - `timeout`: the time limit in seconds. Default: 600.
 
-    **Returns:** the arrays that it returned.
+    **Returns:** the arrays that `body` returned, by name.
 
-    **Raises:** `ValueError` for a function inside another or a count below 1, `RuntimeError` with the end of its error
-        output where it failed, `subprocess.TimeoutExpired` where it took too long.
+    **Raises:** `ValueError` for a function inside another or a count below 1, `RuntimeError` with the end of the error
+        output where `body` failed, `subprocess.TimeoutExpired` where it took too long.
     """
     if count < 1:
-        raise ValueError(f"count={count} holds no device; use at least 1.")
+        raise ValueError(f"count={count} is not a number of devices; use at least 1.")
     if "<" in body.__qualname__:
         raise ValueError(f"{body.__qualname__} is inside another function; define it at the top level of its module.")
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def _environment(count: int) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={count}"]),
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        # What was set in this process by `jax.config` or a context, too.
+        # These include settings made in this process by `jax.config` or a context manager.
         "JAX_ENABLE_X64": str(jnp.result_type(float) == jnp.float64),
         "JAX_NUMPY_DTYPE_PROMOTION": config.jax_numpy_dtype_promotion,
         "JAX_NUMPY_RANK_PROMOTION": config.jax_numpy_rank_promotion,
@@ -82,7 +83,7 @@ def _environment(count: int) -> dict[str, str]:
 
 
 def _child() -> None:
-    """In the fresh process: imports the module of the body by its file, calls the body, writes the answer."""
+    """Runs in the new process: imports the body's module from its file, calls the body, and writes its arrays."""
     file, module_name, name, answer, *arguments = sys.argv[1:]
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None and spec.loader is not None

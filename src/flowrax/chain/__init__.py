@@ -1,4 +1,4 @@
-"""Kernels: one step of a chain at a time, as the literature writes them; the verbs take the same steps."""
+"""Chains: single sampling steps as the literature writes them; `sample` takes the same steps."""
 
 from .cfm import CFM as CFM
 from .d3pm import D3PM as D3PM

@@ -1,4 +1,4 @@
-r"""Flow matching, one step at a time: Euler's for the flow and Euler-Maruyama's for the flow with score and noise."""
+r"""Flow matching, one step at a time: Euler steps of the flow, Euler-Maruyama steps with score and noise."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ from .kernel import converted, diffuse, move, tidy
 
 
 class CFM(eqx.Module):
-    """The steps of flow matching, for one event each; arguments in common with [`VDM`][].
+    """The steps of flow matching, applied to one event; [`VDM`][] lists common arguments.
 
-    Drawn by a verb, on a grid and with `solver=diffrax.Euler()`, they are [`ProbabilityFlow`][] and
+    `sample` takes the same steps on a grid with `solver=diffrax.Euler()` and the dynamics [`ProbabilityFlow`][] or
     [`StochasticFlow`][].
 
     **Reference:** [@lipman2023flow].
@@ -28,14 +28,17 @@ class CFM(eqx.Module):
     def __init__(self, schedule: AbstractSchedule | None = None, target: AbstractTarget | None = None):
         """**Arguments:**
 
-        - `schedule`: of the interpolant; [`Linear`][] without.
-        - `target`: what an output given to [`predict`][] is; the velocity without.
+        - `schedule`: the schedule of the interpolant. Default: [`Linear`][].
+        - `target`: the quantity that the outputs passed to [`predict`][] represent. Default: `Velocity()`.
         """
         self.schedule = Linear() if schedule is None else schedule
         self.target = Velocity() if target is None else target
 
     def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
-        """Data, noise, velocity and score by a network's output at `(t, x)`; no score under a dependent coupling."""
+        """Data, noise, velocity and score from a network's output at `(t, x)`.
+
+        The score is valid only for a network trained with an independent coupling.
+        """
         return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 
     def step(
@@ -67,7 +70,7 @@ class CFM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """An Euler-Maruyama step of [`StochasticFlow`][]; `diffusion` is `Cotangent` without."""
+        """An Euler-Maruyama step of [`StochasticFlow`][]. Default of `diffusion`: `Cotangent()`."""
         sde = StochasticFlow(
             diffusion,
             score_temperature=score_temperature,

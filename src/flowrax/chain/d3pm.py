@@ -1,11 +1,10 @@
 r"""Structured denoising diffusion of classes by index: a chain of `T` steps from noise, index `T - 1`, to the data.
 
-With rows of probabilities on the left, as $x_i \sim x_{i-1} Q_i$ and $\bar Q_i = Q_0 \cdots Q_i$ (Austin et al. 2021,
-eq. 3)
+With probabilities as row vectors, $x_i \sim x_{i-1} Q_i$ and $\bar Q_i = Q_0 \cdots Q_i$ (Austin et al. 2021, eq. 3),
 
 $$q(x_{i-1} | x_i, x_1) \propto (x_i Q_i^\top) \odot (x_1 \bar Q_{i-1}).$$
 
-Index $i$ stands at the time $t = 1 - (i + 1) / T$ of this library, and $x_1$ are the data.
+Index $i$ corresponds to the time $t = 1 - (i + 1) / T$ of this library, and $x_1$ denotes the data.
 """
 
 import equinox as eqx
@@ -33,13 +32,14 @@ Index = Int[ArrayLike, ""]
 
 
 class D3PM(eqx.Module):
-    r"""The steps of a chain of classes, for one event each.
+    r"""The steps of a discrete diffusion chain, applied to one event.
 
-    A step leaves index `i` for `i - 1`, or for any lower index `to`; from the last index, or with `to=last_index - 1`,
+    A step goes from index `i` to `i - 1`, or to any lower index `to`; from the last index, or with `to=last_index - 1`,
     it ends at the data. States are `(*shape)` integers, logits of the data `(*shape, K)`.
 
-    By a verb the same steps are those of `CategoricalModel(network, TabulatedMasking(table), prior=prior)`, or of
-    `CategoricalModel(network, Ordinal(table, K), prior=prior)`, under `frx.sample(grid=T)`.
+    `frx.sample(model, ..., grid=T)` takes the same steps for the models
+    `CategoricalModel(network, TabulatedMasking(table), prior=prior)` and
+    `CategoricalModel(network, Ordinal(table, K), prior=prior)`.
 
     **Reference:** [@austin2021structured].
     """
@@ -60,11 +60,16 @@ class D3PM(eqx.Module):
     ):
         r"""**Arguments:**
 
-        - `noise`: a table of rates, for $Q_i = (1 - \beta_i) I + \beta_i \mathbb{1} \pi^\top$ with the probabilities
-            $\pi$ of the prior: uniform, absorbing or any; or matrices, such as those of [`Ordinal`][].
-        - `prior`: the law of the noise.
-        - `reverse`: how the law of the data becomes that of a step; [`AveragedPosterior`][] without.
-        - `last_index`: of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+        - `noise`: a table of rates $\beta_i$, for $Q_i = (1 - \beta_i) I + \beta_i \mathbb{1} \pi^\top$ with the
+            prior's probabilities $\pi$ (uniform, absorbing or any other); or transition matrices, such as
+            [`Ordinal`][].
+        - `prior`: the distribution of the noise.
+        - `reverse`: converts the predicted distribution of the data into the distribution of a step. Default:
+            [`AveragedPosterior`][].
+        - `last_index`: the index of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+            Default: 0.
+
+        Raises `ValueError` for a prior that does not fit the noise.
         """
         self.path = Mixture(TabulatedMasking(noise)) if isinstance(noise, DiscreteSchedule) else noise
         self.path.check_prior(prior)
@@ -72,7 +77,10 @@ class D3PM(eqx.Module):
         self.reverse = AveragedPosterior() if reverse is None else reverse
 
     def time(self, index: Index) -> Array:
-        """The time of an index in this library; of `last_index - 1` it is 1, the data."""
+        """The time that corresponds to an index; 1, the data, for `last_index - 1`.
+
+        Raises `ValueError` for a concrete index out of range.
+        """
         row = jnp.asarray(index) - self.last_index
         if not is_traced(row) and not -1 <= int(row) < self.num_steps:
             last = self.last_index + self.num_steps - 1
@@ -86,22 +94,28 @@ class D3PM(eqx.Module):
         return self.time(index), self.time(end)
 
     def transition(self, index: Index, x: Array) -> Array:
-        """$x Q_i$, `(*shape, K)`: the law of the state at an index given the one before it, tokens or probabilities."""
+        """$x Q_i$, `(*shape, K)`: the distribution of the state at index `i` given the state `x` at `i - 1`.
+
+        `x` holds tokens or probabilities.
+        """
         s, t = self._ends(index, None)
         return self.path.transition(self.prior, s, t, x)
 
     def marginal(self, index: Index, x1: Array) -> Array:
-        r"""$x_1 \bar Q_i$, `(*shape, K)`: the law of the state at an index given data, tokens or probabilities."""
+        r"""$x_1 \bar Q_i$, `(*shape, K)`: the distribution of the state at an index given the data `x1`.
+
+        `x1` holds tokens or probabilities.
+        """
         return self.path.marginal(self.prior, self.time(index), x1)
 
     def interpolate(
         self, index: Index, x1: Tokens, *, key: KeyArray | None = None, uniform: Array | None = None
     ) -> Tokens:
-        """A draw of [`marginal`][], by a key or by uniform numbers as in [`step`][]."""
+        """A draw from [`marginal`][], with a key or with uniform numbers as in [`step`][]."""
         return _pick(self.marginal(index, x1), key, uniform).astype(x1.dtype)
 
     def posterior(self, index: Index, x: Tokens, x1: Array, *, to: Index | None = None) -> Array:
-        r"""$q(x_{i-1} | x_i = x, x_1)$, `(*shape, K)`, exact; of probabilities of the data it is the average."""
+        r"""$q(x_{i-1} | x_i = x, x_1)$, `(*shape, K)`, exact; the average over $x_1$ if `x1` holds probabilities."""
         return self.path.posterior(self.prior, *self._ends(index, to), x, x1)
 
     def predict(
@@ -113,7 +127,10 @@ class D3PM(eqx.Module):
         to: Index | None = None,
         temperature: float | Array = 1.0,
     ) -> Array:
-        """$p(x_{i-1} | x_i = x)$, `(*shape, K)`, by logits of the data; from the last index their own probabilities."""
+        """$p(x_{i-1} | x_i = x)$, `(*shape, K)`, from logits of the data.
+
+        For the step that ends at the data these are the probabilities of the data.
+        """
         s, t = self._ends(index, to)
         p1 = jnp.exp(log_tempered(jax.nn.log_softmax(logits, axis=-1), temperature))
         p = self.reverse(self.path, self.prior, s, t, x, p1)
@@ -131,27 +148,29 @@ class D3PM(eqx.Module):
         uniform: Array | None = None,
         temperature: float | Array = 1.0,
     ) -> Tokens:
-        """A draw of [`predict`][]; the temperature is that of the law of the data, as in `Ancestral`.
+        """A draw from [`predict`][]; the temperature applies to the distribution of the data, as in `Ancestral`.
 
-        By a key, or by uniform numbers: `(*shape)`, one a site, for inversion, which is what a key draws, or
-        `(*shape, K)` for the largest of the logarithms with Gumbel noise.
+        Pass a key or uniform numbers. Uniform numbers `(*shape)`, one per site, are used for inversion sampling, as are
+        those drawn from a key; uniform numbers `(*shape, K)` are used for the Gumbel-max trick.
         """
         p = self.predict(logits, index, x, to=to, temperature=temperature)
         return _pick(p, key, uniform).astype(x.dtype)
 
     def variational(self, logits: Array, index: Index, x: Tokens, x1: Tokens) -> Array:
-        r"""$D_{\text{KL}}(q(x_{i-1} | x_i, x_1) \,\|\, p(x_{i-1} | x_i))$ of every site in nats, `(*shape)`.
+        r"""$D_{\text{KL}}(q(x_{i-1} | x_i, x_1) \,\|\, p(x_{i-1} | x_i))$ for every site in nats, `(*shape)`.
 
-        From the last index it is $-\log p(x_1 | x_i)$. The sum over all indices, each with its own draw of $x_i$, and
-        [`prior_term`][] bound minus the log-probability of the data; over $L \log 2$, in bits per token.
+        At the last index it is $-\log p(x_1 | x_i)$. Its sum over all indices, each with its own draw of $x_i$, plus
+        [`prior_term`][] is an upper bound on the negative log-probability of the data; divide it by $L \log 2$, for $L$
+        tokens, to obtain bits per token.
         """
         log_p1 = jax.nn.log_softmax(logits, axis=-1)
         return variational_term(self.reverse, self.path, self.prior, *self._ends(index, None), x, x1, log_p1)
 
     def prior_term(self, x1: Tokens) -> Array:
-        r"""$D_{\text{KL}}(q(x_{T-1} | x_1) \,\|\, \pi)$ of every site in nats, `(*shape)`.
+        r"""$D_{\text{KL}}(q(x_{T-1} | x_1) \,\|\, \pi)$ for every site in nats, `(*shape)`.
 
-        Infinite where a token may be left that the prior never draws: a mask, unless the last $\bar\alpha$ is zero.
+        It is infinite where a token may remain that the prior never draws: under a mask prior, unless the last
+        $\bar\alpha$ is zero.
         """
         q = self.marginal(self.last_index + self.num_steps - 1, x1)
         pi = jnp.broadcast_to(self.prior.probabilities, q.shape)
@@ -167,9 +186,9 @@ class D3PM(eqx.Module):
         scale: float | Array = 0.0,
         mask: ArrayLike | None = None,
     ) -> Array:
-        """Cross-entropy and `scale` times [`variational`][], means over sites: one number of one event.
+        """The cross-entropy plus `scale` times [`variational`][], averaged over the sites of one event: a scalar.
 
-        `mask`, `(*shape)`, is true or one for the sites that count, in both terms; an event without any has loss zero.
+        `mask`, `(*shape)`, is true or one for the sites that count, in both terms; the loss is zero where none counts.
         (Austin et al. 2021, eq. 5, where the weight is on the cross-entropy.)
         """
         log_p1 = jax.nn.log_softmax(logits, axis=-1)
@@ -180,16 +199,16 @@ class D3PM(eqx.Module):
 
 
 def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens:
-    """A class of each site by a key or uniform numbers."""
+    """Draws a class for each site, with a key or uniform numbers."""
     if (key is None) == (uniform is None):
-        raise ValueError("This step draws classes: pass key=, or uniform= of numbers in [0, 1).")
+        raise ValueError("This step draws classes: pass either key=, or uniform= with numbers in [0, 1).")
     weights = weights.astype(time_dtype(weights.dtype))
     if uniform is None:
         assert key is not None
         uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
     uniform = jnp.asarray(uniform, weights.dtype)
     if uniform.shape == weights.shape:
-        # A number of exactly zero has the noise of the smallest.
+        # Zero is replaced by the smallest positive number, so that the Gumbel noise is finite.
         tiny = jnp.finfo(weights.dtype).tiny
         return jnp.argmax(jnp.log(weights) - jnp.log(-jnp.log(jnp.maximum(uniform, tiny))), axis=-1)
     check_shape("uniform", uniform.shape, weights.shape[:-1])

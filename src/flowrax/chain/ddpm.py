@@ -1,6 +1,6 @@
 r"""Denoising diffusion by index: a chain of `T` steps from index `T - 1`, noise, to index 0 and from there to the data.
 
-Ho et al. 2020. Index $i$ stands at the time $t = 1 - (i + 1) / T$ of this library.
+Ho et al. 2020. Index $i$ corresponds to the time $t = 1 - (i + 1) / T$ of this library.
 """
 
 import equinox as eqx
@@ -16,15 +16,17 @@ from .kernel import Kernel, add_noise, converted, kernel, tidy
 
 
 class DDPM(eqx.Module):
-    r"""The steps of a chain of tables, for one event each; arguments in common with [`VDM`][].
+    r"""The steps of a diffusion chain with tabulated rates, applied to one event; [`VDM`][] lists common arguments.
 
-    A step leaves index `i` for `i - 1`, or for any lower index `to`, as where `times.index_grid` visits only some.
-    [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data prediction, with its variance
-    $\tilde\beta_i$; the step from the last index ends at the data prediction itself, as one to `last_index - 1` does.
+    A step goes from index `i` to `i - 1`, or to any lower index `to`, as with the subset of indices that
+    `times.index_grid` selects. [`step`][] draws from the posterior $q(x_{i-1} | x_i, x_1)$ at the data prediction, with
+    its variance $\tilde\beta_i$; the step from the last index, like any step to `last_index - 1`, ends at the data
+    prediction.
 
-    By a verb the same steps are those of a model on the schedule `Tabulated(table)`, whose network is called with
+    `sample` takes the same steps for a model on the schedule `Tabulated(table)` whose network is called with
     `table.index(t)`: with $T$ = `table.num_steps`, `frx.sample(model, key, n, dynamics=ReverseSDE(t_max=1 - 1 / T),
-    solver=DDIM(), grid=T - 1, last_step=Tweedie())`. Up to `t_max` a step ends at each index; the last is to the data.
+    solver=DDIM(), grid=T - 1, last_step=Tweedie())`. Up to `t_max` a step ends at each index; the last step goes to the
+    data.
 
     **Reference:** [@ho2020denoising].
     """
@@ -37,8 +39,9 @@ class DDPM(eqx.Module):
         """**Arguments:**
 
         - `table`: the rates of the chain.
-        - `target`: what an output given to [`predict`][] is; the data without.
-        - `last_index`: of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+        - `target`: the quantity that the outputs passed to [`predict`][] represent. Default: `Data()`.
+        - `last_index`: the index of the last step: 0 where indices run from T - 1 to 0, 1 where they run from T to 1.
+            Default: 0.
         """
         self.table, self.target = table, Data() if target is None else target
         self.last_index = last_index
@@ -51,12 +54,12 @@ class DDPM(eqx.Module):
         return row
 
     def interpolate(self, index: Int[ArrayLike, ""], x0: Event, x1: Event) -> Event:
-        """The state of an index, from noise `x0` and data `x1`."""
+        """The state at an index, from noise `x0` and data `x1`."""
         scales = self.scales(index, x1)
         return scales.alpha * x1 + scales.sigma * x0
 
     def scales(self, index: Int[ArrayLike, ""], like: Event) -> Scales:
-        """Scales at an index in the dtype of an event; rates are those of the rate that the step from it has."""
+        """The scales at an index, in the dtype of `like`; their time derivatives use the rate of the step from it."""
         row = self._row(index)
         alpha, sigma = self.table.data_scale[row], self.table.noise_scale[row]
         rate = -self.table.num_steps * jnp.log1p(-self.table.beta[row])
@@ -65,7 +68,7 @@ class DDPM(eqx.Module):
         return Scales(*(value.astype(like.dtype) for value in found))
 
     def predict(self, output: Event, index: Int[ArrayLike, ""], x: Event) -> Converted:
-        """Data, noise, velocity and score by a network's output for `x` at an index."""
+        """Data, noise, velocity and score from a network's output for `x` at an index."""
         return converted(output, x, self.scales(index, x), self.target)
 
     def _kernel(
@@ -94,7 +97,7 @@ class DDPM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """Ancestral: a draw of the posterior at the data prediction; `temperature` scales its noise."""
+        """The ancestral step: a draw from the posterior at the data prediction; `temperature` scales its noise."""
         coefficients, _, _ = self._kernel(index, to, 1.0)
         mean = coefficients.mean(x, prediction.data)
         return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
@@ -112,7 +115,7 @@ class DDPM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """The ancestral step by the noise prediction (Ho et al. 2020, algorithm 2), equal to [`step`][]."""
+        """The ancestral step in terms of the noise prediction (Ho et al. 2020, algorithm 2); equal to [`step`][]."""
         coefficients, alpha, sigma = self._kernel(index, to, 1.0)
         mean = coefficients.mean_of_noise(x, prediction.noise, alpha, sigma)
         return tidy(add_noise(mean, coefficients.std, key, noise, temperature), mask, centre)
@@ -130,7 +133,7 @@ class DDPM(eqx.Module):
         mask: ArrayLike | None = None,
         centre: bool = False,
     ) -> Event:
-        """DDIM (Song et al. 2021, eq. 12): `eta=0` is deterministic, without key or noise; `eta=1` is [`step`][]."""
+        """DDIM (Song et al. 2021, eq. 12): `eta=0` is deterministic and takes no noise; `eta=1` equals [`step`][]."""
         coefficients, _, _ = self._kernel(index, to, eta**2 if eta else None)
         x = coefficients.mean(x, prediction.data)
         return tidy(add_noise(x, coefficients.std, key, noise) if eta else x, mask, centre)

@@ -36,7 +36,7 @@ class Kernel(eqx.Module):
         return _times(self.keep, x) + _times(self.data, data)
 
     def mean_of_noise(self, x: Event, noise: Event, alpha: Array, sigma: Array) -> Event:
-        """The same by a noise prediction; `alpha`, not zero, and `sigma` are the scales at the start."""
+        """The same from a noise prediction; `alpha` (not zero) and `sigma` are the scales at the start."""
         ratio = self.data / alpha
         return _times(self.keep + ratio, x) - _times(sigma * ratio, noise)
 
@@ -46,9 +46,9 @@ def converted(output: Event, x: Event, scales: Scales, target: AbstractTarget) -
 
     **Arguments:**
 
-    - `output`, `x`: an event each.
-    - `scales`: at the time of `x`.
-    - `target`: what the output is.
+    - `output`, `x`: events of the same shape.
+    - `scales`: the scales at the time of `x`.
+    - `target`: the quantity that `output` represents.
 
     **Returns:** a `Converted`.
     """
@@ -64,7 +64,7 @@ def kernel(
 
     - `start`, `end`: $\alpha$ and $\sigma$ at the two times.
     - `gap`: $h$; infinite where the step starts at $\alpha = 0$ or ends at $\sigma = 0$.
-    - `share`: $\eta^2$; None is zero, and has no noise to compute.
+    - `share`: $\eta^2$. Default: None, for a step without noise.
 
     **Returns:** [`Kernel`][].
     """
@@ -79,21 +79,24 @@ def kernel(
 def add_noise(
     mean: Event, std: Array, key: KeyArray | None, noise: Event | None, temperature: float | Array = 1.0
 ) -> Event:
-    """The mean and noise of a standard deviation, from a key or given as standard normal numbers.
+    """The mean plus noise of a given standard deviation.
 
     **Arguments:**
 
     - `mean`: an event.
-    - `std`: a scalar.
-    - `key`, `noise`: one of the two, or `ValueError`; neither where `std` is seen to be zero.
-    - `temperature`: a factor on the noise.
+    - `std`: the standard deviation, a scalar.
+    - `key`, `noise`: either a key or standard normal numbers of the shape of `mean`. Raises `ValueError` for both and
+        for neither; where `std` is a concrete zero neither is needed.
+    - `temperature`: a factor on the noise. Default: 1.
 
     **Returns:** an event.
     """
     if key is None and noise is None and not is_traced(std) and std == 0:
         return mean
     if (key is None) == (noise is None):
-        raise ValueError("This step draws noise: pass key=, or noise= of standard normals like the event.")
+        raise ValueError(
+            "This step draws noise: pass either key=, or noise= with standard normal numbers of the event's shape."
+        )
     if noise is None:
         assert key is not None
         noise = jax.random.normal(key, mean.shape, mean.dtype)
@@ -102,15 +105,15 @@ def add_noise(
 
 
 def tidy(x: Event, mask: ArrayLike | None, centre: bool) -> Event:
-    """Padding set to zero and, where asked for, the mean over the nodes that count removed.
+    """Sets padding to zero and, with `centre`, removes the mean over the nodes that count.
 
     **Arguments:**
 
-    - `x`: `(..., nodes, features)` where `mask` or `centre` is given.
-    - `mask`: `(..., nodes)`, true or one for the nodes that count; all without.
+    - `x`: an event; `(..., nodes, features)` if `mask` or `centre` is used.
+    - `mask`: `(..., nodes)`, true or one for the nodes that count. Default: all nodes.
     - `centre`: whether to remove the mean.
 
-    **Returns:** an event. Where no node counts it is zero.
+    **Returns:** an event, zero where no node counts.
     """
     if mask is not None:
         check_shape("mask", jnp.shape(mask), x.shape[:-1])
@@ -126,12 +129,12 @@ def check_positive_dt(dt: Scalar) -> None:
 
 
 def move(x: Event, drift: Event, dt: Scalar) -> Event:
-    """An Euler step.
+    """An Euler step, `x + drift * dt`.
 
     **Arguments:**
 
     - `x`, `drift`: events.
-    - `dt`: a scalar.
+    - `dt`: a positive scalar. Raises `ValueError` for a concrete value that is not positive.
 
     **Returns:** an event.
     """
@@ -140,14 +143,15 @@ def move(x: Event, drift: Event, dt: Scalar) -> Event:
 
 
 def diffuse(mean: Event, scale: Array, dt: Scalar, key: KeyArray | None, noise: Event | None) -> Event:
-    """The mean and the noise of a Brownian increment over `dt` times a scale.
+    """The mean plus a scaled Brownian increment over `dt`.
 
     **Arguments:**
 
     - `mean`: an event.
-    - `scale`: a scalar.
-    - `dt`: a scalar.
-    - `key`, `noise`: one of the two, or `ValueError`.
+    - `scale`: the factor on the increment, a scalar.
+    - `dt`: a positive scalar.
+    - `key`, `noise`: either a key or standard normal numbers of the shape of `mean`. Raises `ValueError` for both and
+        for neither.
 
     **Returns:** an event.
     """
@@ -156,5 +160,5 @@ def diffuse(mean: Event, scale: Array, dt: Scalar, key: KeyArray | None, noise: 
 
 
 def _times(coefficient: Array, x: Event) -> Event:
-    """A scalar of the dtype of time on a state of its own dtype."""
+    """A scalar coefficient, cast to the state's dtype, times the state."""
     return coefficient.astype(x.dtype) * x

@@ -1,7 +1,7 @@
-r"""The density estimator a scientist uses: standardise, fit, sample, evaluate, with or without a condition.
+r"""A density estimator: standardises the data, fits a model, draws samples and evaluates log-densities.
 
-The model lives in standardised units $z = (x - m) / s$, so $\log p(x) = \log p_z(z) - \sum_i \log s_i$,
-or $\log p_z(z) - r \log s$ where a singular prior leaves $r$ dimensions.
+The model works in standardised units $z = (x - m) / s$, so $\log p(x) = \log p_z(z) - \sum_i \log s_i$,
+or $\log p_z(z) - r \log s$ for a singular prior of rank $r$.
 """
 
 import dataclasses
@@ -26,19 +26,20 @@ from .standardise import Standardiser, cast_like, check_isotropic, make_standard
 
 
 class DensityFit(eqx.Module):
-    """What `DensityEstimator.fit` returns."""
+    """The result of `DensityEstimator.fit`."""
 
     estimator: "DensityEstimator"
-    """Ready to sample and to evaluate."""
+    """The fitted estimator, which can be sampled and evaluated."""
     result: FitResult
-    """Of the training: `history`, `best_step`, `stopped`; its models are in standardised units."""
+    """The result of the training: `history`, `best_step`, `stopped`; its models work in standardised units."""
 
 
 class DensityEstimator(eqx.Module):
-    """A density of events given conditions, learned from draws; everything in and out is in the units of the data.
+    """A density of events given conditions, learned from samples; all inputs and outputs are in the units of the data.
 
-    It is a [`Model`][] with the shift and scale of the data and of the conditions, and immutable as all modules are:
-    [`fit`][] gives a new one. `jit`, `vmap` and gradients go through `sample` and `log_prob` as through the verbs.
+    It consists of a [`Model`][] and of the shifts and scales of the data and the conditions. It is immutable:
+    [`fit`][] returns a new estimator. Its `sample` and `log_prob` support `jit`, `vmap` and gradients, as do
+    `flowrax.sample` and `flowrax.log_prob`.
 
     !!! example
 
@@ -55,13 +56,13 @@ class DensityEstimator(eqx.Module):
     """
 
     model: Model
-    """In standardised units."""
+    """The model of the standardised data."""
     standard: Standardiser
-    """Of the data."""
+    """The standardiser of the data."""
     condition_standard: Standardiser
-    """Of the conditions."""
+    """The standardiser of the conditions."""
     fitted: Array
-    """Whether there is a density to ask for: a bool."""
+    """Whether the estimator represents a density, a bool: it was fitted, or made from a model with all scales."""
 
     def __init__(
         self,
@@ -76,17 +77,19 @@ class DensityEstimator(eqx.Module):
     ) -> None:
         """**Arguments:**
 
-        - `model`: any [`Model`][] of standardised events; or the shape of one event for a perceptron
-            ([`nn.MLP`][]) that predicts the velocity along straight lines.
-        - `key`: draws the weights of that perceptron.
-        - `condition`: one condition as an example: its structure and shapes, and which leaves are numbers to
-            standardise (floating) or labels (integer). None for a density without conditions.
-        - `shift`, `scale`: of the data, scalars or arrays of its shape; means and standard deviations of what `fit`
-            sees without.
-        - `condition_shift`, `condition_scale`: of the conditions, of their structure.
+        - `model`: any [`Model`][] of standardised events, or the shape of one event; a shape creates a multilayer
+            perceptron ([`nn.MLP`][]) that predicts the velocity along straight paths.
+        - `key`: the key for the weights of that perceptron; not used with a [`Model`][].
+        - `condition`: an example of one condition. It sets the structure and the shapes; floating-point leaves are
+            numbers to standardise, integer leaves are labels. Default: None, for a density without conditions.
+        - `shift`, `scale`: shift and scale of the data, scalars or arrays of an event's shape. Default: the means and
+            standard deviations of the data passed to `fit`.
+        - `condition_shift`, `condition_scale`: shift and scale of the conditions, scalars or PyTrees of their
+            structure. Default: the means and standard deviations of the conditions passed to `fit`.
 
-        A model whose shifts and scales are all given needs no `fit`. Raises `ValueError` for a scale that is not
-        positive, for a shape without a key, and unless one number is the scale of a model with a singular prior.
+        A trained [`Model`][] with all shifts and scales given needs no `fit`. Raises `ValueError` for a scale that is
+        not positive, for a shape without a key, for a prior that depends on the condition, and for a singular prior
+        unless `scale` is one number.
         """
         trained = isinstance(model, Model)
         example = jax.tree.map(jnp.asarray, condition)
@@ -115,20 +118,20 @@ class DensityEstimator(eqx.Module):
         validation_condition: Condition = None,
         **options: Any,
     ) -> DensityFit:
-        """Learns shift and scale where they were not given, then trains the network.
+        """Estimates the shifts and scales that were not given, then trains the network.
 
         **Arguments:**
 
-        - `data`: `(n, *event)`.
-        - `key`: as of [`flowrax.fit`][].
-        - `condition`: of the estimator's structure, with a leading axis `n` on every leaf.
-        - `validation`, `validation_condition`: held-out rows; their loss picks the weights.
-        - `options`: what else [`flowrax.fit`][] takes, such as `loss`, `num_steps`, `patience`, `augment` (whose rows
-            and events are in the units of the data) and `checkpoint`.
+        - `data`: `(n, *event)`, in the units of the data.
+        - `key`: as in [`flowrax.fit`][].
+        - `condition`: conditions of the estimator's structure, with a leading axis `n` on every leaf.
+        - `validation`, `validation_condition`: held-out rows; the weights with the lowest loss on them are kept.
+        - `options`: further arguments of [`flowrax.fit`][], such as `loss`, `num_steps`, `patience`, `augment` (whose
+            rows and events are in the units of the data) and `checkpoint`.
 
         **Returns:** [`DensityFit`][].
 
-        **Raises:** `ValueError` for NaN, wrong shapes, and columns that are constant and so have no scale.
+        **Raises:** `ValueError` for NaN, wrong shapes, and constant columns, which have no scale.
         """
         rows, own = self._rows("data", "condition", data, condition)
         standard = self.standard.learned("data", rows)
@@ -158,16 +161,16 @@ class DensityEstimator(eqx.Module):
     def sample(
         self, key: KeyArray, num_samples: int, *, condition: Condition | Batched = None, **options: Any
     ) -> Samples:
-        """Draws of the density, by the probability flow or by any other dynamics and solver.
+        """Draws samples of the density, by the probability flow or any other dynamics and solver.
 
         **Arguments:**
 
-        - `key`, `num_samples`: as of [`flowrax.sample`][].
-        - `condition`: one for all draws, or `Batched(c)` with a leading axis `n` on every leaf.
-        - `options`: what else [`flowrax.sample`][] takes: `dynamics=ReverseSDE(), grid=100` takes 100 steps of the
-            reverse SDE. A start `x0` is the standardised state at `t_min`, as `LogProb.latent`.
+        - `key`, `num_samples`: as in [`flowrax.sample`][].
+        - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
+        - `options`: further arguments of [`flowrax.sample`][]; `dynamics=ReverseSDE(), grid=100`, for example, takes
+            100 steps of the reverse SDE. A start `x0` is the standardised state at `t_min`, like `LogProb.latent`.
 
-        **Returns:** [`Samples`][] in the units of the data, their densities too.
+        **Returns:** [`Samples`][] with states and densities in the units of the data.
 
         **Raises:** as [`flowrax.sample`][], and `ValueError` before `fit`.
         """
@@ -180,15 +183,15 @@ class DensityEstimator(eqx.Module):
         )
 
     def log_prob(self, x: BatchLike, *, condition: Condition | Batched = None, **options: Any) -> LogProb:
-        """Log-density of each row of `x`, per unit volume of the data.
+        """The log-density of each row of `x`, in nats per unit volume of the data.
 
         **Arguments:**
 
         - `x`: `(n, *event)`.
-        - `condition`: one for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
-        - `options`: what else [`flowrax.log_prob`][] takes, such as `key` and `divergence`.
+        - `condition`: one condition for all rows, or `Batched(c)` with a leading axis `n` on every leaf.
+        - `options`: further arguments of [`flowrax.log_prob`][], such as `key` and `divergence`.
 
-        **Returns:** [`LogProb`][]; `latent` is standardised.
+        **Returns:** [`LogProb`][], whose `latent` is in standardised units.
 
         **Raises:** as [`flowrax.log_prob`][], and `ValueError` before `fit`.
         """
@@ -203,25 +206,25 @@ class DensityEstimator(eqx.Module):
 
         **Arguments:**
 
-        - `path`: of the file; its folder is made.
+        - `path`: the path of the file; its folder is created if necessary.
         """
         save(path, self)
 
     def load(self, path: str | os.PathLike[str]) -> "DensityEstimator":
-        """The estimator that was saved, read into the structure of this one.
+        """Reads a saved estimator into the structure of this one.
 
         **Arguments:**
 
-        - `path`: of the file. This estimator must be made as the saved one was, with the same key.
+        - `path`: the path of the file. This estimator must have been made like the saved one, with the same key.
 
         **Returns:** a new estimator, fitted if the saved one was.
 
-        **Raises:** `ValueError` for a file of another kind or structure.
+        **Raises:** `ValueError` for a file that is not a checkpoint or has another structure.
         """
         return load(path, self)[0]
 
     def _condition(self, condition: Condition | Batched) -> Condition | Batched:
-        """Standardised; raises `ValueError` before `fit`."""
+        """The standardised condition; raises `ValueError` before `fit`."""
         if not is_traced(self.fitted) and not bool(self.fitted):
             raise ValueError("This estimator has no density yet; call fit(data, key) and use the estimator it returns.")
         standard = self.condition_standard
@@ -233,7 +236,7 @@ class DensityEstimator(eqx.Module):
     def _rows(
         self, name: str, condition_name: str, data: BatchLike, condition: Condition
     ) -> tuple[Array | np.ndarray, PyTree]:
-        """Rows for `fit`, checked."""
+        """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
         rows = widened(data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
         check_finite(name, rows)

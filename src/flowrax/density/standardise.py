@@ -1,4 +1,4 @@
-"""Shift and scale of data and conditions: learned or given, applied, checked."""
+"""Shift and scale of data and conditions, estimated from the data or given."""
 
 import dataclasses
 import math
@@ -16,22 +16,27 @@ from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
 
 
 class Standardiser(eqx.Module):
-    r"""$z = (x - m) / s$, elementwise on the floating leaves of a PyTree; integer leaves (labels) pass as they are.
+    r"""$z = (x - m) / s$, elementwise on the floating leaves of a PyTree; integer leaves (labels) are left unchanged.
 
-    What JAX does not hold yet (NumPy arrays, numbers) is standardised in double precision, and the result cast.
+    NumPy arrays and Python numbers are standardised in double precision before the result is cast.
     """
 
     shift: PyTree[Array]
-    """$m$, of the structure and shapes of one `x`, rounded."""
+    """$m$, with the structure and shapes of one `x`, rounded to the model's dtype."""
     rest: PyTree[Array]
-    """What was rounded off `shift`."""
+    """The rounding error of `shift`: the exact $m$ is `shift + rest`."""
     scale: PyTree[Array]
-    """$s$, positive."""
+    """$s$, positive, with the structure and shapes of one `x`."""
     learns_shift: bool = eqx.field(static=True)
+    """Whether $m$ is estimated from the data."""
     learns_scale: bool = eqx.field(static=True)
+    """Whether $s$ is estimated from the data."""
 
     def learned(self, name: str, rows: PyTree) -> "Standardiser":
-        """With the means and standard deviations of the `rows`, where they were not given."""
+        """The standardiser with the means and standard deviations of `rows`, where these were not given.
+
+        Raises `ValueError`, with the argument's `name`, for a constant column whose scale is to be estimated.
+        """
         shift, rest, scale = self.shift, self.rest, self.scale
         if self.learns_shift:
             means = jax.tree.map(lambda m, leaf: _moment(np.mean, m, leaf), shift, rows)
@@ -43,22 +48,25 @@ class Standardiser(eqx.Module):
         return dataclasses.replace(self, shift=shift, rest=rest, scale=scale)
 
     def forward(self, x: PyTree) -> PyTree[Array]:
-        """`z` of one `x`, or of rows."""
+        """The standardised `z` of one `x`, or of rows of `x`."""
         return jax.tree.map(_standardised, x, self.shift, self.rest, self.scale)
 
     def backward(self, z: Array, leading: int) -> Array:
-        """The event of `z`, an array with so many leading axes."""
+        """The events $x = m + s z$ of an array `z` with `leading` axes before the event's."""
         axes = tuple(range(leading))
         shift, rest, scale = (jnp.expand_dims(leaf, axes) for leaf in (self.shift, self.rest, self.scale))
         return shift + (rest + scale * z)
 
     def log_scale(self, prior: AbstractPrior) -> Array:
-        r"""$\sum_i \log s_i$ over all numbers of one event, $r \log s$ on the range of a prior of rank $r$."""
+        r"""$\sum_i \log s_i$ over all elements of one event, or $r \log s$ for a singular prior of rank $r$."""
         return prior.rank * jnp.mean(jnp.log(self.scale))
 
 
 def make_standardiser(name: str, example: PyTree, shift: PyTree, scale: PyTree, dtype: DType) -> Standardiser:
-    """Of what is like `example`; a shift or a scale of None is for the data to teach."""
+    """A standardiser for data shaped like `example`; a shift or scale of None is to be estimated from the data.
+
+    Raises `ValueError` for a scale that is not positive, or a shift or scale of another structure or shape.
+    """
     scales = jax.tree.map(lambda leaf, s: _cast(leaf, s, dtype), example, _given(f"{name}scale", example, scale, 1))
     for leaf in jax.tree.leaves(scales):
         if not is_traced(leaf) and not np.all(np.asarray(leaf) > 0):
@@ -70,9 +78,14 @@ def make_standardiser(name: str, example: PyTree, shift: PyTree, scale: PyTree, 
 
 
 def check_isotropic(prior: AbstractPrior, scale: PyTree) -> None:
-    """Raises `ValueError` for a scale that moves the range of a singular prior, and for one that each row has anew."""
+    """Raises `ValueError` for a prior that depends on the condition, and for an elementwise scale of a singular prior.
+
+    An elementwise scale would change the range of a singular prior.
+    """
     if isinstance(prior, Conditional):
-        raise ValueError("The estimator has one prior for all rows, but this prior depends on the condition; use fit.")
+        raise ValueError(
+            "DensityEstimator needs one prior for all rows, but this prior depends on the condition; use flowrax.fit."
+        )
     if not isinstance(prior, AbstractGaussianPrior) or (scale is not None and np.ndim(scale) == 0):
         return
     if is_traced(prior.rank) or int(prior.rank) < math.prod(prior.shape):
@@ -83,14 +96,15 @@ def check_isotropic(prior: AbstractPrior, scale: PyTree) -> None:
 
 
 def cast_like(example: PyTree, condition: Condition, name: str, leading: tuple[int | str, ...]) -> PyTree:
-    """The condition as arrays, numbers of full precision and labels of the example's dtypes.
+    """The condition as arrays: numbers in full precision, labels in the example's dtypes.
 
-    Raises `ValueError` for another structure, other shapes, and numbers where labels are expected.
+    `leading` are the axes expected before those of the example; `("n",)` stands for any number of rows. Raises
+    `ValueError` for another structure, other shapes, and floating-point numbers where labels are expected.
     """
     found, expected = jax.tree.structure(condition), jax.tree.structure(example)
     if found != expected:
         raise ValueError(
-            f"{name} has the structure {found} but this estimator takes {expected}; what it takes is said by "
+            f"{name} has the structure {found} but this estimator expects {expected}; the structure is set by "
             "DensityEstimator(..., condition=one condition as an example)."
         )
     arrays = jax.tree.map(lambda leaf, like: _like(leaf, like, name), condition, example)
@@ -103,7 +117,7 @@ def cast_like(example: PyTree, condition: Condition, name: str, leading: tuple[i
 
 
 def widened(x: Any, dtype: DType) -> Array | np.ndarray:
-    """`x` without loss: in double precision where JAX does not hold it yet, otherwise of `dtype` or wider."""
+    """`x` without loss of precision: float64 for NumPy arrays and numbers, `dtype` or wider for JAX arrays."""
     if not isinstance(x, jax.Array) and not is_traced(x):
         return np.asarray(x, np.float64)
     array = jnp.asarray(x)
@@ -132,14 +146,14 @@ def _cast(like: Any, value: Any, dtype: DType) -> Array:
 
 
 def _rounded_off(value: Any, rounded: Array) -> Array:
-    """What `rounded` misses of `value`, as far as that is known."""
+    """The rounding error `value - rounded`; zero for traced values and labels."""
     if is_traced(value, rounded) or not _is_number(rounded):
         return jnp.zeros_like(rounded)
     return jnp.asarray(np.asarray(value, np.float64) - np.asarray(rounded, np.float64), rounded.dtype)
 
 
 def _given(name: str, example: PyTree, value: PyTree, default: int) -> PyTree:
-    """`value` in the structure of the example: of that structure, a scalar for all leaves, or None."""
+    """`value` in the structure of the example; `value` has that structure, is a scalar for all leaves, or None."""
     structure = jax.tree.structure(example)
     if value is None or structure.num_leaves == 0:
         values = [default] * structure.num_leaves
@@ -168,14 +182,14 @@ def _like(leaf: Any, like: Array, name: str) -> Array | np.ndarray:
     array = jnp.asarray(leaf)
     if _is_number(array):
         raise ValueError(
-            f"{name} holds numbers where this estimator takes labels; make it with "
-            "DensityEstimator(..., condition=an example with a floating number), or pass integers."
+            f"{name} holds floating-point numbers where this estimator expects integer labels; pass integers, or make "
+            "it with DensityEstimator(..., condition=an example with floating-point numbers)."
         )
     return array.astype(like.dtype)
 
 
 def _moment(function: Callable[..., Any], like: Array, rows: Array | np.ndarray) -> Any:
-    """Over the rows, in double precision; labels keep what they have."""
+    """A moment over the rows in double precision; `like` itself for labels."""
     return function(np.asarray(rows, np.float64), axis=0) if _is_number(like) else like
 
 

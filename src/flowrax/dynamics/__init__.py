@@ -1,4 +1,4 @@
-"""Dynamics: a model's terms for diffrax."""
+"""Dynamics: the ODEs and SDEs that a model defines, as diffrax terms."""
 
 from .diffusion import (
     SBDM as SBDM,

@@ -1,6 +1,7 @@
 r"""The named diffusion coefficients $w(t) \ge 0$ of $\mathrm{d}X = (v + w s)\, \mathrm{d}t + \sqrt{2 w}\, \mathrm{d}W$.
 
-Every one of them keeps the marginals; they trade noise against drift (Ma et al. 2024, section 2.4).
+Every choice of $w$ gives the same marginals; it sets how much noise is added and how much drift balances it
+(Ma et al. 2024, section 2.4).
 """
 
 import abc
@@ -15,19 +16,19 @@ from ..schedule import AbstractSchedule
 
 
 class AbstractDiffusion(eqx.Module):
-    """A diffusion coefficient."""
+    """A diffusion coefficient $w(t)$, which may depend on the schedule."""
 
     @abc.abstractmethod
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
-        """`w(t)`, in units of the data squared over time."""
+        """`w(t)`, of the shape of `t`, in units of the data squared over time."""
 
     @abc.abstractmethod
     def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        """Whether it is infinite at `t = 0`."""
+        """Whether `w` is infinite at `t = 0`."""
 
 
 class SBDM(AbstractDiffusion):
-    r"""$w = c\\, g^2 / 2$: with $c = 1$ Anderson's reverse of the forward SDE (Song et al. 2021, eq. 6)."""
+    r"""$w = c\, g^2 / 2$; $c = 1$ is Anderson's reversal of the forward SDE (Song et al. 2021, eq. 6)."""
 
     scale: float = 1.0
 
@@ -90,7 +91,7 @@ class QuadraticDecay(AbstractDiffusion):
 
 
 class CosineDecay(AbstractDiffusion):
-    r"""$w = \tfrac14 (c \cos \pi t + 1)^2$ (SiT's "decreasing")."""
+    r"""$w = \tfrac14 (c \cos \pi t + 1)^2$ ("decreasing" in SiT)."""
 
     scale: float = 1.0
 
@@ -102,7 +103,7 @@ class CosineDecay(AbstractDiffusion):
 
 
 class Parabola(AbstractDiffusion):
-    r"""$w = 4 c\\, t (1 - t)$."""
+    r"""$w = 4 c\, t (1 - t)$."""
 
     scale: float = 1.0
 
@@ -115,7 +116,7 @@ class Parabola(AbstractDiffusion):
 
 
 class SineBump(AbstractDiffusion):
-    r"""$w = c \sin^2 \pi t$ (SiT's "increasing-decreasing")."""
+    r"""$w = c \sin^2 \pi t$ ("increasing-decreasing" in SiT)."""
 
     scale: float = 1.0
 
@@ -139,7 +140,7 @@ class LinearGrowth(AbstractDiffusion):
 
 
 class SineHump(AbstractDiffusion):
-    r"""$w = \tfrac14 (c \sin \pi t + 1)^2$: at least 1/4, most in the middle."""
+    r"""$w = \tfrac14 (c \sin \pi t + 1)^2$: 1/4 at both ends, largest at $t = 1/2$ for $c > 0$."""
 
     scale: float = 1.0
 
@@ -151,7 +152,10 @@ class SineHump(AbstractDiffusion):
 
 
 class Odds(AbstractDiffusion):
-    r"""$w = c \frac{1 - t}{t + \epsilon}$: without the offset $\epsilon$ that of [`SBDM`][] for [`Linear`][]."""
+    r"""$w = c \frac{1 - t}{t + \epsilon}$.
+
+    With offset $\epsilon = 0$ it equals [`SBDM`][] on the [`Linear`][] schedule.
+    """
 
     scale: float = 1.0
     offset: float = 0.01
@@ -167,7 +171,7 @@ class Odds(AbstractDiffusion):
 class Cotangent(AbstractDiffusion):
     r"""$w = c\, \frac{\pi}{2} \frac{\cos (\pi t / 2)}{\sin (\pi t / 2) + \epsilon}$.
 
-    Without the offset $\epsilon$ that of [`SBDM`][] for [`Cosine`][].
+    With offset $\epsilon = 0$ it equals [`SBDM`][] on the [`Cosine`][] schedule.
     """
 
     scale: float = 1.0
@@ -196,7 +200,7 @@ class InversePower(AbstractDiffusion):
 
 
 class Scaled(AbstractDiffusion):
-    """A factor times another coefficient."""
+    """Another coefficient, multiplied by a constant factor."""
 
     diffusion: AbstractDiffusion
     factor: float
@@ -209,7 +213,7 @@ class Scaled(AbstractDiffusion):
 
 
 class Capped(AbstractDiffusion):
-    """Another coefficient, no larger than a maximum."""
+    """Another coefficient, clipped at a maximum."""
 
     diffusion: AbstractDiffusion
     maximum: float
@@ -222,16 +226,16 @@ class Capped(AbstractDiffusion):
 
 
 class SigmoidPower(AbstractDiffusion):
-    r"""$\log w' = m + \operatorname{logit}\big(\operatorname{sigmoid}(\log w - m)^p\big)$ of another coefficient $w$.
+    r"""$\log w' = m + \operatorname{logit}\big(\operatorname{sigmoid}(\log w - m)^p\big)$ for another coefficient $w$.
 
-    For $p > 1$ small values fall faster, as $w^p$, and large ones by the factor $1 / p$ (Geffner et al. 2025, appendix
-    on $g(t)$). $m$ is the level about which it turns: the mean of $\log w$ over the times of a run, say.
+    For $p > 1$, values far below $e^m$ fall off as $w^p$, and values far above it are divided by $p$ (Geffner et al.
+    2025, appendix on $g(t)$). A natural choice of the level $m$ is the mean of $\log w$ over the times of a run.
     """
 
     diffusion: AbstractDiffusion
     power: float
     centre: float | None = None
-    """$m$; None takes it at each time from $w$ itself, which divides $w$ by $2^p - 1$."""
+    r"""The level $m$. None sets $m = \log w(t)$ at each time, which divides $w$ by $2^p - 1$."""
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         w = self.diffusion(schedule, t)
@@ -245,7 +249,7 @@ class SigmoidPower(AbstractDiffusion):
 
 
 class Custom(AbstractDiffusion):
-    """Any function of the time, in units of the data squared over time."""
+    """Any function $w(t)$ of the time, in units of the data squared over time."""
 
     function: Callable[[Scalar], Array]
     singular_at_start: bool = eqx.field(static=True, default=False)
@@ -258,11 +262,11 @@ class Custom(AbstractDiffusion):
 
 
 def as_diffusion(diffusion: AbstractDiffusion | Callable[[Scalar], Array]) -> AbstractDiffusion:
-    """A coefficient as it is, and a function of the time as [`Custom`][].
+    """Wraps a function of the time in [`Custom`][]; returns a coefficient unchanged.
 
     **Arguments:**
 
-    - `diffusion`: either.
+    - `diffusion`: a coefficient, or a function of the time.
 
     **Returns:** an [`AbstractDiffusion`][].
     """

@@ -11,7 +11,10 @@ from .semilinear import SemilinearTerm
 
 
 class ProbabilityFlow(AbstractPathDynamics):
-    """The ODE whose solutions have the marginals of the interpolant; the only dynamics that carries a density."""
+    """The ODE whose solutions have the marginals of the interpolant.
+
+    It is the only dynamics along which a log-density can be computed.
+    """
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = True

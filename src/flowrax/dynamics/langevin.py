@@ -1,9 +1,9 @@
-r"""Langevin dynamics at a fixed time $t$ of the path, on a clock $\tau$ of its own.
+r"""Langevin dynamics at a fixed time $t$ of the path, in a separate time $\tau$.
 
 Overdamped: $\mathrm{d}X = s(t, X)\, \mathrm{d}\tau + \sqrt2\, \mathrm{d}W$. Underdamped, with friction $\gamma$:
 $\mathrm{d}X = V \mathrm{d}\tau$, $\mathrm{d}V = (s(t, X) - \gamma V)\, \mathrm{d}\tau + \sqrt{2 \gamma}\, \mathrm{d}W$.
-Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ the first runs in the coordinates $C^{-1/2} X$:
-$C s$ takes the place of $s$, and $C^{1/2} W$ that of $W$.
+Both leave the marginal $p_t$ invariant. With a prior of covariance $C$ the overdamped dynamics runs in the coordinates
+$C^{-1/2} X$: $C s$ replaces $s$, and $C^{1/2} W$ replaces $W$.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from .noise import gaussian_prior, scaled_score, shaped
 
 
 def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-    """The score of a model at a fixed time, times the prior's covariance; `args` is `(model, condition)`."""
+    """The model's score at a fixed time, times the prior's covariance; `args` is `(model, condition)`."""
     model, condition = args
     return scaled_score(model, model.predict(jnp.asarray(time, x.dtype), x, condition).score)
 
@@ -41,7 +41,10 @@ def _check_duration(duration: float) -> float:
 
 
 class Langevin(AbstractDynamics):
-    """Overdamped Langevin dynamics; starts from the model's law at `time` unless `sample` is given `x0`."""
+    """Overdamped Langevin dynamics.
+
+    It starts from `model.source_at(time)`, or from the `x0` passed to `sample`.
+    """
 
     time: float = eqx.field(static=True)
     duration: float = eqx.field(static=True)
@@ -53,7 +56,9 @@ class Langevin(AbstractDynamics):
         """**Arguments:**
 
         - `time`: the fixed time of the path, in [0, 1].
-        - `duration`: length of the run on the clock tau, in units of the data squared.
+        - `duration`: the length of the run in the time tau, positive, in units of the data squared.
+
+        Raises `ValueError` where `time` or `duration` is out of range.
         """
         self.time, self.duration = check_time("time", time), _check_duration(duration)
 
@@ -95,7 +100,7 @@ class Langevin(AbstractDynamics):
 
 
 class _Bound(eqx.Module):
-    """Diffrax traces the arguments of this term, and a model holds more than arrays: it comes with the function."""
+    """The gradient with its arguments bound: diffrax traces `args`, and a model has leaves that are not arrays."""
 
     gradient: Callable[[Event, PyTree], Event]
     args: PyTree
@@ -105,7 +110,11 @@ class _Bound(eqx.Module):
 
 
 class UnderdampedLangevin(AbstractDynamics):
-    """Langevin dynamics with momentum, for diffrax's ALIGN, SHOULD and QUICSORT."""
+    """Langevin dynamics with momentum, for diffrax's solvers ALIGN, SHOULD and QUICSORT.
+
+    It needs a standard normal prior. It starts from `model.source_at(time)`, or from the `x0` passed to `sample`, with
+    standard normal velocities.
+    """
 
     time: float = eqx.field(static=True)
     duration: float = eqx.field(static=True)
@@ -118,8 +127,10 @@ class UnderdampedLangevin(AbstractDynamics):
         r"""**Arguments:**
 
         - `time`: the fixed time of the path, in [0, 1].
-        - `duration`: length of the run on the clock tau, in units of the data.
-        - `friction`: $\\gamma$, positive.
+        - `duration`: the length of the run in the time tau, positive, in units of the data.
+        - `friction`: $\gamma$, positive. Default: 2.
+
+        Raises `ValueError` where an argument is out of range.
         """
         self.time, self.duration = check_time("time", time), _check_duration(duration)
         if not friction > 0:
@@ -127,13 +138,13 @@ class UnderdampedLangevin(AbstractDynamics):
         self.friction = float(friction)
 
     def negative_score(self, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
-        r"""The gradient of the potential $-\\log p_t$; `args` is `(model, condition)`."""
+        r"""The gradient of the potential $-\log p_t$; `args` is `(model, condition)`."""
         return -score_at(self.time, x, args)
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         _check_score(model, self.time)
         if not gaussian_prior(model).is_standard:
-            raise ValueError("UnderdampedLangevin has momenta for the standard normal prior only; use Langevin.")
+            raise ValueError("UnderdampedLangevin supports the standard normal prior only; use Langevin.")
         return 0.0, self.duration
 
     def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:

@@ -1,7 +1,7 @@
-r"""Noise of the prior's covariance: for $x_0 \sim \mathcal{N}(m, C)$ samplers are driven by $C^{1/2} W$.
+r"""Noise with the prior's covariance: for $x_0 \sim \mathcal{N}(m, C)$ samplers are driven by $C^{1/2} W$.
 
-The score enters them as $C s = -(\mathbb{E}[x_0 | x_t] - m) / \sigma$, so that all is as it is for standard noise
-in the coordinates $C^{-1/2} x$, and what is in the range of a singular $C$ stays there.
+The score enters as $C s = -(\mathbb{E}[x_0 | x_t] - m) / \sigma$. The dynamics is then the one for standard noise in
+the coordinates $C^{-1/2} x$, and if $C$ is singular, a state in its range stays in its range.
 """
 
 import diffrax as dfx
@@ -14,21 +14,21 @@ from ..prior import AbstractGaussianPrior
 
 
 def gaussian_prior(model: AbstractContinuousModel) -> AbstractGaussianPrior:
-    """The prior of a model that has a score; raises `ValueError` for any other."""
+    """The Gaussian prior of a model that has a score; raises `ValueError` for any other model."""
     _ = model.score_interval
     if not isinstance(model.prior, AbstractGaussianPrior):
-        raise ValueError(f"Noise needs a Gaussian prior; this model has {type(model.prior).__name__}.")
+        raise ValueError(f"This sampler needs a Gaussian prior; the model's prior is {type(model.prior).__name__}.")
     return model.prior
 
 
 def scaled_score(model: AbstractContinuousModel, score: Event) -> Event:
-    """$C s$."""
+    """$C s$ from the score $s$, where $C$ is the prior's covariance."""
     prior = gaussian_prior(model)
     return score if prior.is_standard else prior.covariance_product(score)
 
 
 class _Shaped(dfx.AbstractBrownianPath):
-    """A Brownian path whose increments have the covariance of a prior; they may have axes in front of an event's."""
+    """A Brownian path whose increments have the prior's covariance; they may have axes before the event's axes."""
 
     path: dfx.AbstractBrownianPath
     prior: AbstractGaussianPrior
@@ -52,7 +52,7 @@ class _Shaped(dfx.AbstractBrownianPath):
         increment = self.path.evaluate(t0, t1, left, use_levy)
         if not use_levy:
             return self._shape(increment)
-        # W and the areas of it are all linear in the path.
+        # W and its Levy areas are all linear in the path.
         areas = [name for name in ("W", "H", "K") if hasattr(increment, name)]
         shaped = [self._shape(getattr(increment, name)) for name in areas]
         return eqx.tree_at(lambda record: [getattr(record, name) for name in areas], increment, shaped)
@@ -63,6 +63,6 @@ class _Shaped(dfx.AbstractBrownianPath):
 
 
 def shaped(model: AbstractContinuousModel, path: dfx.AbstractBrownianPath) -> dfx.AbstractBrownianPath:
-    """The path $C^{1/2} W$ for a path $W$."""
+    """The path $C^{1/2} W$ from a standard path $W$, where $C$ is the prior's covariance."""
     prior = gaussian_prior(model)
     return path if prior.is_standard else _Shaped(path, prior)

@@ -1,8 +1,8 @@
-r"""A predictor in time, each step followed by Langevin steps at the time it reached (Song et al. 2021, alg. 1).
+r"""A predictor in time, each of whose steps is followed by Langevin steps at the new time (Song et al. 2021, alg. 1).
 
-One corrector step at time $t$ is $x \leftarrow x + h\, s(t, x) + \sqrt{2h}\, \xi$ with $h = 2 (r\, \sigma(t))^2$: the
-paper's rule $h = 2 (r \lVert \xi \rVert / \lVert s \rVert)^2$ with the norms at their typical values, so that the step
-does not depend on the state and leaves $p_t$ invariant to first order.
+One corrector step at time $t$ is $x \leftarrow x + h\, s(t, x) + \sqrt{2h}\, \xi$ with $h = 2 (r\, \sigma(t))^2$. This
+is the paper's rule $h = 2 (r \lVert \xi \rVert / \lVert s \rVert)^2$ with the norms at their typical values, so that
+the step size does not depend on the state and the step leaves $p_t$ invariant to first order.
 """
 
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ from .noise import scaled_score, shaped
 
 
 class Corrected(dfx.AbstractWrappedSolver):
-    """A predictor's diffrax solver with Langevin corrector steps after each of its steps.
+    """The predictor's diffrax solver, with Langevin corrector steps after each of its steps.
 
-    The last two of its terms are the score and the noise of the corrector; those before are the predictor's.
+    The last two terms are the corrector's score and noise; all terms before them belong to the predictor.
     """
 
     solver: dfx.AbstractSolver
@@ -50,7 +50,7 @@ class Corrected(dfx.AbstractWrappedSolver):
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, ...]:
-        # The correction moves the state after the predictor's last evaluation, so every step starts at a jump.
+        # The corrector changes the state after the predictor's last evaluation, so every step starts at a jump.
         y1, error, _, solver_state, result = self.solver.step(
             self._predictor(terms), t0, t1, y0, args, solver_state, jnp.asarray(True)
         )
@@ -70,9 +70,9 @@ class Corrected(dfx.AbstractWrappedSolver):
 
 
 class PredictorCorrector(AbstractDynamics):
-    """The composition of a predictor (the probability flow or a reverse SDE) with Langevin corrector steps.
+    """A predictor (the probability flow or a reverse SDE) combined with Langevin corrector steps.
 
-    Pass any one-step diffrax solver for the predictor; Euler is the default.
+    The `solver` passed to `sample` is the predictor's: any one-step diffrax solver. Default: `Euler()`.
 
     **Reference:** [@song2021score].
     """
@@ -87,9 +87,11 @@ class PredictorCorrector(AbstractDynamics):
     def __init__(self, predictor: AbstractDynamics, *, num_steps: int = 1, snr: float = 0.16):
         """**Arguments:**
 
-        - `predictor`: the dynamics of the steps in time, whose state is one array.
-        - `num_steps`: corrector steps after each.
-        - `snr`: the signal-to-noise ratio $r$ of a corrector step.
+        - `predictor`: the dynamics of the predictor, whose state is one array.
+        - `num_steps`: number of corrector steps after each predictor step, at least 1.
+        - `snr`: the signal-to-noise ratio $r$ of a corrector step, positive.
+
+        Raises `ValueError` where `num_steps` or `snr` is not positive.
         """
         if num_steps < 1 or not snr > 0:
             raise ValueError(f"num_steps and snr must be positive; got {num_steps} and {snr}.")

@@ -1,7 +1,7 @@
 r"""$\mathrm{d}X = (v + w(t)\, s)\, \mathrm{d}t + \sqrt{2 w(t)}\, \mathrm{d}W$ from noise to data, for any $w \ge 0$.
 
-With a prior of covariance $C$ it is $(v + w\, C s)\, \mathrm{d}t + \sqrt{2 w}\, C^{1/2} \mathrm{d}W$. Its Fokker-Planck
-equation is that of the probability flow, so it has the same marginals (Albergo et al. 2023, theorem 2.8).
+With a prior of covariance $C$ it is $(v + w\, C s)\, \mathrm{d}t + \sqrt{2 w}\, C^{1/2} \mathrm{d}W$. It has the same
+Fokker-Planck equation as the probability flow, hence the same marginals (Albergo et al. 2023, theorem 2.8).
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from .score_sde import AbstractScoreSDE
 
 
 class ReverseSDE(AbstractScoreSDE):
-    """The stochastic sampler with a diffusion coefficient of one's choice.
+    """The reverse-time SDE with a free choice of the diffusion coefficient.
 
-    The noise is additive, so the Ito and Stratonovich readings agree and every diffrax SDE solver is right.
+    The noise is additive, so the Ito and Stratonovich interpretations agree and every diffrax SDE solver is valid.
     The interval is narrowed to where the score and `w` are finite.
 
     **Reference:** [@albergo2023stochastic].
@@ -37,9 +37,10 @@ class ReverseSDE(AbstractScoreSDE):
     ):
         """**Arguments:**
 
-        - `diffusion`: the coefficient `w`; Anderson's `SBDM()` without. A function of the time, finite on [0, 1], is
-            taken as [`Custom`][].
-        - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
+        - `diffusion`: the coefficient `w`, or a function of the time that is finite on [0, 1], which is wrapped in
+            [`Custom`][]. Default: Anderson's `SBDM()`.
+        - `t_min`, `t_max`: a narrower interval. Default: as wide as the model and `w` allow. Raises `ValueError` where
+            they lie outside [0, 1].
         """
         self.coefficient = as_diffusion(SBDM() if diffusion is None else diffusion)
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)

@@ -1,7 +1,7 @@
 r"""$\mathrm{d}X = (v + a(t)\, s)\, \mathrm{d}t + \sqrt{2 b(t)}\, \mathrm{d}W$: the velocity, the score and noise.
 
-With a prior of covariance $C$ it is $C s$ and $C^{1/2} \mathrm{d}W$. With $a = b$ the marginals are those of the
-probability flow (see [`ReverseSDE`][]); the rest trades them for others.
+With a prior of covariance $C$ the score is $C s$ and the noise $C^{1/2} \mathrm{d}W$. If $a = b$ the process has the
+marginals of the probability flow (see [`ReverseSDE`][]); any other choice changes the marginals.
 """
 
 import abc
@@ -23,7 +23,7 @@ from .semilinear import SemilinearTerm
 
 
 class AbstractScoreSDE(AbstractPathDynamics):
-    """An SDE of that form, whose noise is additive; its interval is where the score and the coefficients are finite."""
+    """An SDE of this form. Its noise is additive; its interval is where the score and the coefficients are finite."""
 
     t_min: eqx.AbstractVar[float | None]
     t_max: eqx.AbstractVar[float | None]
@@ -37,20 +37,20 @@ class AbstractScoreSDE(AbstractPathDynamics):
 
     @abc.abstractmethod
     def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        """Whether a coefficient is infinite at `t = 0`."""
+        """Whether `a` or `b` is infinite at `t = 0`."""
 
     @property
     @abc.abstractmethod
     def linear_scale(self) -> float | Array | None:
-        """The $c$ of `a = b = c g^2 / 2`, which exponential solvers integrate; None where they are not of this form."""
+        """The $c$ in `a = b = c g^2 / 2`, the form that exponential solvers integrate; None for any other form."""
 
     @property
     @abc.abstractmethod
     def score_until(self) -> float:
-        """From when on `a` and `b` are zero, so that the state may go where the score is infinite; 1 for never."""
+        """The time from which `a` and `b` are zero, so that the score may be infinite there; 1 if there is none."""
 
     def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
-        """$v + a s$ at `t`, given both; with a prior of covariance $C$, `score` is $C s$."""
+        """$v + a s$ at `t` from the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
         scale = self.coefficients(schedule, t)[0].astype(velocity.dtype)
         return velocity + scale * jnp.where(scale == 0, 0, score)
 
@@ -63,7 +63,7 @@ class AbstractScoreSDE(AbstractPathDynamics):
         model, condition = args
         prediction = scored = model.predict(t, x, condition)
         if self.score_until < 1:
-            # A score that is not used must be finite all the same, or its gradient is NaN.
+            # An unused score must still be finite, or its gradient is NaN.
             t = jnp.asarray(t)
             safe = jnp.minimum(t, jnp.asarray(model.score_interval[1], t.dtype))
             if isinstance(prediction, Converted):
@@ -76,15 +76,15 @@ class AbstractScoreSDE(AbstractPathDynamics):
     def diffusion(
         self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]
     ) -> lx.AbstractLinearOperator:
-        r"""$\sqrt{2 b}$ times the identity: the path has the covariance of the prior."""
+        r"""$\sqrt{2 b}$ times the identity; the driving path already has the prior's covariance."""
         scale = self.noise_scale(args[0].schedule, t)
         return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, x.shape).astype(x.dtype))
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         if self.linear_scale is not None and not model.is_affine:
             raise ValueError(
-                "SBDM, the default of ReverseSDE, is the noise of paths from noise to data; on a Bridge give another "
-                "coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
+                "SBDM, the default of ReverseSDE, is defined only for paths from noise to data; for a Bridge pass "
+                "another coefficient, such as ReverseSDE(dynamics.Constant(0.5))."
             )
         low, high = model.score_interval
         low, high = max(low, model.t_min), model.t_max if self.score_until <= high else min(high, model.t_max)

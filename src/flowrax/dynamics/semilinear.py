@@ -1,9 +1,9 @@
-r"""The term that knows its linear part: $\mathrm{d}x = \big(\tfrac{\dot\sigma}{\sigma} - c \dot\lambda\big) x\,
+r"""A drift with a known linear part: $\mathrm{d}x = \big(\tfrac{\dot\sigma}{\sigma} - c \dot\lambda\big) x\,
 \mathrm{d}t + (1 + c)\, \alpha \dot\lambda\, D(t, x)\, \mathrm{d}t$ with $\lambda = \log(\alpha / \sigma)$ and the data
 prediction $D$.
 
-It is the probability flow at $c = 0$; with the noise $\sqrt{2 c \dot\lambda}\, \sigma\, \mathrm{d}W$ it is the reverse
-SDE of the coefficient $w = c\, g^2 / 2$, since $g^2 = 2 \sigma^2 \dot\lambda$.
+For $c = 0$ this is the probability flow. With the noise $\sqrt{2 c \dot\lambda}\, \sigma\, \mathrm{d}W$ it is the
+reverse SDE with the coefficient $w = c\, g^2 / 2$, since $g^2 = 2 \sigma^2 \dot\lambda$.
 """
 
 from typing import Any
@@ -16,17 +16,20 @@ from ..schedule import AbstractSchedule
 
 
 class SemilinearTerm(dfx.ODETerm):
-    """An `ODETerm` to every ordinary solver; exponential solvers read the data prediction and the schedule of it."""
+    """A drift term that also provides the data prediction and the schedule.
+
+    Exponential solvers use those two; every other solver treats the term as an `ODETerm`.
+    """
 
     vector_field: Any
     scale: float | Array | None
-    """The $c$ of the linear part; None where the drift is not of this family."""
+    """The $c$ of the linear part; None where the drift does not have this form."""
 
     def __init__(self, vector_field: Any, scale: float | Array | None = 0.0):
         """**Arguments:**
 
-        - `vector_field`: the whole drift `(t, x, args)`.
-        - `scale`: $c$, zero for the probability flow; None where the diffusion coefficient is not `SBDM`.
+        - `vector_field`: the whole drift, a function of `(t, x, args)`.
+        - `scale`: $c$. Default: 0, the probability flow. None where the diffusion coefficient is not `SBDM`.
         """
         self.vector_field, self.scale = vector_field, scale
 

@@ -1,11 +1,11 @@
-r"""Sampling at a temperature $T$: the score is scaled, and the marginals are no longer those of the interpolant.
+r"""Sampling at a temperature $T$: the score is scaled, so the marginals are no longer the interpolant's.
 
-With Gaussian data of unit variance the law at temperature $T$ has the score of the marginal times
+For Gaussian data of unit variance, the score of the tempered distribution is the score of the marginal times
 
 $$\lambda_T(t) = \frac{\alpha^2 + \sigma^2}{T \alpha^2 + \sigma^2},$$
 
-the scale of Ingraham et al. 2023 (supplement B.3) for any schedule. It is exact for that law only: other laws get
-something between themselves and $p^{1 / T}$.
+the scale of Ingraham et al. 2023 (supplement B.3), written for any schedule. It is exact for this distribution only;
+for any other data distribution $p$ the samples lie between $p$ and $p^{1 / T}$.
 """
 
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def _check_temperature(temperature: float | Array) -> float | Array:
 
 
 def score_scale(schedule: AbstractSchedule, t: Scalar, temperature: float | Array) -> Array:
-    r"""$\lambda_T$, a scalar; 1 at $T = 1$.
+    r"""The score scale $\lambda_T(t)$, which is 1 at $T = 1$.
 
     **Arguments:**
 
-    - `schedule`: of the model.
-    - `t`: time.
+    - `schedule`: the model's schedule.
+    - `t`: the time.
     - `temperature`: $T$.
 
     **Returns:** a scalar.
@@ -50,8 +50,8 @@ def score_scale(schedule: AbstractSchedule, t: Scalar, temperature: float | Arra
 class TemperedFlow(AbstractPathDynamics):
     r"""The probability flow at a temperature: $\mathrm{d}x / \mathrm{d}t = v + (\lambda_T - 1) \tfrac{g^2}{2} s$.
 
-    Of Gaussian data with unit variance it makes a Gaussian of variance $T$. It carries no density. At temperature 1 use
-    [`ProbabilityFlow`][].
+    For Gaussian data of unit variance the samples are Gaussian with variance $T$. It provides no log-density. At
+    temperature 1 use [`ProbabilityFlow`][].
 
     **Reference:** [@ingraham2023illuminating].
     """
@@ -64,12 +64,12 @@ class TemperedFlow(AbstractPathDynamics):
     def __init__(self, temperature: float | Array):
         """**Arguments:**
 
-        - `temperature`: T, positive; below 1 samples gather at the modes.
+        - `temperature`: T, positive; below 1 samples concentrate at the modes. Raises `ValueError` otherwise.
         """
         self.temperature = _check_temperature(temperature)
 
     def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
-        """The drift at `t`, given the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
+        """The drift at `t` from the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
         push = (score_scale(schedule, t, self.temperature) - 1) * schedule.diffusion_squared(t) / 2
         return velocity + push.astype(velocity.dtype) * score
 
@@ -100,8 +100,8 @@ class HybridSDE(AbstractScoreSDE):
     $$\mathrm{d}X = \Big(v + \tfrac{g^2}{2} \big(2 \lambda_T - 1 + \tfrac{\psi}{T}\big) s\Big) \mathrm{d}t +
     g \sqrt{1 + \psi}\, \mathrm{d}W$$
 
-    At $T = 1$ it is `ReverseSDE(SBDM(1 + psi))` and keeps the marginals. The larger $\psi$, the nearer the samples come
-    to $p^{1 / T}$, and the smaller the steps must be.
+    At $T = 1$ it is `ReverseSDE(SBDM(1 + psi))` and keeps the marginals. A larger $\psi$ brings the samples closer to
+    $p^{1 / T}$ but requires smaller steps.
 
     **Reference:** [@ingraham2023illuminating].
     """
@@ -121,9 +121,11 @@ class HybridSDE(AbstractScoreSDE):
     ):
         r"""**Arguments:**
 
-        - `equilibrium_rate`: $\psi$, how much Langevin dynamics goes with a unit of noise removed; not negative.
-        - `temperature`: $T$, positive.
-        - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
+        - `equilibrium_rate`: $\psi \ge 0$, the amount of Langevin dynamics per unit of noise removed. Default: 0.
+        - `temperature`: $T$, positive. Default: 1.
+        - `t_min`, `t_max`: a narrower interval. Default: as wide as the model and the coefficients allow.
+
+        Raises `ValueError` where an argument is out of range.
         """
         if isinstance(equilibrium_rate, int | float) and not equilibrium_rate >= 0:
             raise ValueError(f"equilibrium_rate must not be negative; got {equilibrium_rate}.")
@@ -151,12 +153,13 @@ class HybridSDE(AbstractScoreSDE):
 
 
 class StochasticFlow(AbstractScoreSDE):
-    r"""The flow with score and noise, each at a temperature of its own (Geffner et al. 2025, eq. 3).
+    r"""The flow with score and noise, each at its own temperature (Geffner et al. 2025, eq. 3).
 
     $$\mathrm{d}X = (v + w\, T_s\, s)\, \mathrm{d}t + \sqrt{2 w\, T_n}\, \mathrm{d}W, \qquad w(t) = 0 \text{ for } t
     \ge t_{\text{ode}}$$
 
-    Where both temperatures are 1 it is [`ReverseSDE`][] and keeps the marginals; less noise than score cools.
+    With both temperatures 1 it is [`ReverseSDE`][] and keeps the marginals. With $T_n < T_s$ the samples concentrate at
+    the modes.
 
     **Reference:** [@geffner2025proteina].
     """
@@ -178,13 +181,16 @@ class StochasticFlow(AbstractScoreSDE):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        """**Arguments:**
+        r"""**Arguments:**
 
-        - `diffusion`: the coefficient `w`, or a function of the time; [`Cotangent`][] without.
-        - `score_temperature`: the factor on the score's share of the drift.
-        - `noise_temperature`: the factor on the variance of the noise.
-        - `t_ode`: from this time on it is the probability flow, so that the state may go up to the data.
-        - `t_min`, `t_max`: a narrower interval. Raises `ValueError` outside [0, 1].
+        - `diffusion`: the coefficient `w`, or a function of the time. Default: [`Cotangent`][].
+        - `score_temperature`: $T_s \ge 0$, the factor on the score term of the drift. Default: 1.
+        - `noise_temperature`: $T_n \ge 0$, the factor on the variance of the noise. Default: 1.
+        - `t_ode`: the time from which the dynamics is the probability flow, so that it can run to $t = 1$ where the
+            score is infinite there. Default: 1, that is, never.
+        - `t_min`, `t_max`: a narrower interval. Default: as wide as the model and `w` allow.
+
+        Raises `ValueError` where an argument is out of range.
         """
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         check_not_negative("score_temperature", score_temperature)

@@ -1,4 +1,4 @@
-"""What the solvers need and diffrax lacks."""
+"""Solvers, Brownian paths and adjoints that diffrax lacks."""
 
 from .brownian import GridBrownianPath as GridBrownianPath, levy_area_of as levy_area_of
 from .exponential import (

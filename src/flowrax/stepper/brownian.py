@@ -1,7 +1,8 @@
 r"""Brownian increments for a fixed grid, recomputed from a counter: interval $k$ draws from `fold_in(key, k)`.
 
 Over an interval of length $h$: $W \sim \mathcal{N}(0, h)$ and the space-time Levy areas $H \sim \mathcal{N}(0, h / 12)$
-and $K \sim \mathcal{N}(0, h / 720)$, independent (Foster et al. 2020). No tree is walked: a step costs one draw.
+and $K \sim \mathcal{N}(0, h / 720)$, independent (Foster et al. 2020). There is no Brownian tree to traverse: a step
+costs one draw.
 """
 
 import math
@@ -17,7 +18,7 @@ BrownianRecord = dfx.BrownianIncrement | dfx.SpaceTimeLevyArea | dfx.SpaceTimeTi
 
 
 class GridBrownianPath(dfx.AbstractBrownianPath):
-    """The increments of a Brownian motion over the intervals of a grid, and over no others."""
+    """A Brownian motion that is defined only by its increments over the intervals of a grid."""
 
     times: Array
     key: KeyArray
@@ -37,10 +38,10 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
         """**Arguments:**
 
         - `times`: the grid, increasing, `(k + 1,)`.
-        - `shape`: of an increment.
-        - `key`: interval `k` draws from `fold_in(key, k)` and nothing else.
-        - `dtype`: of an increment.
-        - `levy_area`: the diffrax record that the solver asks for.
+        - `shape`: the shape of an increment.
+        - `key`: interval `k` draws from `fold_in(key, k)` only.
+        - `dtype`: the dtype of an increment.
+        - `levy_area`: the diffrax record of increments that the solver needs. Default: `BrownianIncrement`.
         """
         self.times, self.key = times, key
         self.shape, self.dtype, self.levy_area = tuple(shape), dtype, levy_area
@@ -56,18 +57,21 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
     def evaluate(
         self, t0: Scalar, t1: Scalar | None = None, left: bool = True, use_levy: bool = False
     ) -> Array | BrownianRecord:
-        """The increment from `t0` to `t1`, which must be neighbours in the grid; NaN over more than one interval."""
+        """The increment from `t0` to `t1`, which must be neighbours in the grid; NaN over more than one interval.
+
+        Raises `ValueError` where `t1` is None.
+        """
         if t1 is None:
-            raise ValueError("GridBrownianPath knows increments only; give both t0 and t1.")
+            raise ValueError("GridBrownianPath provides increments only; pass both t0 and t1.")
         t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         index = jnp.searchsorted(self.times, ((t0 + t1) / 2).astype(self.times.dtype)) - 1
         key, length = jax.random.fold_in(self.key, index), (t1 - t0).astype(self.dtype)
         left_end = jnp.maximum(index, 0)
         interval = (self.times[left_end + 1] - self.times[left_end]).astype(self.dtype)
-        # Times may have been rounded to another precision.
+        # The margin allows for times that were rounded to another precision.
         length = jnp.where(length <= 1.01 * interval, length, jnp.nan)
         variances = (1, 12, 720)[: self._num_parts if use_levy else 1]
-        # Elements are counted from the first part on, so that W is the same whatever else is asked for.
+        # The first part does not depend on how many parts are drawn, so W is the same with and without Levy areas.
         normal = jax.random.normal(key, (len(variances), *self.shape), self.dtype)
         parts = [jnp.sqrt(length) / math.sqrt(variance) * normal[i] for i, variance in enumerate(variances)]
         if not use_levy:
@@ -80,7 +84,7 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
 
 
 def levy_area_of(solver: dfx.AbstractSolver) -> type[BrownianRecord]:
-    """The record of increments that a solver asks for."""
+    """The type of diffrax record that holds the increments a solver needs."""
     if isinstance(solver, dfx.AbstractWrappedSolver):
         return levy_area_of(solver.solver)
     needed = getattr(solver, "minimal_levy_area", dfx.AbstractBrownianIncrement)

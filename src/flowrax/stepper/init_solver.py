@@ -1,4 +1,4 @@
-"""The first state of a solver, such that its first step costs as much as the others."""
+"""Initialises a solver so that its first step costs no more than the others."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 
 def init_solver(solver: dfx.AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-    """`solver.init`, where a solver that reuses its last stage has its first one evaluated already.
+    """`solver.init`, with the first stage already evaluated if the solver reuses its last stage (FSAL).
 
-    Otherwise the first step of one sample would make the solver evaluate that stage for every sample beside it.
+    Otherwise the first step of any one sample makes the solver evaluate that stage for every sample of the batch.
     """
     state = solver.init(terms, t0, t1, y0, args)
     if state is not None and _reuses_last_stage(solver):
@@ -19,7 +19,7 @@ def init_solver(solver: dfx.AbstractSolver, terms: Any, t0: Any, t1: Any, y0: An
 
 
 def _reuses_last_stage(solver: dfx.AbstractSolver) -> bool:
-    # diffrax calls a wrapper an instance of the class it wraps.
+    # diffrax counts a wrapper as an instance of the solver it wraps.
     wrapped = isinstance(solver, dfx.AbstractWrappedSolver)
     tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) and not wrapped else None
     return isinstance(tableau, dfx.ButcherTableau) and tableau.fsal

@@ -14,7 +14,7 @@ from ..prior import AbstractPrior, project
 
 
 class JumpTerm(dfx.AbstractTerm):
-    """The term whose increment over a step is the step's length times the average velocity there."""
+    """A term whose increment over a step is the step's length times the average velocity over the step."""
 
     average: Callable[..., Event]
 
@@ -32,10 +32,10 @@ class JumpTerm(dfx.AbstractTerm):
 
 
 class Jump(AbstractPathDynamics):
-    """Samples a model of average velocity in as many evaluations as the grid has steps: `sample(..., grid=1)`.
+    """Samples a model of the average velocity with one network evaluation per grid step: `sample(..., grid=1)`.
 
-    Exact at any number of steps for the exact average velocity; there is no error to control, so it needs a grid.
-    Without `dynamics=Jump()` such a model is sampled and evaluated by its velocity as any other.
+    With the exact average velocity it is exact for any number of steps. It has no error estimate, so it needs a grid.
+    Any other dynamics uses such a model through its instantaneous velocity.
 
     **Reference:** [@geng2025mean].
     """
@@ -46,7 +46,7 @@ class Jump(AbstractPathDynamics):
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         if not isinstance(model, Model):
-            raise ValueError(f"Jump needs a Model of average velocity; {type(model).__name__} has none.")
+            raise ValueError(f"Jump needs a Model of the average velocity; {type(model).__name__} has none.")
         average_velocity(model)
         return model.t_min, model.t_max
 
@@ -60,7 +60,7 @@ class Jump(AbstractPathDynamics):
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
         if solver is not None and type(solver) is not dfx.Euler:
-            raise ValueError(f"Jump takes one jump a step; leave out solver={type(solver).__name__}().")
+            raise ValueError(f"Jump makes one jump per step; leave out solver={type(solver).__name__}().")
         return dfx.Euler()
 
 

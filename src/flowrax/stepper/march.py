@@ -1,6 +1,7 @@
-"""The forward pass of a solve from a solver's `init` and `step` and a controller's `adapt_step_size`, times kept.
+"""The forward pass of a solve, which keeps the times of its accepted steps.
 
-diffrax's own loop does the same but does not tell which steps it accepted.
+It uses the solver's `step` and the controller's `adapt_step_size`. diffrax's own loop does the same but does not return
+those times.
 """
 
 from typing import Any, cast
@@ -16,26 +17,27 @@ State = PyTree[Array]
 
 
 class Record(eqx.Module):
-    """What a forward pass did."""
+    """The outcome of a forward pass."""
 
     taken: Any
-    """Steps accepted."""
+    """Number of accepted steps."""
     tried: Any
+    """Number of attempted steps."""
     end: Array
     """The time that was reached."""
     times: Array | None
-    """The ends of the accepted steps, `(max_steps + 1,)`; None on a grid, which is known."""
+    """`t0` and the ends of the accepted steps, `(max_steps + 1,)`; None on a grid or where they are not kept."""
     result: dfx.RESULTS
     meter_state: PyTree
 
 
 def share_of_interval(ts: Array, start: Scalar, end: Scalar) -> tuple[Array, Array]:
-    """Whether each time lies in `(start, end]`, and which share of the way it is."""
+    """Whether each time lies in `(start, end]`, and the fraction of the interval that precedes it."""
     return (ts > start) & (ts <= end), (ts - start) / (end - start)
 
 
 class March(eqx.Module):
-    """How a solve advances."""
+    """The solver, the step size control, the interval and the save times of a solve."""
 
     solver: dfx.AbstractSolver
     controller: dfx.AbstractStepSizeController
@@ -43,7 +45,7 @@ class March(eqx.Module):
     t0: Any
     t1: Any
     first: Any
-    """The end of the first step to try."""
+    """The end of the first step to attempt."""
     controller_state: PyTree
     meter_state: PyTree
     ts: Array
@@ -57,7 +59,7 @@ class March(eqx.Module):
     def forward(
         self, y: State, solver_state: PyTree, terms: PyTree, args: PyTree, *, keep_times: bool
     ) -> tuple[State, PyTree, PyTree, Record]:
-        """The end state, the solver's, those at `ts` and the record."""
+        """The final state, the final solver state, the states at `ts` (interpolated linearly), and the record."""
         saved = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(self.ts), *leaf.shape)), y)
         march = self._adapting if self.grid is None else self._on_grid
         return march(y, solver_state, saved, terms, args, keep_times)
@@ -103,7 +105,7 @@ class March(eqx.Module):
     ) -> tuple[State, PyTree, PyTree, Record]:
         assert self.max_steps is not None
         max_steps, order = self.max_steps, cast(float, self.solver.error_order(terms))
-        # A step that ends so close to the end of the solve ends there.
+        # A step that would end later than this ends at t1; after a rejection it covers half of what remains.
         close = self.t1 - 100 * jnp.finfo(self.t1.dtype).eps * jnp.abs(self.t1)
 
         def running(carry: Any) -> Array:
@@ -123,7 +125,7 @@ class March(eqx.Module):
             ahead = jnp.where(keep, self.t1, next_start + 0.5 * (self.t1 - next_start))
             next_end = jnp.where(next_end > close, ahead, next_end)
             if keep_times:
-                # What is not accepted is written out of range, which is dropped.
+                # The times of rejected steps are written out of range, where JAX drops them.
                 times = times.at[jnp.where(keep & active, record.taken + 1, max_steps + 1)].set(end, mode="drop")
             new_record = Record(
                 taken=record.taken + keep.astype(int),
@@ -151,7 +153,10 @@ class March(eqx.Module):
 
 @jax.custom_batching.custom_vmap
 def any_in_batch(flag: Array) -> Array:
-    """The flag, or under `jax.vmap` whether any is set: a loop on one flag for all does not copy its buffers."""
+    """The flag; under `jax.vmap`, whether any flag of the batch is set.
+
+    A loop whose condition is shared by the batch does not copy its buffers.
+    """
     return flag
 
 

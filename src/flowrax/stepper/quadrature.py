@@ -1,4 +1,4 @@
-"""A second term, integrated from its values at the ends of each step."""
+"""Integrates a second term by quadrature, from its values at the ends of each step."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from .init_solver import init_solver
 
 
 class Trapezoidal(dfx.AbstractWrappedSolver):
-    r"""Steps of `solver` for the first of two terms, with the second one added by the trapezoidal rule.
+    r"""Integrates the first of two terms with `solver` and the second with the trapezoidal rule.
 
-    For $\dot y = f(t, y) + g(t, y)$ where $f$ does not depend on what $g$ adds: then the second term costs one
-    evaluation a step, where the first has all the stages. The step control and the interpolation see the first alone.
+    For $\dot y = f(t, y) + g(t, y)$ where $f$ does not depend on the components that $g$ changes. The second term then
+    costs one evaluation per step, whatever the number of stages of `solver`. Step size control and interpolation use
+    the first term only.
     """
 
     solver: dfx.AbstractSolver

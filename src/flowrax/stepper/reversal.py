@@ -1,7 +1,8 @@
-r"""One step back of each reversible solver: the state it came from, and its cotangents on the way.
+r"""Reverses a step of each reversible solver: reconstructs the earlier state and propagates the cotangents to it.
 
-A solver's step is arithmetic around increments $G(x)$ that hold all its evaluations of the vector field. Run back,
-each increment is evaluated once, by `pull`: its value reconstructs, its transpose carries the cotangents.
+A solver's step is arithmetic around increments $G(x)$, which contain all its evaluations of the vector field. In
+reverse each increment is evaluated once, by `pull`: its value serves to reconstruct the state, its transpose to
+propagate the cotangents.
 """
 
 import abc
@@ -18,7 +19,10 @@ from .reversible import Reversible
 
 
 class Times(NamedTuple):
-    """The times around step `k`, from `start` to `end`; at the ends of the solve `before` and `after` repeat them."""
+    """The times around a step from `start` to `end`.
+
+    `before` and `after` are the neighbouring step times; at the ends of the solve they equal `start` and `end`.
+    """
 
     before: Scalar
     start: Scalar
@@ -30,41 +34,46 @@ State = PyTree[Array]
 Increment = Callable[[Times, State, Any, Any], State]
 """`increment(times, x, terms, args)`."""
 Transpose = Callable[[State], tuple[State, PyTree]]
-"""From the cotangent of an increment to those of its `x` and of the parameters."""
+"""Maps the cotangent of an increment to the cotangents of its `x` and of the parameters."""
 Pull = Callable[[Increment, State], tuple[State, Transpose]]
+"""Evaluates an increment at a state; returns its value and its transpose."""
 
 
 def add(*trees: PyTree[Array]) -> PyTree[Array]:
-    """Leaf by leaf."""
+    """The sum of trees, leaf by leaf."""
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
 
 
 def scale(factor: float, tree: PyTree[Array]) -> PyTree[Array]:
-    """Leaf by leaf."""
+    """A factor times a tree, leaf by leaf."""
     return jax.tree.map(lambda leaf: factor * leaf, tree)
 
 
 def subtract(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
-    """Leaf by leaf."""
+    """The difference `a - b`, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
 class AbstractReversal(eqx.Module):
-    """What is kept between steps back: a `point`, from which the state follows, and the cotangents `(of y, others)`."""
+    """Reverses the steps of one solver.
+
+    Between steps it keeps a `point`, which determines the state, the cotangent `of_y` of the state, and `others`, the
+    cotangents of the rest of the point.
+    """
 
     @abc.abstractmethod
     def start(self, y: State, solver_state: PyTree) -> tuple[PyTree, PyTree]:
-        """The point at the end of the solve, and the other cotangents there: zeros."""
+        """The point at the end of the solve, and the other cotangents there, which are zero."""
 
     @abc.abstractmethod
     def back(self, pull: Pull, point: PyTree, of_y: State, others: PyTree) -> tuple[PyTree, State, PyTree, PyTree]:
-        """The point, the cotangents and the share of the parameters' cotangents one step before."""
+        """One step back: the point, `of_y` and `others` at its start, and its share of the parameters' cotangents."""
 
     @abc.abstractmethod
     def finish(
         self, times: Times, point: PyTree, others: PyTree, solver_state: PyTree, terms: PyTree
     ) -> tuple[State, PyTree, PyTree]:
-        """The reconstructed initial state, and the cotangents of `solver_state` and of `terms` at the start."""
+        """The reconstructed initial state, and the cotangents of the initial `solver_state` and of `terms`."""
 
 
 class SemiImplicitEulerReversal(AbstractReversal):
@@ -155,8 +164,8 @@ class RungeKuttaReversal(AbstractReversal):
 class ReversibleHeunReversal(AbstractReversal):
     r"""$u' = 2 y - u + f h$, $y' = y + (f + f') h / 2$ with $f = f(t, u)$ and $f' = f(t', u')$.
 
-    The point is $(u', y' + f' h' / 2)$, $h'$ being the step after: $y'$ itself follows once $f'$ is known, so that $f'$
-    is evaluated once for both steps that it is part of. `others` holds the cotangents of $u'$ and of $f' h'$.
+    The point is $(u', y' + f' h' / 2)$, where $h'$ is the next step. $y'$ follows from it once $f'$ is known, so $f'$
+    is evaluated once for the two steps that contain it. `others` holds the cotangents of $u'$ and of $f' h'$.
 
     Kidger et al. 2021, "Efficient and Accurate Gradients for Neural SDEs", algorithms 1 and 2.
     """
@@ -188,7 +197,7 @@ class ReversibleHeunReversal(AbstractReversal):
 
 
 def _both_sides(times: Times, u: State, terms: PyTree, args: PyTree) -> tuple[State, State]:
-    """The field at the end of a step, times the control of that step and of the next, which the last step lacks."""
+    """The field at the end of a step, times the control of this step and of the next (zero after the last step)."""
     field = terms.vf(times.end, u, args)
     last = times.after == times.end
     right = terms.contr(jnp.where(last, times.start, times.end), times.after)
@@ -197,8 +206,8 @@ def _both_sides(times: Times, u: State, terms: PyTree, args: PyTree) -> tuple[St
 
 
 def reversal_of(solver: dfx.AbstractSolver) -> AbstractReversal:
-    """How a solver runs back; `ValueError` where it does not."""
-    # By type: a wrapper around one passes for an instance.
+    """The reversal of a solver; raises `ValueError` for a solver that has none."""
+    # Types are compared because diffrax counts a wrapper as an instance of the solver it wraps.
     if type(solver) is Reversible:
         return RungeKuttaReversal(solver)
     reversals = {
@@ -208,7 +217,7 @@ def reversal_of(solver: dfx.AbstractSolver) -> AbstractReversal:
     }
     if type(solver) not in reversals:
         raise ValueError(
-            f"ReversibleAdjoint cannot run {type(solver).__name__} back; use diffrax's ReversibleHeun, "
+            f"ReversibleAdjoint cannot reverse {type(solver).__name__}; use diffrax's ReversibleHeun, "
             "SemiImplicitEuler or LeapfrogMidpoint, or make an explicit Runge-Kutta method reversible: "
             "flowrax.Reversible(diffrax.Tsit5())."
         )

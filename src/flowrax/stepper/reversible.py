@@ -4,7 +4,7 @@ With $\Psi_h(t, x)$ the increment of the method over a step $h$ and $0 < \lambda
 
 $$y_{n+1} = \lambda y_n + (1 - \lambda) z_n + \Psi_h(t_n, z_n), \qquad z_{n+1} = z_n - \Psi_{-h}(t_{n+1}, y_{n+1}).$$
 
-Both lines can be solved for what stands at $n$: first $z_n$, then $y_n$.
+The step is inverted by solving the second line for $z_n$, then the first for $y_n$.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ import numpy as np
 
 from .._typing import Array, PyTree, Scalar
 
-# Stages that are compiled one by one. Transposed as a loop they kept 2 to 3 times as much memory and took 6 to 13%
-# longer; so many stages compile in less than twice the time.
+# The largest number of stages that are unrolled. Differentiated as a loop they used 2 to 3 times as much memory and
+# took 6 to 13% longer; unrolling this many less than doubles the compile time.
 _UNROLLED = 6
 
 
 class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
-    r"""Makes an explicit Runge-Kutta method reversible, for [`ReversibleAdjoint`][]; the order is kept.
+    r"""Makes an explicit Runge-Kutta method reversible, for [`ReversibleAdjoint`][], with the same order.
 
-    A step costs two of the method's. Between the steps the solution is interpolated linearly: let the steps end at the
-    times that matter, by a grid or by `diffrax.ClipStepSizeController(step_ts=...)`.
+    A step costs two steps of the method. Between steps the solution is interpolated linearly: to have it at full
+    accuracy at given times, let steps end there, with a grid or `diffrax.ClipStepSizeController(step_ts=...)`.
 
     **Reference:** [@mccallum2024efficient].
     """
@@ -39,15 +39,15 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
     def __init__(self, solver: dfx.AbstractSolver, coupling: float = 0.999):
         r"""**Arguments:**
 
-        - `solver`: `diffrax.Tsit5()`, `Dopri5()`, `Bosh3()`, `Heun()`, `Midpoint()`, ...
-        - `coupling`: $\lambda$, in (0, 1]. It damps the difference of the two copies by $\lambda$ a step, which makes
-            the solve stable, and on the way back rounding grows by $1 / \lambda$ a step.
+        - `solver`: a diffrax solver: `diffrax.Tsit5()`, `Dopri5()`, `Bosh3()`, `Heun()`, `Midpoint()`, ...
+        - `coupling`: $\lambda$, in (0, 1]. Each step multiplies the difference between the two copies by $\lambda$,
+            which stabilises the solve; in reverse, rounding errors grow by $1 / \lambda$ per step. Default: 0.999.
 
-        Raises `ValueError` for another kind of solver or a coupling out of range.
+        Raises `ValueError` for a solver that is no explicit Runge-Kutta method or a coupling out of range.
         """
         if not isinstance(solver, dfx.AbstractERK) or isinstance(solver, dfx.AbstractWrappedSolver):
             raise ValueError(
-                f"Reversible(solver) takes an explicit Runge-Kutta method of diffrax, such as Tsit5(); "
+                f"Reversible(solver) needs an explicit Runge-Kutta method of diffrax, such as Tsit5(); "
                 f"got {type(solver).__name__}."
             )
         if not 0 < coupling <= 1:
@@ -60,12 +60,12 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
 
     @property
     def scan_kind(self) -> Any:
-        """Of the method: diffrax's forward-mode adjoints set it on every Runge-Kutta method, wrapped ones too."""
+        """The method's `scan_kind`, which diffrax's forward-mode adjoints set on Runge-Kutta methods, even wrapped."""
         return self.solver.scan_kind
 
     @property
     def num_evaluations_per_step(self) -> int:
-        """Both of the coupled states take a step; an error estimate may need one stage more."""
+        """Evaluations of the vector field: a step of each copy, and one more for the error estimate if FSAL."""
         tableau = self.solver.tableau
         assert isinstance(tableau, dfx.ButcherTableau)
         return 2 * (tableau.num_stages - int(tableau.fsal)) + int(tableau.fsal)
@@ -102,7 +102,7 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
     def increment(
         self, terms: PyTree, t0: Scalar, t1: Scalar, x: PyTree[Array], args: PyTree, *, backward: bool = False
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        r"""$\Psi$ from `x` at `t0` to `t1`, or at `t1` backward to `t0`, and the method's estimate of its error."""
+        r"""$\Psi$ from `x` at `t0` to `t1` (with `backward`, from `x` at `t1` to `t0`), and its error estimate."""
         control = terms.contr(t0, t1)
         if backward:
             t0, t1, control = t1, t0, jax.tree.map(jnp.negative, control)
@@ -128,7 +128,7 @@ class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
         change = _combine(tableau.b_sol[:count], slopes)
         error = _combine(tableau.b_error[:count], slopes)
         if tableau.fsal:
-            # The last stage is the first of the next step, wanted for the error alone.
+            # The last stage is the first of the next step; here only the error estimate uses it.
             ahead = slope(1.0, jax.tree.map(jnp.add, x, change))
             error = jax.tree.map(lambda e, k: e + tableau.b_error[-1].item() * k, error, ahead)
         return change, error

@@ -1,7 +1,8 @@
-"""Exact gradients of a solve by running it back: memory for one step, whatever their number.
+"""Exact gradients of a solve by running it in reverse, with memory independent of the number of steps.
 
-The end state and the step times are all that is kept. The backward pass reconstructs each step's state from the next
-and pulls the cotangents through it, at one evaluation of the field for each of the forward pass.
+Only the final state and the step times are kept. The backward pass reconstructs the state at the start of each step
+from the state at its end and propagates the cotangents through the step; it evaluates the vector field as often as the
+forward pass does.
 """
 
 from collections.abc import Callable
@@ -17,31 +18,31 @@ from .march import March, Record, share_of_interval
 from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
 
 _MESSAGE = (
-    "ReversibleAdjoint: the solve run back did not return to its initial state to a relative {tolerance:.1e}, so its "
-    "gradients cannot be trusted. Rounding grows where the flow is stiff or contracts, or where the steps are too long "
-    "for the solver to be stable. Take more steps, double precision, another solver, or "
+    "ReversibleAdjoint: the reversed solve did not return to its initial state within a relative tolerance of "
+    "{tolerance:.1e}, so its gradients cannot be trusted. Rounding errors grow where the flow is stiff or contracts, "
+    "or where the steps are too long for the solver to be stable. Use more steps, double precision, another solver or "
     "diffrax.RecursiveCheckpointAdjoint(); ReversibleAdjoint(throw=False) gives NaN instead of this error."
 )
 
 
 class ReversibleAdjoint(dfx.AbstractAdjoint):
-    """Exact gradients, to rounding, of a solve with a reversible solver, in memory that does not grow with its steps.
+    """Gradients of a solve with a reversible solver, exact to rounding, in memory independent of the number of steps.
 
-    Give it to `diffrax.diffeqsolve`, to [`sample`][] or to [`log_prob`][], with `diffrax.ReversibleHeun()`,
-    `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. Gradients are those of the
-    discrete solve with respect to `y0`, `args` and `terms`, for fixed and adaptive steps (whose lengths are not
-    differentiated, as in diffrax), and to what a vector field closes over; of ODEs, and of SDEs with a path that can be
-    evaluated again. Differentiating the times of a solve raises. Steps that adapt, and those of a constant `dt0`, need
-    `max_steps`, and one time is kept for each; a grid keeps nothing. Forward mode and second derivatives need another
-    adjoint, such as `diffrax.DirectAdjoint()`.
+    Pass it to `diffrax.diffeqsolve`, [`sample`][] or [`log_prob`][], with `diffrax.ReversibleHeun()`,
+    `SemiImplicitEuler()`, `LeapfrogMidpoint()` or [`Reversible`][]`(diffrax.Tsit5())`. It differentiates the discrete
+    solve with respect to `y0`, `args`, `terms` and the arrays that a vector field closes over. It supports fixed and
+    adaptive steps (whose lengths are not differentiated, as in diffrax), ODEs, and SDEs whose Brownian path can be
+    evaluated again. Differentiating with respect to the times of a solve raises an error. Adaptive steps, and steps of
+    a constant `dt0`, need `max_steps`, and one time is stored for each; a grid stores nothing. Forward mode and second
+    derivatives need another adjoint, such as `diffrax.DirectAdjoint()`.
 
-    Under `jax.vmap` the cotangents of shared parameters are kept for each sample and summed at the end, as diffrax's
-    own do: for gradients with respect to large networks, stack the batch into one solve on a grid.
+    Under `jax.vmap` the cotangents of shared parameters are stored for each sample and summed at the end, as in
+    diffrax's own adjoints: for gradients with respect to large networks, stack the batch into one solve on a grid.
 
-    `SaveAt` may ask for `t0`, `t1` and `ts`, in any combination of `subs`.
+    `SaveAt` may contain `t0`, `t1` and `ts`, in any combination of `subs`.
 
-    A flow that is stiff or contracts loses digits when it is run back. The backward pass compares the state that it
-    arrives at with the initial one and raises where they differ by more than `tolerance`.
+    A flow that is stiff or contracts loses digits when it is reversed. The backward pass compares the reconstructed
+    initial state with the true one and raises an error where they differ by more than `tolerance`.
 
     **Reference:** [@kidger2021efficient].
     """
@@ -52,9 +53,11 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     def __init__(self, *, tolerance: float | None = None, throw: bool = True):
         r"""**Arguments:**
 
-        - `tolerance`: largest difference of the reconstructed initial state, over the largest absolute value that the
-            state has at either end of the solve; $10 \sqrt{\epsilon}$ of its dtype without (3e-3 and 1.5e-7).
-        - `throw`: whether a larger one is an error of the backward pass; otherwise the gradients are NaN.
+        - `tolerance`: the largest allowed error of the reconstructed initial state, relative to the largest absolute
+            value of the state at either end of the solve. Default: $10 \sqrt{\epsilon}$ for the machine precision
+            $\epsilon$ of the state's dtype (3e-3 in single, 1.5e-7 in double precision). Raises `ValueError` where it
+            is not positive.
+        - `throw`: whether a larger error raises in the backward pass; if false, the gradients are NaN. Default: True.
         """
         if tolerance is not None and not tolerance > 0:
             raise ValueError(f"tolerance must be positive; got {tolerance}.")
@@ -76,7 +79,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
         progress_meter: dfx.AbstractProgressMeter,
         **unused: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """The hook of diffrax: the solve, from its initial to its final loop state."""
+        """Implements diffrax's adjoint interface: runs the solve from its initial to its final loop state."""
         reversal = reversal_of(solver)
         _check_request(stepsize_controller, event, saveat, terms, max_steps, init_state.made_jump)
         subs = jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
@@ -117,7 +120,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
 
 
 class _Explicit(dfx.AbstractTerm):
-    """A term whose vector field has as leaves the arrays that it closes over, which a custom VJP must be told of."""
+    """A term whose vector field has the arrays it closes over as leaves, as a custom VJP requires."""
 
     term: dfx.AbstractTerm
     field: Callable[..., Any]
@@ -136,13 +139,13 @@ def _explicit(terms: PyTree, t: Scalar, y: PyTree, args: PyTree) -> PyTree:
     if isinstance(terms, dfx.MultiTerm):
         return dfx.MultiTerm(*(_explicit(term, t, y, args) for term in terms.terms))
     if isinstance(terms, tuple):
-        # The two halves of a semi-implicit method, each a function of the other's state.
+        # The two halves of a semi-implicit method; each is a function of the other half's state.
         return _explicit(terms[0], t, y[1], args), _explicit(terms[1], t, y[0], args)
     return _Explicit(terms, eqx.filter_closure_convert(terms.vf, t, y, args))
 
 
 def _without_tangent(leaf: Any) -> Array:
-    """The same value: JAX hands the integers of a custom VJP on with tangents, which the bitwise operations drop."""
+    """The same value without a tangent: JAX attaches tangents to a custom VJP's integers; bitwise or drops them."""
     leaf = jnp.asarray(leaf)
     return jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf | jnp.zeros_like(leaf)
 
@@ -169,25 +172,25 @@ def _check_request(
 ) -> None:
     subs = jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
     if saveat.dense or saveat.solver_state or saveat.controller_state or saveat.made_jump or any(s.steps for s in subs):
-        raise ValueError("ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt(ts=...) in place of the rest.")
+        raise ValueError("ReversibleAdjoint saves at t0, t1 and ts only; pass SaveAt(ts=...) instead.")
     if event is not None:
         raise ValueError("ReversibleAdjoint cannot end a solve at an event; use diffrax.RecursiveCheckpointAdjoint().")
     if made_jump is not False or getattr(controller, "jump_ts", None) is not None:
-        raise ValueError("ReversibleAdjoint cannot cross jumps of the vector field; solve each piece on its own.")
+        raise ValueError("ReversibleAdjoint cannot cross jumps of the vector field; solve each piece separately.")
     if max_steps is None and not isinstance(controller, dfx.StepTo):
-        raise ValueError("ReversibleAdjoint keeps the step times: pass max_steps, or steps by diffrax.StepTo(ts=...).")
+        raise ValueError("ReversibleAdjoint stores the step times: pass max_steps, or a grid, diffrax.StepTo(ts=...).")
     paths = jax.tree.leaves(terms, is_leaf=lambda node: isinstance(node, dfx.UnsafeBrownianPath))
     if any(isinstance(path, dfx.UnsafeBrownianPath) for path in paths):
         raise ValueError(
-            "ReversibleAdjoint needs the same noise again on the way back, which UnsafeBrownianPath does not give; "
-            "use diffrax.VirtualBrownianTree or flowrax.stepper.GridBrownianPath."
+            "ReversibleAdjoint needs the same noise again in the backward pass, and UnsafeBrownianPath cannot "
+            "reproduce it; use diffrax.VirtualBrownianTree or flowrax.stepper.GridBrownianPath."
         )
 
 
 def _save(
     sub: dfx.SubSaveAt, march: March, args: PyTree, y0: PyTree, rows: PyTree, ts: Array, y1: PyTree, record: Record
 ) -> tuple[Array, PyTree]:
-    """The times and `fn(t, y, args)` that one `SubSaveAt` asks for; infinite where the solve did not get to."""
+    """The times and values `fn(t, y, args)` of one `SubSaveAt`; infinite at times that the solve did not reach."""
     times, states = [ts], [rows]
     if sub.t0:
         times.insert(0, march.t0[None])
@@ -267,7 +270,7 @@ def _solve_backward(
     back, of_state, of_terms = reversal.finish(times_at(jnp.asarray(0)), point, others, solver_state, params[0])
     if of_terms is not None:
         total = add(total, (eqx.filter(of_terms, perturbed[2][0]), jax.tree.map(jnp.zeros_like, moving[1])))
-    # Times at the very start were saved from y0 itself.
+    # The values saved at t0 or earlier are y0 itself.
     of_y = add(of_y, jax.tree.map(lambda c: _weigh(c, (march.ts <= march.t0).astype(c.dtype)), of_saved))
     if of_state is None:
         of_state = jax.tree.map(lambda leaf: None, solver_state)
@@ -288,7 +291,7 @@ def _weigh(rows: Array, weights: Array) -> Array:
 
 
 def _pull_saved(ts: Array, of_saved: PyTree, times: Times) -> tuple[PyTree, PyTree]:
-    """What the states at both ends of a step get of the cotangents of the times saved within it."""
+    """Splits the cotangents of the values saved within a step between the states at its two ends."""
     within, share = share_of_interval(ts, times.start, times.end)
 
     def ends(weights: Array) -> PyTree:
@@ -299,7 +302,7 @@ def _pull_saved(ts: Array, of_saved: PyTree, times: Times) -> tuple[PyTree, PyTr
 
 
 def _guard(gradients: PyTree, back: PyTree, y0: PyTree, y1: PyTree, tolerance: float | None, throw: bool) -> PyTree:
-    """The gradients; an error or NaN where the reconstructed initial state is wrong though the end state is finite."""
+    """The gradients; an error or NaN where the final state is finite but the reconstructed initial state is wrong."""
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves((y0, y1))]
     wrong = [jnp.max(jnp.abs(a - b), initial=0) for a, b in zip(*map(jax.tree.leaves, (back, y0)), strict=True)]
     size, error = jnp.max(jnp.stack(largest)), jnp.max(jnp.stack(wrong))

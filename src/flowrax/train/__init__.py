@@ -1,4 +1,4 @@
-"""Training: fit, checkpoints."""
+"""Training: `fit`, and checkpoints."""
 
 from .checkpoint import load as load, save as save
 from .fit import FitResult as FitResult, fit as fit

@@ -20,13 +20,13 @@ _VERSION = 1
 
 
 def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | None = None) -> None:
-    """Writes the arrays of `tree` (PRNG keys as their data) to `path`: all of it, or nothing.
+    """Writes the arrays of `tree` (PRNG keys as their data) to a file, atomically.
 
     **Arguments:**
 
-    - `path`: of the file; its folder is made.
+    - `path`: the path of the file; its folder is created if necessary.
     - `tree`: any PyTree.
-    - `metadata`: what JSON can hold, given back by [`load`][].
+    - `metadata`: a dictionary that JSON can represent, returned by [`load`][]. Default: empty.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,17 +47,17 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | Non
 
 
 def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
-    """Reads what [`save`][] wrote.
+    """Reads a file written by [`save`][].
 
     **Arguments:**
 
-    - `path`: of the file.
-    - `like`: a PyTree of the same structure, whose arrays are replaced.
+    - `path`: the path of the file.
+    - `like`: a PyTree of the same structure as the saved one, whose arrays are replaced.
 
     **Returns:** the tree and the metadata.
 
-    **Raises:** `ValueError` if the file is not a checkpoint, of another version, of another structure, or of a network
-    with other frozen frequencies (made with another key).
+    **Raises:** `ValueError` if the file is not a checkpoint, or holds another format version, another structure, or a
+    network with other frozen frequencies (created with another key).
     """
     with open(path, "rb") as file:
         if file.readline() != _MAGIC:
@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
         arrays, static = eqx.partition(like, eqx.is_array)
         expected = _describe(_key_data(arrays))
         if header["leaves"] != expected:
-            raise ValueError(f"{path} holds another structure: {_first_difference(header['leaves'], expected)}.")
+            raise ValueError(f"{path} has another structure: {_first_difference(header['leaves'], expected)}.")
         if header.get("frozen", _frozen(like)) != _frozen(like):
             raise ValueError(
                 f"{path} was written with other frozen time frequencies; make `like` with the key of the saved network."
@@ -96,7 +96,7 @@ def _describe(arrays: Any) -> list[list[Any]]:
 
 
 def _frozen(tree: Any) -> list[list[float]]:
-    """The frequencies of all time features: constants of a network that are not among its arrays."""
+    """The frequencies of all time features, which are constants of a network and not among its arrays."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, FourierFeatures))
     return [list(node.frequencies) for node in nodes if isinstance(node, FourierFeatures)]
 

@@ -1,4 +1,4 @@
-"""`fit`: train a model's network, keep the best weights, survive interruption."""
+"""`fit`: trains a model's network, keeps the best weights, and resumes after an interruption."""
 
 import hashlib
 import importlib.util
@@ -37,20 +37,20 @@ _CHUNK = 50
 
 
 class FitResult(eqx.Module, Generic[Trainable]):
-    """What `fit` returns."""
+    """The result of `fit`."""
 
     model: Trainable
-    """With the averaged weights of the lowest held-out loss, or the last average where nothing was held out."""
+    """The model with the averaged weights of lowest held-out loss; the last averaged weights without held-out data."""
     last_model: Trainable
-    """With the last weights, not averaged."""
+    """The model with the last weights, not averaged."""
     history: dict[str, np.ndarray]
     """`step`, `train_loss` and `validation_loss` at each validation."""
     num_steps: int
-    """Optimiser steps taken, earlier runs of the same checkpoint included."""
+    """The number of optimiser steps taken, including earlier runs of the same checkpoint."""
     best_step: int
-    """The step of `model`."""
+    """The step at which the weights of `model` were reached."""
     stopped: str
-    """Why training ended, one sentence."""
+    """Why training ended, in one sentence."""
 
 
 def fit(
@@ -75,35 +75,38 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> FitResult[Trainable]:
-    """Minimises a matching loss over the network's parameters.
+    """Trains a model by minimising a matching loss over the network's parameters.
 
     **Arguments:**
 
-    - `model`: its network is trained.
-    - `data`: `(n, *row)`; rows are events unless `augment` makes them so. Integers for a [`CategoricalModel`][], a
-        dictionary of the parts for a [`JointModel`][].
-    - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run ends in the same bits.
-    - `loss`: [`Matching`][] with uniform weight without; `loss.Antithetic` for the velocity of a path with a latent,
-        `loss.CrossEntropy` for classes, `loss.JointMatching` for several parts.
-    - `coupling`: how noise meets data, and what the returned model records; the model's without. Conditions follow
-        their data. Held-out rows are paired in batches of `batch_size`, as in training.
-    - `optimizer`: an optax transformation; Adam with a warm-up and cosine decay to zero without.
-    - `num_steps`, `batch_size`: batches are drawn with replacement.
-    - `condition`: leaves with a leading axis `n`.
-    - `validation`, `validation_condition`: held-out rows; their loss picks the weights that are returned.
-    - `validate_every`: steps between validations and checkpoints.
-    - `patience`: stop after this many validations without a new lowest loss; never without.
-    - `ema_decay`: of the exponential moving average of the weights, which is what is validated and returned.
-    - `augment`: `augment(key, row)` makes one row one event, afresh at every step: dequantise, rotate, standardise.
-    - `x0`, `validation_x0`: `(n, *event)`, the other end of each row of data, where the two were measured together;
-        instead of draws from the model's prior and of a coupling.
-    - `checkpoint`: a path; a killed run with the same arguments goes on from there. Written atomically. Of
-        the optimizer only the structure of its state is checked, of `augment` nothing: change the path with them.
-    - `progress`: whether to show a bar.
+    - `model`: the model whose network is trained.
+    - `data`: `(n, *row)`; each row is an event, or `augment` turns it into one. Integers for a [`CategoricalModel`][],
+        a dictionary of the parts for a [`JointModel`][].
+    - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run gives bitwise the same result.
+    - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.Antithetic` for the velocity of a path with a
+        latent variable, `loss.CrossEntropy` for classes, `loss.JointMatching` for several parts.
+    - `coupling`: how noise is paired with data, also recorded in the returned model. Conditions stay with their data.
+        Held-out rows are paired in batches of `batch_size`, as in training. Default: the model's coupling.
+    - `optimizer`: an optax transformation. Default: Adam with a warm-up and a cosine decay to zero.
+    - `num_steps`, `batch_size`: the number of optimiser steps, and of rows in each. Batches are drawn with
+        replacement.
+    - `condition`: a PyTree whose leaves have a leading axis `n`. Default: None, no condition.
+    - `validation`, `validation_condition`: held-out rows; the returned weights are those with the lowest loss on them.
+    - `validate_every`: the number of steps between validations and checkpoints.
+    - `patience`: stop after this many validations without a new lowest loss. Default: None, never stop early.
+    - `ema_decay`: the decay of the exponential moving average of the weights. The averaged weights are validated and
+        returned.
+    - `augment`: `augment(key, row)` turns one row into one event, anew at every step: dequantise, rotate, standardise.
+    - `x0`, `validation_x0`: `(n, *event)`, the other end of each row of data, for data that come in pairs. They
+        replace draws from the model's prior and the coupling.
+    - `checkpoint`: a path, written atomically; an interrupted run with the same arguments resumes from it. Changes of
+        `augment`, and of `optimizer` beyond the structure of its state, are not detected: use another path for them.
+    - `progress`: whether to show a progress bar.
 
-    **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run at the best weights, and `stopped` says so.
+    **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run, which keeps the best weights; `stopped` then
+    states the cause.
 
-    **Raises:** `ValueError` for NaN in the data, rows that disagree with the model, or a checkpoint of another run.
+    **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run.
     """
     check_pairing(model, augment, coupling, x0)
     if coupling is not None:
@@ -112,7 +115,7 @@ def fit(
     rows, held_out = check_data(model, data, validation, augment, key, conditions)
     if x0 is not None:
         if augment is not None or coupling is not None:
-            raise ValueError("x0 gives the pairs; it goes with neither coupling nor augment.")
+            raise ValueError("x0 already pairs noise and data; leave out coupling and augment.")
         model = coupled(model, Given())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
@@ -143,7 +146,7 @@ History = list[list[float]]
 
 
 class _Run:
-    """One call of `fit`: the loop outside the compiler."""
+    """One call of `fit`: the loop around the compiled steps."""
 
     def __init__(
         self,
@@ -166,14 +169,14 @@ class _Run:
         self.prefetch: Prefetch | None = None
 
     def fingerprint(self) -> str:
-        """Of what must not change between the runs that share a checkpoint."""
+        """A hash of everything that must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
         task = self.task
         law = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
         described = repr((law, task.batch_size, task.average_decay, self.validate_every))
-        # A callable object prints where it lies in memory, which is elsewhere in the next process.
+        # The repr of a callable contains its memory address, which differs between processes.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
-        # Arrays print as their shapes.
+        # The repr of a module contains only the shapes of its arrays, so their values are added here.
         arrays = eqx.filter(law, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
         for array in jax.tree.leaves((arrays, self.data, self.condition, self.validation, self.validation_condition)):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -248,7 +251,7 @@ class _Run:
 
 
 class _Bar:
-    """A tqdm bar, or lines where tqdm is missing."""
+    """A tqdm progress bar, or printed lines where tqdm is not installed."""
 
     def __init__(self, total: int, start: int, enabled: bool) -> None:
         self.bar: Any = None

@@ -1,4 +1,4 @@
-"""Pairings of the steps ahead, found on the host's threads while the device trains."""
+"""Finds the pairings of the coming steps on threads of the host while the device trains."""
 
 import concurrent.futures
 import os
@@ -15,15 +15,15 @@ from .step import Task
 
 _STEPS = 10
 
-# Of the costs that are computed at once; those of two or three times as many steps are held.
+# Limits the size of the costs that are computed at once; two or three such blocks are in memory.
 _MOST_BYTES = 2**26
 
 
 class Prefetch:
-    """The orders of `coupling` for steps `0, 1, ..., num_steps - 1`; step `k` draws as in training."""
+    """The pairings by `coupling` for steps `0, 1, ..., num_steps - 1`, with the same draws as in training."""
 
     steps: int
-    """Steps whose costs are computed at once, and that are trained at once: fewer where their costs are large."""
+    """The number of steps whose costs are computed, and which are trained, at once; fewer if the costs are large."""
 
     def __init__(
         self,
@@ -39,12 +39,15 @@ class Prefetch:
         costs = eqx.filter_eval_shape(_costs, coupling, task, data, condition, key, jnp.zeros(1, jnp.int32))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(costs))
         self.steps = min(_STEPS, max(1, _MOST_BYTES // max(1, size)))
-        # The assignment holds no interpreter lock; one core is left to feed the device.
+        # The assignment releases the interpreter lock; one core remains free to feed the device.
         self.pool = concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1))
         self.asked: dict[int, list[concurrent.futures.Future[np.ndarray]]] = {}
 
     def orders(self, step: int, count: int) -> Array:
-        """`(steps, batch_size)`, of `count` steps from `step`; the next ones are asked for before these are awaited."""
+        """The pairings of `count` steps from `step`, `(steps, batch_size)`; rows beyond `count` repeat the last one.
+
+        The pairings of the next block are requested before this waits for its own.
+        """
         steps = self.steps
         blocks = range(step // steps, (min(step + count + steps, self.num_steps) - 1) // steps + 1)
         self.asked = {block: self.asked.get(block) or self._ask(block) for block in blocks}

@@ -1,4 +1,4 @@
-"""What `fit` asks of its arguments before it trains: the data, the pairs, the loss of each kind of model."""
+"""Checks and prepares the arguments of `fit`: the data, the pairs, and the default loss of each kind of model."""
 
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ def check_data(
     key: KeyArray,
     conditions: tuple[Batched, Batched],
 ) -> tuple[Any, Any]:
-    """The rows and the held-out rows as arrays; raises `ValueError` for what the model cannot be trained on."""
+    """The rows and the held-out rows as arrays; raises `ValueError` for data that the model cannot be trained on."""
     if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
         raise ValueError(
             "The network has no arrays to train. A function that closes over a network hides them: make it an "
@@ -65,14 +65,16 @@ def check_data(
 
 
 def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
-    """Raises `ValueError` for pairs of noise and data that the model has no use for."""
+    """Raises `ValueError` for an augmentation, a coupling or pairs that the model does not support."""
     if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
-        raise ValueError("A JointModel is trained on independent pairs of its data: without augment, coupling and x0.")
+        raise ValueError(
+            "A JointModel is trained on independent pairs of noise and data; leave out augment, coupling and x0."
+        )
     if isinstance(model, CategoricalModel):
         if coupling is not None:
             raise ValueError("Classes have no distance by which a coupling could pair them; leave coupling out.")
         if x0 is not None and model.prior.mask is not None:
-            raise ValueError("Under a prior of masks the noise is masks; x0 is for other noise.")
+            raise ValueError("Under a mask prior all noise is masks; leave x0 out, or use another prior.")
 
 
 def _events(model: Any, name: str, x: Any) -> Any:
@@ -80,12 +82,12 @@ def _events(model: Any, name: str, x: Any) -> Any:
     for part, of_part in model.parts.items() if isinstance(model, JointModel) else [(None, model)]:
         mask = getattr(of_part.prior, "mask", None)
         if mask is not None and bool(jnp.any((rows if part is None else rows[part]) == mask)):
-            raise ValueError(f"{name} holds class {mask}, the mask of the prior, which no data have.")
+            raise ValueError(f"{name} holds class {mask}, the prior's mask, which must not occur in data.")
     return rows
 
 
 def without_priors(trained: Any) -> Any:
-    """Nothing of a prior is trained, nor matrices of noise."""
+    """Excludes priors and transition matrices of the noise from training."""
     if isinstance(trained, JointModel):
         return eqx.tree_at(lambda m: m.parts, trained, {name: without_priors(p) for name, p in trained.parts.items()})
     if isinstance(trained.interpolant, AbstractTransitions):
@@ -102,7 +104,7 @@ def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
 
 
 def default_loss(model: Trainable) -> AbstractLoss:
-    """What `fit` minimises when it is told nothing else."""
+    """The loss that `fit` minimises by default."""
     if isinstance(model, CategoricalModel):
         return CrossEntropy()
     if isinstance(model, JointModel):
@@ -112,9 +114,9 @@ def default_loss(model: Trainable) -> AbstractLoss:
 
 
 def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
-    """Pairs of noise and data, stacked; raises `ValueError` unless both have the same shape."""
+    """Pairs of noise and data, `(n, 2, *event)`; raises `ValueError` unless both have the same shape."""
     if x0 is None:
-        raise ValueError(f"{name} is missing: with x0, held-out rows are pairs too.")
+        raise ValueError(f"{name} is missing: with x0, held-out rows must be pairs too.")
     start = jnp.asarray(x0, rows.dtype)
     check_finite(name, start)
     check_shape(name, start.shape, rows.shape)
@@ -122,14 +124,14 @@ def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
 
 
 def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
-    """Raises `ValueError` where times are drawn by the log-SNR of another schedule than the model's."""
+    """Raises `ValueError` where the loss draws times by the log-SNR of a schedule other than the model's."""
     if isinstance(model, JointModel):
         return
     for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
         if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):
             raise ValueError(
                 f"loss.times has the schedule {leaf} but the model has {model.interpolant.schedule}; "
-                "draw times by the model's own."
+                "give loss.times the model's schedule."
             )
 
 

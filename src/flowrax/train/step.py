@@ -1,4 +1,4 @@
-"""The compiled part of training: a run of optimiser steps, and the loss on held-out data."""
+"""The compiled part of training: a sequence of optimiser steps, and the loss on held-out data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,44 +14,51 @@ from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, given
 
 Augment = Callable[[KeyArray, Array], Array]
-"""`augment(key, row)`: one stored row as one training event."""
+"""`augment(key, row)`: turns one stored row into one training event."""
 
 
 class TrainState(eqx.Module):
-    """All that a run needs to go on: step `k` draws from `fold_in(key, k)` and nothing else."""
+    """The complete state of a training run; step `k` draws from `fold_in(key, k)` only, so a run can be resumed."""
 
     parameters: Any
     average: Any
+    """The exponential moving average of the parameters."""
     optimizer: Any
     step: Array
+    """The number of optimiser steps taken."""
     best: Any
+    """The averaged parameters with the lowest held-out loss so far."""
     best_loss: Array
     best_step: Array
 
 
 class Task(eqx.Module):
-    """What stays fixed during a run."""
+    """The parts of a training run that do not change."""
 
     static: Any
+    """The model without its parameters."""
     loss: AbstractLoss
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     augment: Augment | None = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     average_decay: float
     paired: bool = eqx.field(static=True, default=False)
-    """Whether rows are pairs of noise and data, stacked."""
+    """Whether each row is a pair of noise and data, stacked along the first axis of the row."""
 
     def model(self, parameters: Any) -> Any:
-        """The model with those parameters."""
+        """The model with the given parameters."""
         return eqx.combine(parameters, self.static)
 
     def batch(self, data: Rows, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
-        """Which rows step number `step` trains on, and the key of its draws."""
+        """The indices of the rows in the batch of one step, `(batch_size,)`, and the key for the step's other draws."""
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
         return jax.random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
     def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
-        """Noise and data, not coupled yet; noise that depends on the condition is still standard normal."""
+        """Noise and data before they are coupled.
+
+        Noise from a prior that depends on the condition is still standard normal here; `batch_loss` transforms it.
+        """
         if self.paired:
             return rows[:, 0], rows[:, 1]
         row_key, noise_key, *_ = jax.random.split(key, 5)
@@ -73,7 +80,7 @@ class Task(eqx.Module):
         order: Array | None = None,
         training: bool,
     ) -> Array:
-        """Mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has found."""
+        """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it found before."""
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
@@ -87,7 +94,7 @@ class Task(eqx.Module):
             x0 = jax.vmap(lambda x0, condition: given(model.prior, condition).transform(x0))(x0, condition)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
 
-        # Beside the five above, none of which has this number.
+        # A sixth key: the five above have the numbers 0 to 4.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)
         noise = jax.vmap(model.interpolant.noise)(latent_keys, x0)
 
@@ -108,7 +115,7 @@ def num_rows(rows: PyTree) -> int:
 def _pairs(
     coupling: AbstractCoupling, key: KeyArray, x0: Rows, x1: Rows, condition: Condition, batch_size: int
 ) -> Pairs:
-    """Pairs within batches of the size that is trained on, since larger ones are paired otherwise."""
+    """Pairs within batches of the training size, since a coupling pairs the rows of larger batches differently."""
     n = num_rows(x0)
     if coupling.independent or n <= batch_size:
         return coupling(key, x0, x1, condition)
@@ -153,9 +160,10 @@ def advance(
     num_steps: Array,
     orders: Array | None = None,
 ) -> tuple[TrainState, Array]:
-    """`num_steps` steps of the optimiser; also their mean loss. Compiles once, whatever the number of steps.
+    """Takes `num_steps` optimiser steps; returns the new state and the mean loss of these steps.
 
-    `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings of these steps where they were found before.
+    It compiles once, whatever the number of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings
+    of these steps where the host has found them already.
     """
 
     def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
@@ -168,7 +176,7 @@ def advance(
                 p, jax.tree.map(lambda leaf: leaf[rows], data), own, loss_key, order=order, training=True
             )
         )(state.parameters)
-        # optax itself mixes dtypes.
+        # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
@@ -191,7 +199,7 @@ def _average(state: TrainState, parameters: Any, decay: float) -> Any:
 
 @eqx.filter_jit
 def held_out_loss(task: Task, parameters: Any, data: Rows, condition: Condition, key: KeyArray, repeats: int) -> Array:
-    """The loss without dropout on all rows, `repeats` times with draws that are the same at every call."""
+    """The loss without dropout on all rows, averaged over `repeats` draws, which are the same at every call."""
 
     def once(key: KeyArray) -> Array:
         return task.batch_loss(parameters, data, condition, key, training=False)

@@ -1,7 +1,7 @@
-r"""What may be done with the end state of a sampler whose interval stops before all noise is gone.
+r"""Last steps: from the final state of a sampler whose interval ends before all noise is removed, towards the data.
 
-From the end $t$ a step of size $h$: with $h = 1 - t$ it goes to the data. The steps before it end at $t$ because the
-dynamics does: `ReverseSDE(t_max=0.96)`.
+A last step goes from the end $t$ of the dynamics' interval, 0.96 for `ReverseSDE(t_max=0.96)`, to $t + h$. With the
+step size $h = 1 - t$ it reaches the data.
 """
 
 import abc
@@ -16,19 +16,19 @@ from ..model import check_data
 
 
 class AbstractLastStep(eqx.Module):
-    """Maps the end state to the sample."""
+    """Maps the final state of the dynamics to the sample."""
 
     @abc.abstractmethod
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
-        """Raises `ValueError` where it cannot follow a state of the model at time `t`."""
+        """Raises `ValueError` where this last step cannot start from a state of the model at time `t`."""
 
     @abc.abstractmethod
     def __call__(self, model: AbstractContinuousModel, t: Scalar, x: Event, condition: Condition) -> Event:
-        """The sample, given the state `x` at time `t`."""
+        """The sample, from the state `x` of one event at time `t`."""
 
 
 class Tweedie(AbstractLastStep):
-    r"""The denoised data $\mathbb{E}[x_1 | x_t]$ (Efron 2011, eq. 1.4)."""
+    r"""Ends at the denoised data $\mathbb{E}[x_1 | x_t]$ (Efron 2011, eq. 1.4)."""
 
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
         check_data(model, "Tweedie", t, t)
@@ -38,11 +38,11 @@ class Tweedie(AbstractLastStep):
 
 
 class MeanStep(AbstractLastStep):
-    """An Euler step of a stochastic dynamics without its noise."""
+    """An Euler step of an SDE's drift, without its noise."""
 
     dynamics: AbstractScoreSDE
     size: float | None = None
-    """Of the step; None goes up to `t = 1`."""
+    """The step size. Default: None, the step to `t = 1`."""
 
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
         _check_size(self.size, t)
@@ -55,7 +55,7 @@ class EulerStep(AbstractLastStep):
     """An Euler step of the probability flow."""
 
     size: float | None = None
-    """Of the step; None goes up to `t = 1`."""
+    """The step size. Default: None, the step to `t = 1`."""
 
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
         _check_size(self.size, t)

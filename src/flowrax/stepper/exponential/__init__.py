@@ -1,4 +1,4 @@
-"""Exponential integrators in log-SNR time: the linear part of a diffusion's equation is solved exactly."""
+"""Exponential integrators in log-SNR time, which solve the linear part of a diffusion's equation exactly."""
 
 from .base import (
     AbstractExponentialSolver as AbstractExponentialSolver,

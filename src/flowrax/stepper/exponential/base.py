@@ -1,4 +1,4 @@
-r"""The exact step of the semilinear equation, and the integrals of polynomials that exponential solvers add to it.
+r"""The exact step of the semilinear equation, and the integrals of polynomials by which exponential solvers correct it.
 
 With $\lambda = \log(\alpha / \sigma)$, $h = \lambda_t - \lambda_s$, $H = (1 + c) h$ and a constant data prediction $D$
 the reverse SDE of $w = c\, g^2 / 2$ goes from $s$ to $t$ by
@@ -6,9 +6,9 @@ the reverse SDE of $w = c\, g^2 / 2$ goes from $s$ to $t$ by
 $$x_t = k\, x_s + (\alpha_t - k\, \alpha_s)\, D + \sigma_t \sqrt{1 - e^{-2 c h}}\, \xi, \qquad
 k = \frac{\sigma_t}{\sigma_s}\, e^{-c h},$$
 
-in law (the probability flow at $c = 0$). With noise $\mathcal{N}(m, C)$ it is so for $x - \sigma m$, and $\xi \sim
-\mathcal{N}(0, C)$. Where $\alpha_s = 0$ or $\sigma_t = 0$, $h$ is infinite but nothing else.
-Where $D$ is a polynomial in $u = (\lambda - \lambda_s) / h$ its power $u^k$ adds $\alpha_t\, \psi_{k + 1}(H)$,
+in distribution; $c = 0$ is the probability flow. With noise $\mathcal{N}(m, C)$ this holds for $x - \sigma m$, with
+$\xi \sim \mathcal{N}(0, C)$. Where $\alpha_s = 0$ or $\sigma_t = 0$, $h$ is infinite but the step is finite.
+Where $D$ is a polynomial in $u = (\lambda - \lambda_s) / h$, its power $u^k$ contributes $\alpha_t\, \psi_{k + 1}(H)$,
 
 $$\psi_{k + 1}(H) = H \int_0^1 e^{-H (1 - u)} u^k\, \mathrm{d}u, \qquad
 \psi_1 = 1 - e^{-H}, \quad \psi_{k + 1} = 1 - k\, \psi_k / H.$$
@@ -35,9 +35,10 @@ _SERIES_TERMS = 18
 
 
 def psi(decay: Array, count: int) -> list[Array]:
-    r"""$\psi_1, \dots, \psi_{\text{count}}$ at a scalar $H$, accurate at all of them.
+    r"""$\psi_1, \dots, \psi_{\text{count}}$ at a scalar $H$, accurate for every $H$.
 
-    Below one the last comes from its series $H \sum_n (-H)^n (k-1)! / (n + k)!$ and the others from it, downwards.
+    For $|H| < 1$, $\psi_k$ with $k$ = `count` comes from its series $H \sum_n (-H)^n (k-1)! / (n + k)!$ and the others
+    from the recursion downwards; otherwise the recursion runs upwards from $\psi_1$.
     """
     small = jnp.abs(decay) < 1
     inner, outer = jnp.where(small, decay, 1), jnp.where(small, 1, decay)
@@ -52,7 +53,7 @@ def psi(decay: Array, count: int) -> list[Array]:
 
 
 class Step(eqx.Module):
-    """The coefficients of one step, scalars but for the mean of the noise: `keep * x + data * D + std * xi`."""
+    """The coefficients of one step, `keep * x + data * D + mean + std * xi`; all but `mean` are scalars."""
 
     keep: Array
     data: Array
@@ -64,7 +65,7 @@ class Step(eqx.Module):
     decay: Array
     """$H$."""
     mean: Event | float
-    """What the mean of the prior adds."""
+    """The contribution of the prior's mean."""
 
     def __call__(self, x: Event, data: Event) -> Event:
         """The step without its noise."""
@@ -72,7 +73,7 @@ class Step(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """A semilinear equation as a solver meets it: diffrax has wrapped the terms, and may run time backwards."""
+    """The semilinear equation inside the terms that diffrax passes to a solver, which may run time backwards."""
 
     term: SemilinearTerm
     scale: Array | float
@@ -89,7 +90,7 @@ class Problem(eqx.Module):
         return schedule.alpha(t * self.direction), schedule.sigma(t * self.direction)
 
     def noise_of(self, t: Scalar, x: Event, data: Event) -> Event:
-        r"""The noise prediction that goes with a data prediction; zero where there is no noise."""
+        r"""The noise prediction from the data prediction; zero where $\sigma = 0$."""
         alpha, sigma = self.scales(t)
         return times(jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0), x - times(alpha, data))
 
@@ -98,7 +99,7 @@ class Problem(eqx.Module):
         return self.term.schedule(self.args).log_snr(t * self.direction) / 2
 
     def between(self, t0: Scalar, t1: Scalar, fraction: float) -> Array:
-        r"""The time at a fraction of the way, in $\lambda$ where that is finite, else in time."""
+        r"""The time at a fraction of the step, measured in $\lambda$, or in time where $\lambda$ is infinite."""
         start, gap = self.log_ratio(t0), self.log_ratio(t1) - self.log_ratio(t0)
         finite = jnp.isfinite(gap)
         inside = jnp.where(finite, start, 0) + fraction * jnp.where(finite, gap, 0)
@@ -109,13 +110,13 @@ class Problem(eqx.Module):
         (alpha0, sigma0), (alpha1, sigma1) = self.scales(t0), self.scales(t1)
         gap = self.log_ratio(t1) - self.log_ratio(t0)
         finite = jnp.isfinite(gap)
-        # The sign of an infinite gap is that of the step; c h is zero for c = 0 whatever h is.
+        # With noise, steps run towards the data, so an infinite gap is positive; for c = 0, c h is zero for any h.
         scale = jnp.asarray(self.scale, gap.dtype)
         damping = scale * jnp.where(finite, gap, 0) + jnp.where(finite | (scale == 0), 0, jnp.inf)
         keep = sigma1 / sigma0 * jnp.exp(-damping)
         return Step(
             keep=keep,
-            # Constant data is carried from its scale at one time to that at the other, to rounding.
+            # This form takes constant data from the scale alpha0 to the scale alpha1 up to rounding.
             data=alpha1 - keep * alpha0,
             std=sigma1 * jnp.sqrt(-jnp.expm1(-2 * damping)) if self.noise is not None else jnp.zeros_like(keep),
             alpha=alpha1,
@@ -126,11 +127,11 @@ class Problem(eqx.Module):
         )
 
     def shift(self, coefficient: Array) -> Event | float:
-        """That multiple of the prior's mean, where there is noise to have one."""
+        """The coefficient times the prior's mean; zero for the probability flow, where the mean cancels."""
         return 0.0 if self.noise is None else shift(gaussian_prior(self.args[0]), coefficient)
 
     def normal(self, t0: Scalar, t1: Scalar, like: Event) -> Event:
-        """A draw of the prior's covariance, the Brownian increment over the step in units of its own deviation."""
+        """A draw with the prior's covariance: the Brownian increment over the square root of the step's length."""
         if self.noise is None:
             return jnp.zeros_like(like)
         return times(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
@@ -139,23 +140,23 @@ class Problem(eqx.Module):
 class AbstractExponentialSolver(dfx.AbstractItoSolver):
     """A solver that integrates the linear part of a semilinear term exactly.
 
-    It is of diffrax's Ito kind for form's sake: the noise is additive, and the readings agree.
+    It derives from diffrax's Ito solvers, but the noise is additive, so the Ito and Stratonovich interpretations agree.
     """
 
     term_structure: ClassVar[Any] = dfx.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = dfx.LocalLinearInterpolation
     num_evaluations_per_step: eqx.AbstractVar[int]
-    """Data predictions in one step."""
+    """The number of data predictions in one step."""
     takes_noise: eqx.AbstractClassVar[bool]
-    """Whether it solves the reverse SDE as well as the probability flow."""
+    """Whether the solver supports the reverse SDE in addition to the probability flow."""
     predicts_at_end: eqx.AbstractClassVar[bool]
-    """Whether a step predicts the data at its end, the last step too."""
+    """Whether every step, including the last, evaluates the data prediction at its end."""
 
     def func(self, terms: dfx.AbstractTerm, t0: Scalar, y0: Event, args: PyTree) -> PyTree:
         return terms.vf(t0, y0, args)
 
     def problem(self, terms: dfx.AbstractTerm, args: PyTree) -> Problem:
-        """The terms as steps are written for; raises `ValueError` unless the solver is for them."""
+        """The semilinear equation in diffrax's terms; raises `ValueError` where this solver does not support it."""
         parts = terms.terms if isinstance(terms, dfx.MultiTerm) else (terms,)
         # diffrax wraps each term in a private class to let time run backwards.
         term, direction = getattr(parts[0], "term", parts[0]), getattr(parts[0], "direction", 1)
@@ -165,38 +166,42 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
         if len(parts) == 2 and not self.takes_noise:
             raise ValueError(f"{name} is for the probability flow; use DDIM, DPMSolverPP or SEEDS with ReverseSDE().")
         if term.scale is None:
-            raise ValueError(f"{name} integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other noise.")
+            raise ValueError(
+                f"{name} integrates ReverseSDE(SBDM(scale)) only; use a diffrax solver for other coefficients."
+            )
         return Problem(term, term.scale, parts[1] if len(parts) == 2 else None, direction, args)
 
 
 def check_predictions(solver: dfx.AbstractSolver, model: AbstractContinuousModel, start: Scalar, end: Scalar) -> None:
-    """Raises `ValueError` where an exponential solver, alone or within another, meets an infinite data prediction."""
+    """Raises `ValueError` where an exponential solver, wrapped or not, would use an infinite data prediction."""
     is_exponential = lambda leaf: isinstance(leaf, AbstractExponentialSolver)  # noqa: E731
     for part in filter(is_exponential, jax.tree.leaves(solver, is_leaf=is_exponential)):
         check_data(model, type(part).__name__, start, end if part.predicts_at_end else start)
 
 
 def times(coefficient: Array, x: Event) -> Event:
-    """A scalar of the dtype of time on a state of its own dtype."""
+    """A scalar coefficient, cast to the state's dtype, times the state."""
     return coefficient.astype(x.dtype) * x
 
 
 def shift(prior: AbstractGaussianPrior, coefficient: Array) -> Event | float:
-    """A multiple of the prior's mean; nothing for the standard normal."""
+    """The coefficient times the prior's mean; zero for the standard normal."""
     return 0.0 if prior.is_standard else times(coefficient, prior.mean)
 
 
 def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence[Event]) -> Event:
-    """What the polynomial through more predictions than `data`, the one at the start, adds to the first-order step.
+    """The correction of the first-order step by a polynomial through further data predictions.
 
-    A straight line is integrated by the midpoint rule (DPM-Solver++ 2M; the choice $B_2$ of UniPC), more exactly.
+    A straight line is integrated by the midpoint rule (DPM-Solver++ 2M; the choice $B_2$ of UniPC), a polynomial of
+    higher degree exactly.
 
     **Arguments:**
 
-    - `step`: of the linear part.
-    - `data`: the prediction at $u = 0$.
-    - `nodes`: the $u$ of the others, distinct; one that is not finite is missing, and so are those after it.
-    - `values`: the others.
+    - `step`: the coefficients of the first-order step.
+    - `data`: the prediction at the start of the step, $u = 0$.
+    - `nodes`: the $u$ of the further predictions, distinct; a node that is not finite and all nodes after it are
+        missing.
+    - `values`: the predictions at `nodes`.
 
     **Returns:** an array of the shape of `data`.
     """
@@ -205,7 +210,7 @@ def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence
         known.append(known[-1] & jnp.isfinite(node))
     points, lowest = [jnp.zeros_like(step.gap)], jnp.zeros_like(step.gap)
     for node, there in zip(nodes, known, strict=True):
-        # A missing one stands anywhere apart from the others: its differences have no weight.
+        # A missing node may lie anywhere apart from the others: its differences have no weight.
         points.append(jnp.where(there, node, lowest - 1))
         lowest = jnp.minimum(lowest, points[-1])
     integrals = psi(step.decay, len(nodes) + 1)
@@ -224,7 +229,7 @@ def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence
 
 
 class History(eqx.Module):
-    r"""The last predictions, newest first, with their $\lambda$; $-\infty$ for one that is missing."""
+    r"""The last predictions, newest first, with their $\lambda$, which is $-\infty$ for a missing prediction."""
 
     datas: tuple[Event, ...]
     log_ratios: tuple[Array, ...]
@@ -237,12 +242,15 @@ class History(eqx.Module):
         return History(self.datas, tuple(jnp.where(when, -jnp.inf, value) for value in self.log_ratios))
 
     def nodes(self, start: Array, gap: Array, count: int) -> list[Array]:
-        r"""$u$ of the newest `count` for a step of length `gap` from `start`; none where that is infinite."""
+        r"""$u$ of the newest `count` predictions for a step of length `gap` from `start`, both in $\lambda$.
+
+        All are $-\infty$, that is, missing, where `start` or `gap` is infinite.
+        """
         finite = jnp.isfinite(start) & jnp.isfinite(gap)
         safe_start, safe_gap = jnp.where(finite, start, 0), jnp.where(finite, gap, 1)
         return [jnp.where(finite, (value - safe_start) / safe_gap, -jnp.inf) for value in self.log_ratios[:count]]
 
 
 def empty_history(count: int, y: Event, dtype: DType) -> History:
-    """Of `count` predictions like `y`, all of them missing."""
+    """A history of `count` missing predictions of the shape of `y`."""
     return History((jnp.zeros_like(y),) * count, (jnp.asarray(-jnp.inf, dtype),) * count)

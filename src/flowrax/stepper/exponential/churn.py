@@ -1,6 +1,7 @@
-r"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2): each step starts by going back a little.
+r"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2): each step starts by adding a little noise.
 
-From $t$ to the earlier $r$ where $\sigma / \alpha$ is larger by $1 + \gamma$, by adding noise; then the step from $r$.
+The noise takes the state from $t$ back to the earlier time $r$ where $\sigma / \alpha$ is larger by the factor
+$1 + \gamma$; the step then runs from $r$.
 """
 
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from .unipc import UniPC
 
 
 class _Churned(dfx.AbstractItoSolver):
-    """A one-step solver of the flow, each of whose steps starts from a noisier state."""
+    """A one-step solver of the flow whose every step starts from a noisier state."""
 
     solver: AbstractExponentialSolver
     churn: "Churn"
@@ -46,11 +47,13 @@ class _Churned(dfx.AbstractItoSolver):
 
 
 class Churn(AbstractRenoised):
-    r"""The probability flow with churn; `solver` is an exponential one of single steps, [`EDMHeun`][] without.
+    r"""The probability flow with churn: noise is added before each step.
 
-    On a grid. In the paper's terms `gamma` is $\min(S_{\text{churn}} / N, \sqrt2 - 1)$ for $N$ steps, `sigma_min`,
+    It needs a grid. The `solver` passed to `sample` is a one-step exponential solver. Default: [`EDMHeun`][].
+
+    In the paper's notation `gamma` is $\min(S_{\text{churn}} / N, \sqrt2 - 1)$ for $N$ steps, and `sigma_min`,
     `sigma_max` and `noise` are $S_{\text{tmin}}$, $S_{\text{tmax}}$ and $S_{\text{noise}}$. No step goes back
-    beyond the model's `t_min`. The coupling must be independent and the solver no multistep one, or `ValueError`.
+    beyond the model's `t_min`. Raises `ValueError` for a coupling that is not independent and for a multistep solver.
 
     **Reference:** [@karras2022elucidating].
     """
@@ -63,9 +66,11 @@ class Churn(AbstractRenoised):
     def __init__(self, gamma: float, *, sigma_min: float = 0.0, sigma_max: float = float("inf"), noise: float = 1.0):
         r"""**Arguments:**
 
-        - `gamma`: by what fraction a step raises $\sigma / \alpha$ before it lowers it; not negative.
-        - `sigma_min`, `sigma_max`: the range of $\sigma / \alpha$ in which it does.
-        - `noise`: factor of the noise; 1 keeps the marginals.
+        - `gamma`: $\gamma \ge 0$, the fraction by which a step raises $\sigma / \alpha$ before it lowers it.
+        - `sigma_min`, `sigma_max`: the range of $\sigma / \alpha$ in which noise is added. Default: everywhere.
+        - `noise`: a factor on the noise, not negative; 1, the default, keeps the marginals.
+
+        Raises `ValueError` where an argument is out of range.
         """
         if not (gamma >= 0 and noise >= 0):
             raise ValueError(f"gamma and noise must not be negative; got {gamma} and {noise}.")
@@ -75,7 +80,7 @@ class Churn(AbstractRenoised):
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
 
     def check(self, model: AbstractContinuousModel) -> None:
-        """Fits every model."""
+        """Accepts every model."""
 
     def num_draws(self) -> int:
         return 1
@@ -84,8 +89,8 @@ class Churn(AbstractRenoised):
         inner = inner_solver(solver, "Churn")
         if isinstance(inner, UniPC) or (isinstance(inner, DPMSolverPP) and inner.max_order > 1):
             raise ValueError(
-                f"Churn adds noise before each step, so {type(inner).__name__} could not use the steps before; use a "
-                "solver of single steps, such as EDMHeun() or DPMSolver(2)."
+                f"Churn adds noise before each step, so {type(inner).__name__} could not use the previous steps; use "
+                "a one-step solver, such as EDMHeun() or DPMSolver(2)."
             )
         return _Churned(inner, self)
 

@@ -14,12 +14,12 @@ from .base import AbstractExponentialSolver, times
 
 
 class DDIM(AbstractExponentialSolver):
-    r"""First order: the prediction of data and noise at the start of the step holds to its end.
+    r"""First order: the data and noise predictions at the start of a step are held constant over it.
 
     With `ProbabilityFlow()` it is deterministic. With `ReverseSDE(SBDM(c))`, $0 \le c \le 1$, the paper's $\eta$ is
-    $\sqrt c$: `ReverseSDE()` is ancestral sampling, every step a draw from DDPM's posterior $q(x_t | x_s, x_1 = D)$ of
-    that mean and of variance $\sigma_t^2 (1 - e^{-2 h})$, the $\tilde\beta$ of that paper. One evaluation a step; a
-    step to $\sigma = 0$ ends at the data prediction.
+    $\sqrt c$. `ReverseSDE()` is ancestral sampling: every step draws from DDPM's posterior $q(x_t | x_s, x_1 = D)$,
+    whose variance $\sigma_t^2 (1 - e^{-2 h})$ is $\tilde\beta$ in the DDPM paper. One evaluation per step; a step to
+    $\sigma = 0$ ends at the data prediction.
 
     **Reference:** [@song2021denoising].
     """

@@ -1,7 +1,8 @@
-r"""DPM-Solver-2 and -3 in single steps (Lu et al. 2022, algorithms 1 and 2), noise prediction.
+r"""One-step DPM-Solver-2 and -3 (Lu et al. 2022, algorithms 1 and 2), in noise prediction.
 
-With $\varepsilon = (x - \alpha D) / \sigma$, stages at fractions $r$ of the step in $\lambda$ and $h$, $\psi$ as in
-the rest of this package, the $e^h - 1$ of the paper is $-\psi_1(-h)$ and its $(e^h - 1) / h - 1$ is $-\psi_2(-h)$.
+The noise prediction is $\varepsilon = (x - \alpha D) / \sigma$, and the stages lie at fractions $r$ of the step in
+$\lambda$. With $h$ and $\psi$ as in the rest of this package, the paper's $e^h - 1$ is $-\psi_1(-h)$ and its
+$(e^h - 1) / h - 1$ is $-\psi_2(-h)$.
 """
 
 from typing import Any, ClassVar
@@ -15,10 +16,11 @@ from .base import AbstractExponentialSolver, Problem, psi, times
 
 
 class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
-    r"""DPM-Solver-2 or -3, with the method of one order less inside it for an error estimate.
+    r"""DPM-Solver-2 or -3, with an embedded method of one order less for an error estimate.
 
-    So with tolerances it is the paper's DPM-Solver-12 or -23. For the probability flow; `order` evaluations a step.
-    A step of infinite $h$ (from $\alpha = 0$, to $\sigma = 0$) is `order` steps of DDIM, equal in time.
+    With tolerances it is therefore the paper's adaptive DPM-Solver-12 or -23. It is for the probability flow and needs
+    `order` evaluations per step. A step of infinite $h$ (from $\alpha = 0$ or to $\sigma = 0$) consists of `order` DDIM
+    steps of equal length in time.
 
     **Reference:** [@lu2022dpmsolver].
     """
@@ -30,7 +32,7 @@ class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
     def __init__(self, order: int = 2):
         """**Arguments:**
 
-        - `order`: 2 or 3; `ValueError` otherwise.
+        - `order`: 2 or 3. Default: 2. Raises `ValueError` otherwise.
         """
         if order not in (2, 3):
             raise ValueError(f"DPMSolver has order 2 or 3; got {order}.")
@@ -64,7 +66,7 @@ class _Stage(eqx.Module):
 
 
 class _Stages:
-    """One step from `(t0, y0)`, whose first evaluation is made here."""
+    """The stages of one step from `(t0, y0)`; the constructor evaluates the first."""
 
     def __init__(self, problem: Problem, t0: Scalar, t1: Scalar, y0: Event):
         self.problem, self.t0, self.t1, self.y0 = problem, t0, t1, y0
@@ -82,9 +84,10 @@ class _Stages:
         return self.problem.step(self.t0, t)(self.y0, self.data)
 
     def through(self, t: Scalar, stage: _Stage, order: int, divisor: float) -> Event:
-        r"""That and $\sigma_t\, \psi(-h)$ of an order times the change of the noise up to a stage, over a divisor.
+        r"""The first-order step to `t`, corrected by the change of the noise prediction between the start and a stage.
 
-        Where the step is infinite, the DDIM step from the stage to `t`.
+        The correction is $\sigma_t\, \psi_k(-h)$ with $k$ = `order`, times that change, over `divisor`. Where $h$ is
+        infinite, this is the DDIM step from the stage to `t` instead.
         """
         problem, step = self.problem, self.problem.step(self.t0, t)
         weight = step.sigma * psi(-jnp.where(self.finite, step.gap, 1), order)[-1] / divisor

@@ -1,7 +1,7 @@
 r"""EDM's Heun method (Karras et al. 2022, algorithm 1): the trapezoidal rule for $x / \alpha$ over $\sigma / \alpha$.
 
-$\mathrm{d}(x / \alpha) = \varepsilon\, \mathrm{d}(\sigma / \alpha)$ on the probability flow, so that with the DDIM step
-$\hat x_t$ to $t$
+On the probability flow $\mathrm{d}(x / \alpha) = \varepsilon\, \mathrm{d}(\sigma / \alpha)$. With $\hat x_t$ the DDIM
+step to $t$, this gives
 
 $$x_t = \hat x_t + \tfrac12 \Big(\sigma_t - \frac{\alpha_t \sigma_s}{\alpha_s}\Big)
 \big(\varepsilon(t, \hat x_t) - \varepsilon(s, x_s)\big).$$
@@ -17,9 +17,9 @@ from .base import AbstractExponentialSolver, times
 
 
 class EDMHeun(AbstractExponentialSolver):
-    r"""Second order in two evaluations a step; with $\alpha = 1$ the paper's, which [`Churn`][] makes stochastic.
+    r"""Second order with two evaluations per step; for $\alpha = 1$ it is the paper's method.
 
-    A step to $\sigma = 0$ (as in the paper) or from $\alpha = 0$ is one of DDIM.
+    [`Churn`][] makes it stochastic. A step to $\sigma = 0$ (as in the paper) or from $\alpha = 0$ is a DDIM step.
 
     **Reference:** [@karras2022elucidating].
     """

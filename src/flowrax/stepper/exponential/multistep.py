@@ -1,9 +1,9 @@
-r"""DPM-Solver++ multistep (Lu et al. 2022, algorithm 2), deterministic and stochastic.
+r"""Multistep DPM-Solver++ (Lu et al. 2022, algorithm 2), deterministic and stochastic.
 
-The data prediction is extrapolated over the step by the polynomial in $\lambda$ through its last values; what the
-linear part makes of that is exact. Two values (2M) take the paper's midpoint rule,
-$\tfrac12 (\alpha_t - k \alpha_s) (D_s - D_r) / r$ with $r = (\lambda_s - \lambda_r) / h$; three (3M)
-the exact integral.
+The polynomial in $\lambda$ through the last values of the data prediction extrapolates it over the step, and the linear
+part is solved exactly. With two values (2M) the correction is the paper's midpoint rule,
+$\tfrac12 (\alpha_t - k \alpha_s) (D_s - D_r) / r$ with $r = (\lambda_s - \lambda_r) / h$; with three (3M) it is the
+exact integral.
 """
 
 from typing import Any, ClassVar
@@ -17,9 +17,9 @@ from .base import AbstractExponentialSolver, History, correction, empty_history,
 
 
 class DPMSolverPP(AbstractExponentialSolver):
-    """1M, 2M or 3M; with `ReverseSDE(SBDM(c))` 2M-SDE and the like, whose noise is exact.
+    """DPM-Solver++ 1M, 2M or 3M; with `ReverseSDE(SBDM(c))` the stochastic variants, such as 2M-SDE, with exact noise.
 
-    One evaluation a step. The first steps, and a step from or to an infinite log-SNR, are of lower order; a step to
+    One evaluation per step. The first steps, and a step from or to an infinite log-SNR, are of lower order; a step to
     `sigma = 0` ends at the data prediction.
 
     **Reference:** [@lu2022dpmsolverpp].
@@ -33,7 +33,7 @@ class DPMSolverPP(AbstractExponentialSolver):
     def __init__(self, order: int = 2):
         """**Arguments:**
 
-        - `order`: 1, 2 or 3, how many predictions a step uses; `ValueError` otherwise.
+        - `order`: the number of predictions that a step uses: 1, 2 or 3. Default: 2. Raises `ValueError` otherwise.
         """
         if order not in (1, 2, 3):
             raise ValueError(f"DPMSolverPP has order 1, 2 or 3; got {order}.")

@@ -1,10 +1,10 @@
-r"""Stochastic sampling by going back: noise is added as the forward process does it, then the flow removes it again.
+r"""Stochastic sampling by renoising: noise is added as in the forward process, and the flow removes it again.
 
 From time $t$ to an earlier, noisier $r$ the forward process of an interpolant with independent Gaussian noise is
 
 $$x_r = \frac{\alpha_r}{\alpha_t}\, x_t + \sigma_r \sqrt{1 - e^{-2 (\lambda_t - \lambda_r)}}\; \xi.$$
 
-With noise $\mathcal{N}(m, C)$ that is so for $x - \sigma m$, and $\xi \sim \mathcal{N}(0, C)$.
+With noise $\mathcal{N}(m, C)$ this holds for $x - \sigma m$, with $\xi \sim \mathcal{N}(0, C)$.
 """
 
 import abc
@@ -23,7 +23,7 @@ from .edm_heun import EDMHeun
 
 
 def renoise(model: AbstractContinuousModel, t: Array, earlier: Array, x: Event, xi: Event) -> Event:
-    """A draw of the forward process from `(t, x)` to an earlier time, given `xi` of the prior's covariance."""
+    """A draw of the forward process from `(t, x)` to an earlier time; `xi` is a draw with the prior's covariance."""
     schedule = model.schedule
     keep = schedule.alpha(earlier) / schedule.alpha(t)
     std = schedule.sigma(earlier) * jnp.sqrt(-jnp.expm1(schedule.log_snr(earlier) - schedule.log_snr(t)))
@@ -32,7 +32,7 @@ def renoise(model: AbstractContinuousModel, t: Array, earlier: Array, x: Event, 
 
 
 class AbstractRenoised(AbstractPathDynamics):
-    """The probability flow with noise added on the way; its solvers are exponential ones."""
+    """The probability flow with noise added during the solve; it needs an exponential solver."""
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
@@ -40,11 +40,11 @@ class AbstractRenoised(AbstractPathDynamics):
 
     @abc.abstractmethod
     def check(self, model: AbstractContinuousModel) -> None:
-        """Raises `ValueError` for a model that this does not fit."""
+        """Raises `ValueError` for a model that this dynamics does not support."""
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         self.check(model)
-        # Whoever has no score has noise that depends on the data, and this forward process is not its own.
+        # A model without a score has noise that depends on the data, so this forward process is not the model's.
         _ = model.score_interval
         return model.t_min, model.t_max
 
@@ -53,7 +53,7 @@ class AbstractRenoised(AbstractPathDynamics):
 
     @abc.abstractmethod
     def num_draws(self) -> int:
-        """Normal draws of an event in one step."""
+        """The number of normal draws of the shape of an event in one step."""
 
     def terms(
         self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
@@ -68,9 +68,9 @@ def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
 
 
 def inner_solver(solver: dfx.AbstractSolver | None, name: str) -> AbstractExponentialSolver:
-    """The solver of the flow between: `EDMHeun()` for None. Raises `ValueError` for one of another kind."""
+    """The solver of the flow: `EDMHeun()` for None. Raises `ValueError` for a solver that is not exponential."""
     if solver is None:
         return EDMHeun()
     if not isinstance(solver, AbstractExponentialSolver):
-        raise ValueError(f"{name} steps by an exponential solver such as EDMHeun(); got {type(solver).__name__}.")
+        raise ValueError(f"{name} needs an exponential solver such as EDMHeun(); got {type(solver).__name__}.")
     return solver

@@ -1,4 +1,4 @@
-r"""Restart (Xu et al. 2023, algorithm 1): having come to a time, go back to an earlier one by noise, and come again.
+r"""Restart (Xu et al. 2023, algorithm 1): add noise to return to an earlier time, and integrate the flow again.
 
 The forward process and the flow both keep the marginals; together they contract the errors made before.
 """
@@ -18,7 +18,7 @@ from .renoise import AbstractRenoised, inner_solver, renoise
 
 
 class _Restarted(dfx.AbstractItoSolver):
-    """A solver of the flow, with restarts after the step that reaches their time."""
+    """A solver of the flow, with restarts after the step that reaches `t_max` of [`Restart`][]."""
 
     solver: AbstractExponentialSolver
     restart: "Restart"
@@ -27,7 +27,7 @@ class _Restarted(dfx.AbstractItoSolver):
 
     @property
     def num_evaluations_per_step(self) -> int:
-        """Of the steps of the grid; the restarts come on top."""
+        """Evaluations in one step of the grid; the restarts are not counted."""
         return self.solver.num_evaluations_per_step
 
     def init(self, terms: Any, t0: Scalar, t1: Scalar, y0: Event, args: PyTree) -> Any:
@@ -67,11 +67,13 @@ class _Restarted(dfx.AbstractItoSolver):
 
 
 class Restart(AbstractRenoised):
-    r"""The probability flow with restarts; `solver` is an exponential one, [`EDMHeun`][] without.
+    r"""The probability flow with restarts.
 
-    On a grid: after the step that reaches `t_max`, noise takes the state back to `t_min` and `num_steps` steps, even in
-    log-SNR, bring it to the same time again, `num_restarts` times. `Samples.stats` does not count those. The coupling
-    must be independent, or `ValueError`.
+    It needs a grid. The `solver` passed to `sample` is an exponential solver. Default: [`EDMHeun`][].
+
+    After the step that reaches `t_max`, noise takes the state back to `t_min`, and `num_steps` steps, equal in log-SNR,
+    bring it to the end of that step again; this is repeated `num_restarts` times. `Samples.stats` does not count
+    these steps. Raises `ValueError` for a coupling that is not independent.
 
     **Reference:** [@xu2023restart].
     """
@@ -84,9 +86,12 @@ class Restart(AbstractRenoised):
     def __init__(self, t_min: float, t_max: float, *, num_restarts: int = 1, num_steps: int = 8):
         """**Arguments:**
 
-        - `t_min`, `t_max`: where a restart goes back to, and where from; the log-SNR is finite at both.
-        - `num_restarts`: how often.
-        - `num_steps`: of the flow in each. Raises `ValueError` for times out of order or counts below one.
+        - `t_min`, `t_max`: the time to which a restart returns, and the time that triggers it. The log-SNR must be
+            finite at both.
+        - `num_restarts`: the number of restarts. Default: 1.
+        - `num_steps`: steps of the flow in each restart. Default: 8.
+
+        Raises `ValueError` for times out of order or counts below one.
         """
         check_interval(t_min, t_max)
         if num_restarts < 1 or num_steps < 1:

@@ -1,7 +1,8 @@
-r"""SEEDS (Gonzalez et al. 2023): exponential integrators of the reverse SDE in one and two stages, data prediction.
+r"""SEEDS (Gonzalez et al. 2023): exponential integrators of the reverse SDE in one or two stages, in data prediction.
 
-SEEDS-1 is the exact step for constant data. SEEDS-2 takes half a step of it in $\lambda$, noise included, and the whole
-step with the prediction found there; the noises of the two are correlated as those of the SDE are:
+SEEDS-1 is the exact step for a constant data prediction. SEEDS-2 takes such a step over half the interval in $\lambda$,
+noise included, and then the whole step with the prediction found there. The noises of the two steps are correlated as
+in the SDE:
 
 $$y = k_1 x_s + (\alpha_m - k_1 \alpha_s) D(s, x_s) + \varsigma_1 \xi_1, \qquad
 x_t = k\, x_s + (\alpha_t - k\, \alpha_s) D(m, y) + k_2\, \varsigma_1 \xi_1 + \varsigma_2 \xi_2$$
@@ -18,10 +19,10 @@ from .base import AbstractExponentialSolver, Problem, times
 
 
 class SEEDS(AbstractExponentialSolver):
-    r"""SEEDS-1 or SEEDS-2, of weak order 1 or 2, for `ReverseSDE(SBDM(c))`; `order` evaluations a step.
+    r"""SEEDS-1 or SEEDS-2, of weak order 1 or 2, for `ReverseSDE(SBDM(c))`; `order` evaluations per step.
 
-    At $c = 0$, and with `ProbabilityFlow()`, SEEDS-2 is the exponential midpoint rule. A step of infinite log-SNR is
-    halved in time.
+    At $c = 0$, and with `ProbabilityFlow()`, SEEDS-2 is the exponential midpoint rule. A step from or to an infinite
+    log-SNR is halved in time instead of in $\lambda$.
 
     **Reference:** [@gonzalez2023seeds].
     """
@@ -33,7 +34,7 @@ class SEEDS(AbstractExponentialSolver):
     def __init__(self, order: int = 2):
         """**Arguments:**
 
-        - `order`: 1 or 2; `ValueError` otherwise.
+        - `order`: 1 or 2. Default: 2. Raises `ValueError` otherwise.
         """
         if order not in (1, 2):
             raise ValueError(f"SEEDS has order 1 or 2; got {order}.")
@@ -41,7 +42,7 @@ class SEEDS(AbstractExponentialSolver):
 
     @property
     def minimal_levy_area(self) -> type[dfx.AbstractBrownianIncrement]:
-        """Two independent normals are in the increment and the space-time Levy area of a step."""
+        """SEEDS-2 makes its two independent normal draws from a step's increment and its space-time Levy area."""
         return dfx.AbstractSpaceTimeLevyArea if self.num_evaluations_per_step == 2 else dfx.AbstractBrownianIncrement
 
     def order(self, terms: PyTree[dfx.AbstractTerm]) -> int:
@@ -68,7 +69,7 @@ class SEEDS(AbstractExponentialSolver):
 
 
 def _halves(problem: Problem, t0: Scalar, t1: Scalar, like: Event) -> tuple[Event, Event]:
-    """Two independent normal draws, of the halves of a step, that add up to its increment."""
+    """Two independent normal draws, one for each half of a step, whose sum gives the step's increment."""
     if problem.noise is None:
         return jnp.zeros_like(like), jnp.zeros_like(like)
     record = problem.noise.contr(t0, t1, use_levy=True)

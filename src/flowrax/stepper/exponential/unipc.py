@@ -1,8 +1,8 @@
 r"""UniPC (Zhao et al. 2023, algorithms 2 and 3): a multistep predictor with a corrector that costs no evaluation.
 
-The step to $t_i$ is predicted, $D_i$ is evaluated there, and with it the step is taken again, through a polynomial with
-one node more; the next step starts from that, and reuses $D_i$. A diffrax step from $t_i$ thus first corrects the step
-that led to $t_i$ and then predicts the next. The last step is not corrected, as in the paper.
+The predictor steps to $t_i$, where $D_i$ is evaluated. The corrector repeats the step with $D_i$ as one more node of
+the polynomial. The next step starts from the corrected state and reuses $D_i$. A diffrax step from $t_i$ thus first
+corrects the step that led to $t_i$ and then predicts the next. As in the paper, the last step is not corrected.
 """
 
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from .base import AbstractExponentialSolver, History, correction, empty_history
 class _UniPCState(eqx.Module):
     started: Any
     time: Array
-    """Start of the last step, and the corrected state there."""
+    """The start of the last step; `y` is the corrected state there."""
     y: Event
     history: History
 
@@ -26,9 +26,9 @@ class _UniPCState(eqx.Module):
 class UniPC(AbstractExponentialSolver):
     r"""UniPC-`order` in data prediction with the paper's $B_2(h) = e^h - 1$, for the probability flow.
 
-    The predictor has this order, the corrected solution one more. $B$ enters where one difference is all there is: in
-    the predictor of order 2, which is DPM-Solver++ 2M, and in the corrector of order 1; at higher orders it cancels.
-    One evaluation a step. States saved on the way are predicted ones.
+    The predictor has order `order`, the corrected solution one more. $B$ matters only where the polynomial is a
+    straight line: in the predictor of order 2, which is DPM-Solver++ 2M, and in the corrector of order 1; at higher
+    orders it cancels. One evaluation per step. States saved at intermediate times are predicted, not corrected.
 
     **Reference:** [@zhao2023unipc].
     """
@@ -41,7 +41,7 @@ class UniPC(AbstractExponentialSolver):
     def __init__(self, order: int = 2):
         """**Arguments:**
 
-        - `order`: of the predictor, 1, 2 or 3; `ValueError` otherwise.
+        - `order`: the order of the predictor: 1, 2 or 3. Default: 2. Raises `ValueError` otherwise.
         """
         if order not in (1, 2, 3):
             raise ValueError(f"UniPC has order 1, 2 or 3; got {order}.")
@@ -61,7 +61,7 @@ class UniPC(AbstractExponentialSolver):
         problem, order = self.problem(terms, args), self.predictor_order
         history, started = solver_state.history.forget(made_jump), solver_state.started & ~jnp.asarray(made_jump)
         data, start = problem.denoise(t0, y0), problem.log_ratio(t0)
-        # Without a last step the next stands in for it, and the outcome is dropped.
+        # In the first step there is nothing to correct: the next step stands in, and its result is discarded.
         before, after = jnp.where(started, solver_state.time, t0), jnp.where(started, t0, t1)
         last, last_start = problem.step(before, after), problem.log_ratio(before)
         nodes = [jnp.ones_like(last.gap), *history.nodes(last_start, last.gap, order)[1:]]
