@@ -1,4 +1,4 @@
-"""`sample` for what moves by steps of its own: tokens, alone or beside continuous events."""
+"""`sample` for models with samplers of their own steps: categorical models and models of several parts."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from .engine import Grid, MovePlan, Placement, ProgressLike, keeps_steps, on_eac
 
 
 def check_unused(moves: AbstractMoves, options: dict[str, Any]) -> None:
-    """Raises `ValueError` where one of the options, which belong to a solve by diffrax, was given."""
+    """Raises `ValueError` if an option that only applies to a diffrax solve was given, that is not None."""
     given = [name for name, value in options.items() if value is not None]
     if "with_log_prob" in given:
-        raise ValueError(f"{type(moves).__name__} carries no density; a bound is log_prob(model, x, key=...).")
+        raise ValueError(f"{type(moves).__name__} carries no density; log_prob(model, x, key=...) gives a bound.")
     if given:
         raise ValueError(
-            f"{type(moves).__name__} moves by steps of its own and takes no {', '.join(given)}; give it grid=, "
-            "a number of steps or their times."
+            f"{type(moves).__name__} is not a diffrax solve and takes no {', '.join(given)}; pass grid=, a number of "
+            "steps or their times."
         )
 
 
@@ -38,13 +38,16 @@ def sample_by_moves(
     progress: ProgressLike,
     throw: bool,
 ) -> Samples:
-    """[`sample`][] for [`AbstractMoves`][], with its arguments."""
+    """[`sample`][] for models sampled by [`AbstractMoves`][], with the same arguments."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     start: Any = None if x0 is None else model.events("x0", x0, num_samples)
     times = moves.times(model, grid).astype(model.dtype)
     if x0 is None and not is_traced(times) and float(times[0]) > model.t_min + 1e-6:
-        raise ValueError(f"grid starts at {float(times[0]):g}, but samples without x0 start at {model.t_min:g}.")
+        raise ValueError(
+            f"grid starts at {float(times[0]):g}, but samples of the prior start at {model.t_min:g}; pass x0= to start "
+            "later."
+        )
     plan = MovePlan(moves, times, keeps_steps(saveat), progress, lanes)
     shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
     rows, placement = place((start, rows), (model, plan, shared))
