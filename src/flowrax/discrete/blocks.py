@@ -115,11 +115,11 @@ class Blocks(AbstractMoves):
     to the network is the time of the whole event. The times of saved states are times within a block and start again
     with each block.
 
+    **Reference:** [@arriola2025block].
+
     - `inner`: the sampler within a block.
     - `block`: the number of sites of a block, which must divide the number of sites of an event. Raises `ValueError`
         below 1.
-
-    **Reference:** [@arriola2025block].
     """
 
     inner: AbstractMoves

@@ -20,9 +20,9 @@ class FirstHitting(AbstractMoves):
     This is exactly the limit of [`Ancestral`][] with infinitely many steps, in as many steps as there are sites. For a
     network that ignores the time it has the same distribution as `Unmask(RandomOrder())`.
 
-    - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
-
     **Reference:** [@zheng2025masked].
+
+    - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
     """
 
     temperature: float | Array = 1.0

@@ -112,10 +112,10 @@ class Remasking(AbstractMoves):
     error made by unmasking several sites in one step decreases with the number of steps `k` if $\sigma$ decreases
     too, as in `Capped(c / k)`.
 
+    **Reference:** [@wang2025remasking].
+
     - `remasking`: the remasking probability, [`Capped`][], [`Rescaled`][] or [`Loop`][].
     - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
-
-    **Reference:** [@wang2025remasking].
     """
 
     remasking: AbstractRemasking
