@@ -1,6 +1,6 @@
-"""Fills docs/benchmarks.md from benchmarks/results/*.json: no number on the page is typed by hand.
+"""Writes the results in benchmarks/results/*.json into docs/benchmarks.md, so that no result is typed by hand.
 
-Between `<!-- NAME -->` and `<!-- /NAME -->` the page holds what this writes. `python -m benchmarks.page`.
+The text between `<!-- NAME -->` and `<!-- /NAME -->` is generated. Run `python -m benchmarks.page`.
 """
 
 import json
@@ -24,13 +24,13 @@ def main():
 
 
 def load(folder):
-    """The results by job, in the order of the page."""
+    """The results of each job, in the order of the page."""
     found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     return {job: found[job] for job in sorted(found, key=lambda j: ORDER.index(j) if j in ORDER else len(ORDER))}
 
 
 def fill(page, results, reasons):
-    """The page with every marked part written anew; a job without results says so."""
+    """The page with every marked part regenerated; the section of a job without results says so."""
     parts = {"machine": machine(results), "summary": summary(results)}
     for job in ORDER:
         parts[job] = section(results[job], reasons) if job in results else "Not measured yet."
@@ -63,7 +63,7 @@ def machine(results):
     newest = max((content["environment"] for content in results.values()), key=lambda e: e["date"])
     versions = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
     settings = ", ".join(f"`{name}={value}`" for name, value in newest["settings"].items())
-    header = ("job", "date", "commit", "cores", "load at the start")
+    header = ("job", "date", "commit", "cores", "load at start")
     device = f"JAX's device: {newest['device']}. CPython {newest['python']}; {versions}."
     return "\n\n".join([table(header, rows), device, settings])
 
@@ -79,22 +79,22 @@ def summary(results):
 
 
 def section(content, reasons):
-    """The bars of a job, why any was missed, its other numbers and what was skipped."""
+    """The bars of a job, the reasons for missed bars, its other numbers and skipped parts."""
     setting = ", ".join(f"{key} {_plain(value)}" for key, value in content["setting"].items())
     blocks = [f"Setting: {setting}." if setting else ""]
     rows = [bar_row(bar) for bar in content["bars"]]
     if rows:
-        blocks.append(table(("bar", "limit", "median (least to most)", "clock", "by the other clock", ""), rows))
+        blocks.append(table(("bar", "limit", "median (minimum to maximum)", "clock", "by the other clock", ""), rows))
     missed = [bar["name"] for bar in content["bars"] if not bar["met"]]
-    blocks.extend(f"Missed, {name}: {reasons[name]}" for name in missed if name in reasons)
+    blocks.extend(f"Missed: {name}. {reasons[name]}" for name in missed if name in reasons)
     if unexplained := [name for name in missed if name not in reasons]:
-        blocks.append(f"Missed, with no reason measured yet: {'; '.join(unexplained)}.")
+        blocks.append(f"Missed, for reasons not yet measured: {'; '.join(unexplained)}.")
     if content["numbers"]:
         rows = [[n["name"], f"{number(n['value'])} {n['unit']}".strip()] for n in content["numbers"]]
         blocks.append(table(("also measured", ""), rows))
     blocks.extend(f"Skipped: {line}." for line in content["skipped"])
     if not content["finished"]:
-        blocks.append("This run was stopped before its end.")
+        blocks.append("This run was stopped before it finished.")
     return "\n\n".join(block for block in blocks if block)
 
 

@@ -81,15 +81,15 @@ def test_page_is_made_of_the_results(tmp_path):
     trivial(tmp_path).finish(1.0)
     results = page.load(tmp_path)
     template = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("summary", "adaptive", "sde"))
-    text = page.fill(template, results, {"good enough": "the peer was slow."})
+    text = page.fill(template, results, {"good enough": "The peer was slow."})
     assert "old" not in text
     assert "1 of 2 bars are met. 1 part was skipped." in text
     assert "| fast enough | ≤ 1.1 | 1.05 (1 to 1.2) | wall | 1.1 | met |" in text
     assert "| good enough | ≥ 10 | 3 |  |  | **missed** |" in text
-    assert "Missed, good enough: the peer was slow." in text
-    assert "Missed, with no reason measured yet: good enough." in page.fill(template, results, {})
+    assert "Missed: good enough. The peer was slow." in text
+    assert "Missed, for reasons not yet measured: good enough." in page.fill(template, results, {})
     assert text.endswith("<!-- sde -->\n\nNot measured yet.\n\n<!-- /sde -->\n")
-    assert page.fill(text, results, {"good enough": "the peer was slow."}) == text
+    assert page.fill(text, results, {"good enough": "The peer was slow."}) == text
 
 
 def test_pages_marks_are_all_there():

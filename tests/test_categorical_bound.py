@@ -260,7 +260,7 @@ def test_steps_of_any_matrices(x64):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"key": None}, "draws noise; pass key="),
+        ({"key": None}, "is a Monte Carlo bound; pass key="),
         ({"solver": dfx.Euler()}, "takes no solver"),
         ({"rtol": 1e-3, "divergence": frx.Hutchinson()}, "takes no rtol, divergence"),
         ({"max_steps": 10}, "takes no max_steps"),

@@ -176,13 +176,19 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: discrete.Unmask().times(exact("uniform"), None), "Unmask lifts masks"),
-        (lambda: discrete.FirstHitting().times(exact("custom"), None), "FirstHitting lifts masks"),
+        (
+            lambda: discrete.Unmask().times(exact("uniform"), None),
+            "Unmask unmasks sites, but UniformCategorical has no mask; use prior.Masked",
+        ),
+        (lambda: discrete.FirstHitting().times(exact("custom"), None), "FirstHitting unmasks sites"),
         (lambda: discrete.FirstHitting().times(exact("masked"), 7), "leave out grid=7"),
         (lambda: discrete.Unmask(per_step=0), "at least 1"),
-        (lambda: discrete.Unmask(per_step=[1]).times(exact("masked"), None), "lifts 1 masks in all"),
+        (lambda: discrete.Unmask(per_step=[1]).times(exact("masked"), None), "unmasks 1 sites in all"),
         (lambda: discrete.Unmask(per_step=2).times(exact("masked"), 4), "leave out grid=4"),
-        (lambda: discrete.Blocks(discrete.Unmask(), 3).times(exact("masked"), None), "not filled by blocks of 3"),
+        (
+            lambda: discrete.Blocks(discrete.Unmask(), 3).times(exact("masked"), None),
+            "cannot be divided into blocks of 3",
+        ),
         (lambda: discrete.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
         (lambda: frx.loss.Bound()(exact("uniform"), 0.5), "has no mask"),
     ],

@@ -1,6 +1,6 @@
-r"""A network of categorical data: tokens, types, spins. It is told $x_t$ and gives logits of the data's classes.
+r"""Models of categorical data (tokens, types, spins): a network maps $x_t$ to logits of the clean tokens.
 
-The network is called as any other, with integers for `x`: `network(t, x, condition)` is `(*shape, K)`.
+The network is called as any other, with integers for `x`: `network(t, x, condition)` has shape `(*shape, K)`.
 """
 
 import equinox as eqx
@@ -20,7 +20,7 @@ from .schedule import AbstractMasking
 
 
 class CategoricalModel(AbstractLogitModel):
-    """A trained, or trainable, network as a law of classes."""
+    """A model of categorical data: a network, a path and a categorical prior."""
 
     network: Network
     interpolant: AbstractCategoricalPath
@@ -43,12 +43,15 @@ class CategoricalModel(AbstractLogitModel):
     ):
         """**Arguments:**
 
-        - `network`: `network(t, x, condition)` gives logits `(*shape, K)` of one event `x` of integers, for a scalar
-            `t` and one condition (or None).
-        - `interpolant`: the path; a schedule stands for its [`Mixture`][].
-        - `prior`: the law of the noise, whose shape is that of an event and whose classes are those of the logits.
-        - `dtype`: of times and log-probabilities; that of the network's parameters without. At least single precision.
-        - `t_min`, `t_max`: the interval of time, within [0, 1].
+        - `network`: `network(t, x, condition)` returns logits `(*shape, K)` for one event `x` of integers, a scalar `t`
+            and one condition (or None).
+        - `interpolant`: the path, or a masking schedule, which stands for its [`Mixture`][].
+        - `prior`: the distribution of the noise. It has the shape of an event and as many classes as the logits.
+        - `dtype`: the dtype of times and log-probabilities, at least single precision. Default: the dtype of the
+            network's parameters.
+        - `t_min`, `t_max`: the time interval, within [0, 1]. Defaults: 0 and 1.
+
+        Raises `ValueError` if the path does not fit the prior, or for an invalid time interval.
         """
         self.network, self.prior, self.coupling = network, prior, Independent()
         self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
@@ -60,7 +63,7 @@ class CategoricalModel(AbstractLogitModel):
 
     @property
     def source(self) -> AbstractPrior:
-        """The prior; what is left of the data at `t_min` is neglected."""
+        """The prior; the remaining information about the data at `t_min` is neglected."""
         return self.prior
 
     @property
@@ -68,10 +71,10 @@ class CategoricalModel(AbstractLogitModel):
         return Ancestral()
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
-        """A batch as integers; raises `ValueError` where it is none of events of the data's classes."""
+        """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
         rows = jnp.asarray(x)
         if not jnp.issubdtype(rows.dtype, jnp.integer):
-            raise ValueError(f"{name} holds {rows.dtype}; events are integers, the classes of their sites.")
+            raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
         check_batch(name, rows, self.shape, size)
         if not is_traced(rows) and rows.size:
             low, high = int(rows.min()), int(rows.max())
@@ -80,10 +83,10 @@ class CategoricalModel(AbstractLogitModel):
         return rows.astype(self.prior.dtype)
 
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        """What the network says, `(*shape, K)`; `key` is for dropout in training."""
+        """The network's output, `(*shape, K)`; `key` is for dropout in training."""
         out = call_network(self.network, t, x, condition, key=key)
         if not isinstance(out, jax.Array | np.ndarray):
-            raise ValueError(f"The network gave {type(out).__name__}; it must give an array of logits.")
+            raise ValueError(f"The network returned {type(out).__name__}; it must return an array of logits.")
         check_shape("The network's output", out.shape, (*self.shape, self.prior.num_classes))
         return jnp.asarray(out).astype(time_dtype(out.dtype))
 
@@ -92,7 +95,8 @@ class CategoricalModel(AbstractLogitModel):
     ) -> Array:
         r"""$\log p(x_1^i = k | x_t)$ of every site, `(*shape, K)`.
 
-        Under a prior of masks no data are a mask, and what is not masked is known (Sahoo et al. 2024, section 3.2.3).
+        Under a masking prior the mask has probability zero, and an unmasked site keeps its token with probability one
+        (Sahoo et al. 2024, section 3.2.3).
         """
         logits = self.logits(t, x, condition, key=key)
         mask = self.prior.mask
@@ -101,6 +105,6 @@ class CategoricalModel(AbstractLogitModel):
         classes = spread(jnp.arange(logits.shape[-1], dtype=x.dtype), logits.ndim)
         logits = jnp.where(classes == mask, -jnp.inf, logits)
         known = jnp.where(classes == x[..., None], 0, -jnp.inf).astype(logits.dtype)
-        # Not log_softmax, whose shifted logits would be kept beside the answer.
+        # log_softmax would keep the shifted logits in memory as well as the result.
         data = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         return jnp.where((x == mask)[..., None], data, known)

@@ -1,13 +1,13 @@
-r"""`log_prob` of categorical models: a variational bound, of the chain of so many steps or in continuous time.
+r"""`log_prob` of categorical models: a variational bound, for the ancestral chain of a grid or in continuous time.
 
-In $k$ steps from $s = t_0$ to $t_k = 1$ (Austin et al. 2021, eq. 1)
+For a chain of $k$ steps from $t_0$ to $t_k = 1$ (Austin et al. 2021, eq. 1),
 
 $$-\log p(x_1) \le D_{\text{KL}}\big(q(x_{t_0} | x_1) \,\|\, \pi\big) + \sum_{j < k} \mathbb{E}\,
 D_{\text{KL}}\big(q(x_{t_{j+1}} | x_{t_j}, x_1) \,\|\, p_\theta(x_{t_{j+1}} | x_{t_j})\big),$$
 
-where the last of the steps is the reconstruction of the data. The limit of many steps is the bound of
-[`CategoricalBound`][]. Under masks the first term is zero: what is left of the data at $t_0$, where every sample
-starts from masks alone, is lost to the noise of the bound too, and the steps are the same.
+where the last step is the reconstruction of the data. In the limit of many steps this is the bound of
+[`CategoricalBound`][]. Under masks the first term is zero even if $\alpha(t_0) > 0$: sampling starts from an event of
+masks only, so the bound masks every site at $t_0$ as well, and rescales the mask probabilities of the later times.
 """
 
 from typing import Any
@@ -28,14 +28,14 @@ from .engine.solve import make_meter
 from .interpolant import AveragedPosterior, spread, variational_term
 from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
 
-# Evaluations of the network for every row, at least two to a step, whose difference is the standard error.
+# Evaluations of the network per event, at least two per step; their spread gives the standard error.
 _DRAWS = 128
 
 _NONFINITE: Any = RESULTS.nonfinite
 
 
 class _Continuous(eqx.Module):
-    """Strata of the number of sites that are lost."""
+    """The continuous-time bound, stratified over the number of noised sites."""
 
     count: int = eqx.field(static=True, default=_DRAWS // 2)
 
@@ -52,7 +52,7 @@ class _Continuous(eqx.Module):
 
 
 class _Chain(eqx.Module):
-    """The steps of an ancestral chain."""
+    """The bound of an ancestral chain, with one stratum per step."""
 
     times: Array
 
@@ -81,15 +81,15 @@ class _Chain(eqx.Module):
 
 
 def start_divergence(model: AbstractCategoricalModel, t: float | Array, x1: Tokens) -> Array:
-    """How far what is left of an event at the start is from the source.
+    r"""The first term of the bound, $D_{\text{KL}}\big(q(x_t | x_1) \,\|\, \pi\big)$ at the start; zero under masks.
 
     **Arguments:**
 
-    - `model`: any.
-    - `t`: the start.
+    - `model`: a categorical model.
+    - `t`: the start time.
     - `x1`: one event.
 
-    **Returns:** nats, a scalar.
+    **Returns:** a scalar, in nats.
     """
     left = model.interpolant.marginal(model.prior, t, x1)
     if model.prior.mask is not None:
@@ -109,14 +109,14 @@ def categorical_bound(
     *,
     throw: bool,
 ) -> LogProb:
-    """[`log_prob`][] of a categorical model, with its arguments and its record.
+    """[`log_prob`][] of a categorical model, with the same arguments and result.
 
-    **Arguments:** as of [`log_prob`][].
+    **Arguments:** as in [`log_prob`][].
 
     **Returns:** a [`LogProb`][] in nats whose `value` is a lower bound in expectation over the key.
     """
     if key is None:
-        raise ValueError(f"log_prob of a {type(model).__name__} draws noise; pass key=jax.random.key(...).")
+        raise ValueError(f"log_prob of a {type(model).__name__} is a Monte Carlo bound; pass key=jax.random.key(...).")
     events = model.events("x", x)
     if grid is None:
         check_continuous(model)
@@ -133,7 +133,9 @@ def _checked(times: Array) -> Array:
     if not is_traced(times):
         given = np.asarray(times)
         if given.ndim != 1 or len(given) < 2 or given[0] < 0 or given[-1] != 1 or np.any(np.diff(given) <= 0):
-            raise ValueError("grid must be a number of steps, or times that increase to 1, where the data are.")
+            raise ValueError(
+                "grid must be a number of steps, or times that increase from at least 0 to 1, the time of the data."
+            )
     return times
 
 

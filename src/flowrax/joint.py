@@ -1,7 +1,8 @@
-r"""Events of several parts, continuous and categorical ones: the positions and the types of the atoms of a molecule.
+r"""Models of events with several parts, continuous and categorical, such as the positions and types of atoms.
 
-One network sees all parts at once, and every part has its own path, prior and prediction. In a step the others are what
-they were at its start: an error of first order in the steps, beside those of the parts' own (Campbell et al. 2024).
+One network takes all parts as input, and every part has its own path, prior and prediction. A step updates each part
+while the other parts keep their values at the start of the step. This adds an error of first order in the step to the
+errors of the parts' own solvers (Campbell et al. 2024).
 """
 
 from collections.abc import Callable, Mapping
@@ -29,14 +30,17 @@ Part = Model | CategoricalModel
 
 
 class Slot(AbstractNetwork):
-    """Stands for the network of a part, which is that of the [`JointModel`][] it belongs to."""
+    """A placeholder for the network of a part; the part uses the shared network of its [`JointModel`][].
+
+    Raises `ValueError` when called.
+    """
 
     def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
-        raise ValueError("Slot() is the network of a part: call the JointModel's.")
+        raise ValueError("Slot() is a placeholder for the network of a part; call the network of the JointModel.")
 
 
 class Said(AbstractNetwork):
-    """What the joint network has said of one part, as its network."""
+    """A network that returns a fixed output: the part's share of one evaluation of the shared network."""
 
     output: Array
 
@@ -45,7 +49,7 @@ class Said(AbstractNetwork):
 
 
 class Seen(AbstractNetwork):
-    """The joint network as that of one part, the others being what they are."""
+    """The shared network as the network of one part, with the other parts held fixed."""
 
     network: Network
     name: str = eqx.field(static=True)
@@ -59,14 +63,14 @@ class Seen(AbstractNetwork):
 
 
 class JointPrior(AbstractPrior):
-    """Independent priors of the parts."""
+    """The product of the priors of the parts, which are independent."""
 
     parts: dict[str, AbstractPrior]
 
     def __init__(self, parts: Mapping[str, AbstractPrior]):
         """**Arguments:**
 
-        - `parts`: the prior of each name.
+        - `parts`: the prior of each part, by name.
         """
         self.parts = dict(parts)
 
@@ -80,7 +84,7 @@ class JointPrior(AbstractPrior):
 
     @property
     def rank(self) -> Any:
-        """The sum over the parts."""
+        """The sum of the parts' ranks."""
         return sum(part.rank for part in self.parts.values())
 
     def draw(self, key: KeyArray) -> dict[str, Array]:
@@ -88,23 +92,23 @@ class JointPrior(AbstractPrior):
         return {name: part.draw(k) for (name, part), k in zip(sorted(self.parts.items()), keys, strict=True)}
 
     def log_density(self, x: dict[str, Array]) -> Array:
-        """The sum over the parts."""
+        """The sum of the parts' log-densities, a scalar in nats."""
         return sum((part.log_density(x[name]) for name, part in self.parts.items()), jnp.zeros(()))
 
 
 class JointPaths(eqx.Module):
-    """The paths of the parts."""
+    """The paths of the parts, by name."""
 
     parts: dict[str, Any]
 
     def noise(self, key: KeyArray, x0: dict[str, Array]) -> dict[str, PyTree]:
-        """What each path is random in beside its data."""
+        """The randomness of each path: a draw of its prior and any further noise."""
         keys = jax.random.split(key, len(self.parts))
         return {name: path.noise(k, x0[name]) for (name, path), k in zip(sorted(self.parts.items()), keys, strict=True)}
 
 
 class JointModel(AbstractSampledModel):
-    """A network of events that are dictionaries of parts, as a law.
+    """A model of events that are dictionaries of parts, with one network shared by all parts.
 
     **Reference:** [@campbell2024generative].
     """
@@ -120,20 +124,21 @@ class JointModel(AbstractSampledModel):
     def __init__(self, network: Network, parts: Mapping[str, Part], *, separate_times: bool = False):
         """**Arguments:**
 
-        - `network`: `network(t, x, condition)` for one event, a dictionary of the parts' arrays; it gives a dictionary
-            of the parts' outputs, each as the part's own network would: of the shape of the event, or its logits.
-        - `parts`: a [`Model`][] or [`CategoricalModel`][] for each name, with `Slot()` for its network. Raises
-            `ValueError` for one that scales its network's input or whose pairs are not independent.
-        - `separate_times`: whether `t` is a dictionary too, each part having a time of its own: for training on all
-            pairs of times, which makes every conditional law of one part given another a sample away.
+        - `network`: `network(t, x, condition)` for one event `x`, a dictionary of the parts' arrays. It returns a
+            dictionary of outputs, each of the kind the part's own network would return: the shape of the part, or its
+            logits.
+        - `parts`: a [`Model`][] or [`CategoricalModel`][] for each name, with `Slot()` as its network. Raises
+            `ValueError` for a part that has a preconditioner or a coupling other than `Independent()`.
+        - `separate_times`: whether `t` is a dictionary too, with a time for each part. Such a model is trained on all
+            combinations of times, and can therefore sample any part conditioned on any others. Default: False.
         """
         self.network, self.parts, self.coupling = network, dict(parts), Independent()
         self.separate_times = separate_times
         for name, part in self.parts.items():
             if isinstance(part, Model) and not isinstance(part.preconditioner, Unscaled):
-                raise ValueError(f"Part {name} has a preconditioner; parts share a network, so scale within it.")
+                raise ValueError(f"Part {name} has a preconditioner; parts share one network, so scale within it.")
             if not part.coupling.independent:
-                raise ValueError(f"Part {name} has a coupling; the parts of a JointModel are paired independently.")
+                raise ValueError(f"Part {name} has a coupling; the parts of a JointModel need coupling=Independent().")
         self.dtype = time_dtype(network_dtype(network))
         self.t_min = min(part.t_min for part in self.parts.values())
         self.t_max = max(part.t_max for part in self.parts.values())
@@ -141,7 +146,7 @@ class JointModel(AbstractSampledModel):
 
     @property
     def prior(self) -> JointPrior:
-        """The priors of the parts."""
+        """The prior of all parts."""
         return JointPrior({name: part.prior for name, part in self.parts.items()})
 
     @property
@@ -150,7 +155,7 @@ class JointModel(AbstractSampledModel):
 
     @property
     def interpolant(self) -> JointPaths:
-        """The paths of the parts."""
+        """The paths of all parts."""
         return JointPaths({name: part.interpolant for name, part in self.parts.items()})
 
     @property
@@ -158,34 +163,36 @@ class JointModel(AbstractSampledModel):
         return JointMoves()
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> dict[str, Array]:
-        """A batch of events; raises `ValueError` unless it has all parts, of one number of rows."""
+        """A batch of events by part; raises `ValueError` unless all parts are present with the same batch size."""
         if not isinstance(x, Mapping) or set(x) != set(self.parts):
             raise ValueError(f"{name} must be a dictionary of the parts {sorted(self.parts)}.")
         rows = {part: self.parts[part].events(f"{name}[{part!r}]", value, size) for part, value in x.items()}
         if len({len(value) for value in rows.values()}) != 1:
-            raise ValueError(f"The parts of {name} have different numbers of rows.")
+            raise ValueError(f"The parts of {name} have different batch sizes.")
         return rows
 
     def times_of(self, t: Mapping[str, Scalar]) -> Any:
-        """What the network is told of the time, given that of each part."""
+        """The time argument of the network: all times if it takes separate times, otherwise the shared time."""
         return dict(t) if self.separate_times else t[sorted(t)[0]]
 
     def outputs(
         self, t: Mapping[str, Scalar], x: dict[str, Array], condition: Condition = None, *, key: KeyArray | None = None
     ) -> dict[str, Array]:
-        """Of every part, in one evaluation of the network; raises `ValueError` where it gives no dictionary of them."""
+        """The outputs of all parts from one evaluation of the network; raises `ValueError` if parts are missing."""
         said = call_network(self.network, self.times_of(t), x, condition, key=key)
         if not isinstance(said, Mapping) or set(said) != set(self.parts):
             got = sorted(said) if isinstance(said, Mapping) else type(said).__name__
-            raise ValueError(f"The network gave {got}; it must give a dictionary of the parts {sorted(self.parts)}.")
+            raise ValueError(
+                f"The network returned {got}; it must return a dictionary of the parts {sorted(self.parts)}."
+            )
         return dict(said)
 
     def said(self, name: str, outputs: Mapping[str, Array]) -> Part:
-        """One part as a model that predicts what has been said."""
+        """One part as a model whose prediction is fixed to its entry in `outputs`."""
         return eqx.tree_at(lambda m: m.network, self.parts[name], Said(outputs[name]))
 
     def seen(self, name: str, t: Mapping[str, Scalar], x: dict[str, Array]) -> Part:
-        """One part as a model of its own, the others being what they are in `x` at the times `t`."""
+        """One part as a model of its own, with the other parts fixed to their values in `x` at the times `t`."""
         network = Seen(self.network, name, self.separate_times, dict(t), x)
         return eqx.tree_at(lambda m: m.network, self.parts[name], network)
 
@@ -195,22 +202,25 @@ def _default(part: Part) -> AbstractDynamics | AbstractMoves:
 
 
 class JointMoves(AbstractMoves):
-    """Moves all parts by one step, each by its own dynamics or moves, given the others at its start.
+    """Advances all parts by one step, each by its own dynamics or sampler, given the others at the start of the step.
 
-    With the defaults, Euler steps of the probability flow and ancestral moves, the network is evaluated once a step.
+    By default continuous parts take an Euler step of the probability flow and categorical parts an ancestral step; the
+    network is then evaluated once per step.
     """
 
     dynamics: dict[str, AbstractDynamics | AbstractMoves] = eqx.field(default_factory=dict)
-    """Of the parts that shall not have their defaults; of those whose state is the event."""
+    """The dynamics or sampler of each part that does not use its default. The state of a dynamics must be the event."""
     solver: dfx.AbstractSolver = dfx.Euler()
-    """Of the continuous parts, one step at a time."""
+    """The solver of the continuous parts, which takes one step at a time. Default: `diffrax.Euler()`."""
     clocks: dict[str, Callable[[Array], Array]] = eqx.field(default_factory=dict)
-    """Of a model of separate times: a part's time, a non-decreasing function of that of the steps. One that stays at
-    1 keeps the part as it was given in `x0`, so that the rest is drawn given it."""
+    """The time of a part as a non-decreasing function of the time of the steps; needs a model with separate times. A
+    clock that stays at 1 keeps the part as given in `x0`, so that the other parts are drawn conditioned on it."""
 
     def times(self, model: JointModel, grid: Any) -> Array:
         if self.clocks and not model.separate_times:
-            raise ValueError("clocks give the parts times of their own; this model was made with separate_times=False.")
+            raise ValueError(
+                "clocks need a model with separate times; this JointModel was made with separate_times=False."
+            )
         unknown = (set(self.dynamics) | set(self.clocks)) - set(model.parts)
         if unknown:
             raise ValueError(f"There is no part {sorted(unknown)}; the model has {sorted(model.parts)}.")
@@ -219,13 +229,13 @@ class JointMoves(AbstractMoves):
             own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractMoves) else times
             if len(own) != len(times):
                 raise ValueError(
-                    f"The moves of part {name} take {len(own) - 1} steps, of which grid has {len(times) - 1}."
+                    f"The sampler of part {name} takes {len(own) - 1} steps, but grid has {len(times) - 1} steps."
                 )
         return times
 
     @property
     def evaluations(self) -> int:
-        """Of the network in one step, if its parts jump by one evaluation each."""
+        """The evaluations of the network per step of the part that needs the most."""
         jumps = [moves.evaluations for moves in self.dynamics.values() if isinstance(moves, AbstractMoves)]
         return max([self._stages, *jumps])
 

@@ -1,4 +1,4 @@
-"""`sample` for what moves by steps of its own: tokens, alone or beside continuous events."""
+"""`sample` for models with samplers of their own steps: categorical models and models of several parts."""
 
 from typing import Any
 
@@ -24,11 +24,14 @@ def sample_by_moves(
     *,
     throw: bool,
 ) -> Samples:
-    """[`sample`][] for [`AbstractMoves`][], with its arguments."""
+    """[`sample`][] for models sampled by [`AbstractMoves`][], with the same arguments."""
     start: Any = None if x0 is None else model.events("x0", x0, num_samples)
     times = moves.times(model, grid).astype(model.dtype)
     if x0 is None and not is_traced(times) and float(times[0]) > model.t_min + 1e-6:
-        raise ValueError(f"grid starts at {float(times[0]):g}, but samples without x0 start at {model.t_min:g}.")
+        raise ValueError(
+            f"grid starts at {float(times[0]):g}, but samples of the prior start at {model.t_min:g}; pass x0= to start "
+            "later."
+        )
     plan = MovePlan(moves, times, keeps_steps(saveat), progress, lanes)
     shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
     rows, placement = place((start, rows), (model, plan, shared))

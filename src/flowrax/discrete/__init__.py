@@ -1,4 +1,4 @@
-"""Moves of tokens: how a categorical model goes from noise to data."""
+"""Samplers of categorical models: the steps that carry tokens from noise to data."""
 
 from .ancestral import Ancestral as Ancestral, even_times as even_times
 from .blocks import Blocks as Blocks

@@ -1,4 +1,4 @@
-"""Block after block: from left to right between blocks, by any other moves within one."""
+"""Semi-autoregressive sampling: blocks from left to right, and any other sampler within a block."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from .masks import mask_of, size_of, times_of_shares
 
 
 class AbstractBlockModel(AbstractCategoricalModel):
-    """The law of a few neighbouring sites given all others, some of which may be masked."""
+    """The model of a block of neighbouring sites, conditioned on all other sites, some of which may be masked."""
 
     model: eqx.AbstractVar[AbstractCategoricalModel]
     x: eqx.AbstractVar[Tokens]
@@ -22,7 +22,7 @@ class AbstractBlockModel(AbstractCategoricalModel):
     start: eqx.AbstractVar[Array]
     """The first site of the block."""
     shape: eqx.AbstractVar[Shape]
-    """Of the block."""
+    """The shape of the block, `(size,)`."""
 
     @property
     def interpolant(self) -> AbstractCategoricalPath:
@@ -54,7 +54,7 @@ class AbstractBlockModel(AbstractCategoricalModel):
         return self.model.default_sampler
 
     def events(self, name: str, x: Any, size: int | None = None) -> Array:
-        raise ValueError("A block has no events of its own.")
+        raise ValueError("A block has no events of its own; pass events to the whole model.")
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
@@ -63,16 +63,16 @@ class AbstractBlockModel(AbstractCategoricalModel):
         return self.take(self.model.log_probabilities(t, whole, condition, key=key))
 
     def put(self, x: Tokens) -> Tokens:
-        """The event with `x` in the block's place."""
+        """The whole event, with the sites of the block set to `x`."""
         return jax.lax.dynamic_update_slice(self.x.ravel(), x, (self.start,)).reshape(self.x.shape)
 
     def take(self, values: Array) -> Array:
-        """The block's rows of `(*shape, ...)`."""
+        """The entries of the block, `(size, ...)`, in an array `(*shape, ...)` of the whole event."""
         rows = values.reshape(self.x.size, *values.shape[self.x.ndim :])
         return jax.lax.dynamic_slice_in_dim(rows, self.start, self.shape[0])
 
     def time(self, t: Scalar) -> Array:
-        """The time of the event, by the share of its sites that is known when the block is at its time `t`."""
+        """The time of the whole event, from the expected share of its unmasked sites when the block is at time `t`."""
         size = self.shape[0]
         inside = jnp.sum(self.take(self.x) != self.prior.mask, dtype=jnp.int32)
         outside = (jnp.sum(self.x != self.prior.mask, dtype=jnp.int32) - inside).astype(self.dtype)
@@ -81,7 +81,7 @@ class AbstractBlockModel(AbstractCategoricalModel):
 
 
 class BlockModel(AbstractBlockModel):
-    """That of any model."""
+    """A block of any categorical model."""
 
     model: AbstractCategoricalModel
     x: Tokens
@@ -93,7 +93,7 @@ class BlockModel(AbstractBlockModel):
 
 
 class BlockLogitModel(AbstractBlockModel, AbstractLogitModel):
-    """That of a model with logits, which are its own."""
+    """A block of a model with logits; the block has logits too."""
 
     model: AbstractLogitModel
     x: Tokens
@@ -108,13 +108,18 @@ class BlockLogitModel(AbstractBlockModel, AbstractLogitModel):
 
 
 class Blocks(AbstractMoves):
-    """Semi-autoregressive sampling: the blocks of an event from left to right, each by `inner` (Arriola et al. 2025).
+    """Semi-autoregressive sampling: draws the blocks of an event from left to right (Arriola et al. 2025).
 
-    A block sees what is known of the others; the masks after it are left as they are until their turn. All steps of
-    `inner` are taken for each block, so a grid is that of one block. The network is given the time of the whole event;
-    the times of saved states are those within a block, and start anew with each.
+    Each block is drawn by `inner`, conditioned on the unmasked tokens of all other blocks; later blocks stay masked
+    until their turn. All steps of `inner` are taken for each block, so `grid` describes a single block. The time passed
+    to the network is the time of the whole event. The times of saved states are times within a block and start again
+    with each block.
 
     **Reference:** [@arriola2025block].
+
+    - `inner`: the sampler within a block.
+    - `block`: the number of sites of a block, which must divide the number of sites of an event. Raises `ValueError`
+        below 1.
     """
 
     inner: AbstractMoves
@@ -129,11 +134,11 @@ class Blocks(AbstractMoves):
         return self.inner.evaluations
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """Of one block after the other, each from noise to data; raises `ValueError` where they do not fill events."""
+        """The times of all blocks in turn, each from noise to data; raises `ValueError` if the blocks do not fit."""
         mask_of(self, model)
         size = size_of(model)
         if size % self.block:
-            raise ValueError(f"An event of {size} sites is not filled by blocks of {self.block}.")
+            raise ValueError(f"An event of {size} sites cannot be divided into blocks of {self.block}.")
         one = self.inner.times(self._model(model, model.prior.draw(jax.random.key(0)), jnp.asarray(0)), grid)
         return jnp.concatenate([one[:1], *[one[1:]] * (size // self.block)])
 
@@ -144,7 +149,7 @@ class Blocks(AbstractMoves):
         number = (step.index // count).astype(jnp.int32)
         block = self._model(model, x, number * self.block)
         index = step.index % count
-        # The time at which the block before ended is the one at which this one starts.
+        # The recorded start is the end time of the previous block; a block starts at t_min.
         start = jnp.where(index == 0, jnp.asarray(model.t_min, step.start.dtype), step.start)
         first = None if step.first is None else block.take(step.first)
         shared = None if step.key is None else jax.random.fold_in(step.key, number)

@@ -1,4 +1,4 @@
-"""Corrections between the steps of other moves: jumps that keep the law of the time they are made at."""
+"""Corrector steps between the steps of another sampler: jumps that leave the marginal at their time invariant."""
 
 from typing import Any
 
@@ -15,21 +15,25 @@ from .rates import at
 
 
 class PredictorCorrector(AbstractMoves):
-    r"""Every step of `predictor` is followed by corrections, which leave $p_t$ as it is.
+    r"""Follows every step of `predictor` by corrector steps, which leave $p_t$ invariant.
 
-    A correction draws a datum from $p(x_1 | x_t)$ and the site anew from $q_t(\cdot | x_1)$: to the datum, forwards, or
-    to noise, backwards, as in Gat et al. (2024, section 3.3), here at the rates
+    A corrector step draws a clean token from $p(x_1 | x_t)$ and then redraws the site from $q_t(\cdot | x_1)$. The site
+    moves forwards, to the clean token, or backwards, to noise, as in Gat et al. (2024, section 3.3). The rates,
 
     $$R(x \to j) = \eta\, [\alpha\, p(x_1 = j | x_t) + (1 - \alpha)\, \pi_j],$$
 
-    which have a bound. Over the length of the step the kernel is known in closed form: it keeps the law of one site
-    whatever its length, and that of several, which are drawn together, but for an error of second order in the
-    probability of a change. There is no correction at the data.
+    are bounded, and their transition kernel over a step has a closed form. The kernel leaves the distribution of a
+    single site invariant for a step of any length. Several sites are redrawn independently, which leaves their joint
+    distribution invariant up to an error of second order in the probability of a change. At the data, $t = 1$, there is
+    no correction.
 
-    - `predictor`: any moves.
-    - `num_corrections`: after each step, each with an evaluation of its own.
-    - `stochasticity`: $\eta$, how often a site is drawn anew per unit of time, in each of the corrections.
-    - `temperature`: of the probabilities of the data in the corrections.
+    - `predictor`: any sampler.
+    - `num_corrections`: the number of corrector steps after each step, each with one evaluation of the network.
+        Default: 1. Raises `ValueError` below 1.
+    - `stochasticity`: $\eta$, the rate in each corrector step at which a site is redrawn, per unit of time. Default: 1.
+    - `temperature`: the temperature of the clean-token probabilities in the corrector steps. Default: 1.
+
+    Raises `ValueError` for a negative `stochasticity` or `temperature`.
     """
 
     predictor: AbstractMoves
@@ -51,7 +55,7 @@ class PredictorCorrector(AbstractMoves):
         return self.predictor.times(model, grid)
 
     def correction(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None) -> Array:
-        """Probabilities of every class after one correction at the end of the step, `(*shape, K)`."""
+        """The probability of every class after one corrector step at the end of the step, `(*shape, K)`."""
         p1 = data_probabilities(model, step.end, x, condition, self.temperature)
         dtype, schedule = p1.dtype, model.interpolant.schedule
         pi = model.prior.probabilities.astype(dtype)

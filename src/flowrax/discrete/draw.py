@@ -1,4 +1,4 @@
-"""What a model says of the data as numbers to draw by, and draws by one uniform number per site, not one per class."""
+"""Clean-token probabilities of a model, and draws from them by one uniform random number per site."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,14 @@ from ..interpolant import invert, spread
 
 
 def draw(key: KeyArray, weights: Array) -> Tokens:
-    """One class of each site by inversion of the distribution function.
+    """Draws one class per site by inverting the cumulative distribution function.
 
-    Sums over blocks of about the square root of K classes find the block, and sums within it the class: K additions,
-    and no random number but one per site.
+    Sums over blocks of about the square root of K classes locate the block, and sums within it the class. This takes K
+    additions and a single random number per site.
 
     **Arguments:**
 
+    - `key`: the random key.
     - `weights`: `(*shape, K)`, not negative; they need not sum to one. A class of weight zero is never drawn.
 
     **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
@@ -26,12 +27,12 @@ def draw(key: KeyArray, weights: Array) -> Tokens:
 
 
 def log_tempered(log_probabilities: Array, temperature: float | Array) -> Array:
-    r"""$\log p^{1/T}$, normalised again.
+    r"""$\log p^{1/T}$, renormalised.
 
     **Arguments:**
 
     - `log_probabilities`: `(*shape, K)`.
-    - `temperature`: `T`; 1 changes nothing, and towards 0 the most probable class alone is left.
+    - `temperature`: `T`; 1 changes nothing, and 0 leaves only the most probable class.
 
     **Returns:** `(*shape, K)`.
     """
@@ -52,28 +53,30 @@ def data_weights(
     condition: Condition = None,
     temperature: float | Array = 1.0,
 ) -> Array:
-    r"""$p(x_1^i = k | x_t)^{1/T}$ but for a factor of each site; what only draws by them needs no more.
+    r"""The unnormalised clean-token probabilities $p(x_1^i = k | x_t)^{1/T}$, up to a factor per site.
+
+    Drawing a class needs no more. For a model with logits this avoids a logarithm followed by an exponential.
 
     **Arguments:**
 
-    - `model`: of classes. That of logits need not be asked for logarithms, which would be taken back at once.
-    - `t`, `x`, `condition`: one time, one event and what it is given.
-    - `temperature`: as for [`log_tempered`][].
+    - `model`: a categorical model.
+    - `t`, `x`, `condition`: one time, one event and its condition.
+    - `temperature`: as in [`log_tempered`][]. Default: 1.
 
-    **Returns:** `(*shape, K)`, not negative, of which the largest of a site is of order one.
+    **Returns:** `(*shape, K)`, not negative; the largest weight of a site is of order one.
     """
     if not isinstance(model, AbstractLogitModel) or (isinstance(temperature, int | float) and temperature == 0):
         return jnp.exp(log_tempered(model.log_probabilities(t, x, condition), temperature))
     logits, mask = model.logits(t, x, condition), model.prior.mask
     classes = spread(jnp.arange(logits.shape[-1], dtype=x.dtype), logits.ndim)
     if mask is not None:
-        # A sum, which XLA compiles to less work than a selection.
+        # XLA compiles this sum to less work than a selection.
         logits = logits + jnp.where(classes == mask, -jnp.inf, 0).astype(logits.dtype)
     gap = logits - jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(gap if isinstance(temperature, int | float) and temperature == 1 else gap / temperature)
     if mask is None:
         return weights
-    # What is not masked is known.
+    # An unmasked site keeps its token (carry-over).
     return jnp.where((x == mask)[..., None], weights, (classes == x[..., None]).astype(weights.dtype))
 
 
@@ -84,8 +87,8 @@ def data_probabilities(
     condition: Condition = None,
     temperature: float | Array = 1.0,
 ) -> Array:
-    """[`data_weights`][] that sum to one on each site."""
+    """[`data_weights`][], normalised to sum to one at each site."""
     weights = data_weights(model, t, x, condition, temperature)
-    # A product instead of a sum, which XLA would compute anew with the exponentials before it.
+    # A matrix product: XLA would fuse a sum with the exponentials and compute them twice.
     ones = jnp.ones((weights.shape[-1], 1), weights.dtype)
     return weights / jnp.matmul(weights, ones, precision=jax.lax.Precision.HIGHEST)

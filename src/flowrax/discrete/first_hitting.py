@@ -1,4 +1,4 @@
-"""Masked diffusion in continuous time without an error of steps: one token at a time, at the time at which it falls."""
+"""Masked diffusion in continuous time without discretisation error: one site at a time, at its own unmasking time."""
 
 from typing import Any
 
@@ -13,13 +13,16 @@ from .masks import highest, mask_of, size_of, times_of_shares
 
 
 class FirstHitting(AbstractMoves):
-    r"""Lifts one mask in each step at the random time at which the next of them is lifted (Zheng et al. 2024).
+    r"""Unmasks one site per step, at the random time of the next unmasking event (Zheng et al. 2024).
 
-    Of $n$ masks at time $s$ the first is lifted at $t$ with $(1 - \alpha_t) / (1 - \alpha_s) = u^{1/n}$ for a uniform
-    $u$, and it is any of them: the limit of [`Ancestral`][] with ever more steps, in as many as there are sites,
-    exactly. A network that does not see the time has the law of `Unmask(RandomOrder())`.
+    If $n$ sites are masked at time $s$, the first of them is unmasked at the time $t$ with
+    $(1 - \alpha_t) / (1 - \alpha_s) = u^{1/n}$ for a uniform $u$, and each of them is equally likely to be the first.
+    This is exactly the limit of [`Ancestral`][] with infinitely many steps, in as many steps as there are sites. For a
+    network that ignores the time it has the same distribution as `Unmask(RandomOrder())`.
 
     **Reference:** [@zheng2025masked].
+
+    - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
     """
 
     temperature: float | Array = 1.0
@@ -32,10 +35,10 @@ class FirstHitting(AbstractMoves):
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """Nominal times, one step for each site; raises `ValueError` for a grid, which it does not take."""
+        """The nominal times, one step per site; raises `ValueError` if `grid` is given."""
         mask_of(self, model)
         if grid is not None:
-            raise ValueError(f"FirstHitting takes one step for each site; leave out grid={grid!r}.")
+            raise ValueError(f"FirstHitting takes one step per site; leave out grid={grid!r}.")
         return times_of_shares(model, jnp.linspace(0, 1, size_of(model) + 1))
 
     def move(
@@ -50,13 +53,13 @@ class FirstHitting(AbstractMoves):
         return jnp.where(highest(score, one), tokens, x)
 
     def time(self, model: AbstractCategoricalModel, step: Move, masked: Array) -> Array:
-        """When the next of those masks is lifted: all steps of a sample see one sequence of such times."""
+        """The time at which the next site is unmasked, from the sequence of times that all steps of a sample share."""
         if step.key is None:
-            raise ValueError("FirstHitting draws its times from the key that all steps share; give Move a key.")
+            raise ValueError("FirstHitting draws its times from the key shared by all steps; pass key= to Move.")
         schedule, size = model.interpolant.schedule, masked.size
         waits = jax.random.exponential(step.key, (size,), model.dtype)
         index, now = jnp.arange(size, dtype=jnp.int32), step.index.astype(jnp.int32)
-        # Masks before each of the steps until this one.
+        # The number of masked sites before each step up to this one.
         masks = jnp.sum(masked, dtype=jnp.int32) + now - index
         gone = jnp.where(index <= now, waits / jnp.maximum(masks, 1).astype(model.dtype), 0)
         lost = schedule.mask_probability(jnp.asarray(model.t_min, model.dtype)) * jnp.exp(-jnp.sum(gone))

@@ -1,4 +1,4 @@
-"""Moves by jumps at the rates of the mixture path: Euler's, tau-leaping, and the jump that is drawn exactly."""
+"""Samplers that jump at the rates of the mixture path: Euler steps, tau-leaping and the exact jump of one site."""
 
 import abc
 from typing import Any
@@ -16,13 +16,13 @@ from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 
 class AbstractSiteMoves(AbstractMoves):
-    """Moves in which sites change each for itself, by probabilities that the state before the step gives them."""
+    """Samplers whose sites change independently in each step, given the state at its start."""
 
     @abc.abstractmethod
     def probabilities(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
-        """Of every class after the step, `(*shape, K)`; they sum to one."""
+        """The probability of every class after the step, `(*shape, K)`; the last axis sums to one."""
 
     @property
     def evaluations(self) -> int:
@@ -38,9 +38,10 @@ class AbstractSiteMoves(AbstractMoves):
 
 
 class AbstractRateMoves(AbstractSiteMoves):
-    """Moves by [`jump_rates`][] held over the step: a site jumps at most once, where its rates lead it.
+    """Samplers that hold [`jump_rates`][] fixed over each step and let every site jump at most once.
 
-    In a step to where no noise is left the rates have no bound, and every site goes to its datum.
+    The class after a jump is drawn in proportion to the rates. The rates are unbounded in the step that ends at the
+    data; there every site draws its clean token instead.
     """
 
     stochasticity: eqx.AbstractVar[float | Array]
@@ -49,7 +50,7 @@ class AbstractRateMoves(AbstractSiteMoves):
 
     @abc.abstractmethod
     def chance(self, expected: Array) -> Array:
-        """The probability that a site jumps where so many jumps are expected in the step."""
+        """The probability that a site jumps, from the number of jumps expected in the step."""
 
     def probabilities(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
@@ -63,7 +64,7 @@ class AbstractRateMoves(AbstractSiteMoves):
             factor = jnp.exp(self.guide.log_factor(model, step.start, x, condition).astype(p1.dtype))
             where, speed = guided_jumps(model, step.start, x, p1, factor, self.stochasticity)
             time = time * speed
-            # A jump that cannot be needs no factor, which may not be a number there.
+            # The factor may be NaN at an impossible jump, so mask it there.
             last = jnp.where(here, p1, jnp.where(p1 == 0, 0, p1 * factor))
             last = last / jnp.sum(last, axis=-1, keepdims=True)
         total = jnp.sum(where, axis=-1, keepdims=True)
@@ -73,14 +74,18 @@ class AbstractRateMoves(AbstractSiteMoves):
 
 
 class Euler(AbstractRateMoves):
-    r"""Euler's steps of the jumps: the probability of each is its rate times the step.
+    r"""Euler steps of the jump process: the probability of each jump is its rate times the length of the step.
 
-    Exact to first order in the steps. Where more than one jump is expected the site certainly jumps, in proportion to
-    the rates.
+    The error is of first order in the step. A site that expects more than one jump jumps with certainty, to a class
+    drawn in proportion to the rates.
 
-    - `stochasticity`: $\eta$ of [`jump_rates`][]: more noise and more chances to mend what was drawn, at the same law.
-    - `temperature`: of the probabilities of the data; 0 takes the most probable class.
-    - `guide`: that multiplies the rates of [`guided_jumps`][]: `LikelihoodRatio`, `FirstOrderRatio`.
+    - `stochasticity`: $\eta$ of [`jump_rates`][], which adds noise and chances to correct earlier tokens while leaving
+        the marginal distributions unchanged. Default: 0.
+    - `temperature`: the temperature of the clean-token probabilities; 0 takes the most probable class. Default: 1.
+    - `guide`: multiplies the rates of [`guided_jumps`][], for example `LikelihoodRatio` or `FirstOrderRatio`. Default:
+        None, no guidance.
+
+    Raises `ValueError` for a negative `stochasticity` or `temperature`.
     """
 
     stochasticity: float | Array = 0.0
@@ -96,11 +101,12 @@ class Euler(AbstractRateMoves):
 
 
 class TauLeaping(AbstractRateMoves):
-    r"""Numbers of jumps from Poisson's law at the rates before the step; of several in one site the first counts.
+    r"""Draws Poisson jump counts using rates frozen at the start of the step; only the first jump of a site is applied.
 
-    The first of several is where the site goes with probability $(1 - e^{-n})$ for `n` jumps expected. Classes have no
-    sum, so that Campbell et al. (2022, section 4.3) refuse a change by more than one jump; then a site with high rates,
-    as all have near the data, would not move at all. Both agree to first order in the steps. Options as in [`Euler`][].
+    A site that expects $n$ jumps therefore jumps with probability $1 - e^{-n}$. Several jumps cannot be added up,
+    because classes have no order, so Campbell et al. (2022, section 4.3) reject every change by more than one jump.
+    With that rule a site with high rates, as all sites have near the data, would never change. Both rules agree to
+    first order in the step. The options are those of [`Euler`][].
 
     **Reference:** [@campbell2022continuous].
     """
@@ -118,11 +124,14 @@ class TauLeaping(AbstractRateMoves):
 
 
 class MixtureJump(AbstractSiteMoves):
-    r"""A datum is drawn for each site, which jumps to it with the probability of a jump there within the step.
+    r"""Draws a clean token for each site and jumps to it with the exact probability of a jump within the step.
 
-    That is $(\alpha_t - \alpha_s) / (1 - \alpha_s)$, the integral of the rate for any schedule. One site under a prior
-    of masks has the exact law in any steps; otherwise the law is exact to first order. One step to the data draws all
-    of them at once, and with `temperature=0` takes the most probable.
+    From $s$ to $t$ that probability is $(\alpha_t - \alpha_s) / (1 - \alpha_s)$, the integral of the rate for any
+    schedule. A single site under a masking prior has the exact distribution for any number of steps; in all other cases
+    the error is of first order in the step. One step from noise to data draws all sites at once, and takes the most
+    probable classes if `temperature=0`.
+
+    - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
     """
 
     temperature: float | Array = 1.0

@@ -1,7 +1,8 @@
-"""Which masks to lift first: a score of every site, whose highest go first.
+"""Unmasking orders: a score of every masked site; the sites with the highest scores are unmasked first.
 
-Scores are in nats and not positive. An order that does not look at the tokens drawn lifts one token at a time without
-bias: each is a draw of its law given the others, so with an exact model the events are draws of the joint law.
+Scores are in nats and never positive. An order that ignores the drawn tokens is unbiased if one site is unmasked per
+step: each token is drawn from its distribution conditioned on the unmasked tokens, so with an exact model the events
+follow the joint distribution.
 """
 
 import abc
@@ -17,31 +18,33 @@ from ..abstract import Move
 
 
 class AbstractOrder(eqx.Module):
-    """A score of every site; the highest are the first to be lifted."""
+    """The score of every site; the sites with the highest scores are unmasked first."""
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
         r"""**Arguments:**
 
+        - `key`: for orders that are random.
         - `log_p`: $\log p$ of each class, `(*shape, K)`.
-        - `tokens`: drawn for each site, `(*shape)`.
-        - `step`: which one it is.
+        - `tokens`: the token drawn for each site, `(*shape)`.
+        - `step`: the current step.
 
-        **Returns:** `(*shape)`.
+        **Returns:** the scores, `(*shape)`.
         """
 
 
 class Confidence(AbstractOrder):
-    r"""$\log p$ of the token that was drawn, and Gumbel noise that falls to zero (Chang et al. 2022; Lee et al. 2025).
+    r"""$\log p$ of the drawn token, plus Gumbel noise that decays to zero (Chang et al. 2022; Lee et al. 2025).
 
-    It selects by the outcome: probable tokens are kept and improbable ones drawn again, so events are more probable
-    than under the model's own law, even with one token at a time. That is a bias, and often what is wanted.
+    The order selects by the outcome: probable tokens are kept and improbable tokens are drawn again. Events are
+    therefore more probable than events drawn from the model's distribution, even if one site is unmasked per step. This
+    bias is often wanted.
 
     **References:** [@chang2022maskgit], [@lee2025genmol].
     """
 
     randomness: float | Array = 0.0
-    """The scale of the noise in the first step; it falls in even steps to zero in the last."""
+    """The scale of the Gumbel noise in the first step; it decays linearly to zero in the last step. Default: 0."""
 
     def __check_init__(self) -> None:
         check_not_negative("randomness", self.randomness)
@@ -52,7 +55,7 @@ class Confidence(AbstractOrder):
 
 
 class Margin(AbstractOrder):
-    r"""$\log (p_1 - p_2)$ of the two most probable classes, and such noise (Kim et al. 2025).
+    r"""$\log (p_1 - p_2)$ of the two most probable classes, plus the noise of [`Confidence`][] (Kim et al. 2025).
 
     **Reference:** [@kim2025train].
     """
@@ -73,7 +76,7 @@ class Margin(AbstractOrder):
 
 
 class Entropy(AbstractOrder):
-    r"""$\sum_k p_k \log p_k$, the sites of least entropy first, and such noise (Ye et al. 2025).
+    r"""The negative entropy $\sum_k p_k \log p_k$, plus the noise of [`Confidence`][] (Ye et al. 2025).
 
     **Reference:** [@ye2025dream].
     """
@@ -89,14 +92,14 @@ class Entropy(AbstractOrder):
 
 
 class LeftToRight(AbstractOrder):
-    """The first mask of every row, in the order of the flattened event: autoregression."""
+    """Autoregressive order: the first masked site of the flattened event comes first."""
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
         return -jnp.arange(tokens.size, dtype=jnp.int32).reshape(tokens.shape).astype(log_p.dtype)
 
 
 class RandomOrder(AbstractOrder):
-    """All orders with the same probability."""
+    """A uniformly random order."""
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
         return -jax.random.exponential(key, tokens.shape, log_p.dtype)

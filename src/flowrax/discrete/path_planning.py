@@ -1,4 +1,4 @@
-"""Path planning: each step decides anew which sites are known, and may mask again what it thinks little of."""
+"""Path planning: each step decides anew which sites to mask, and may re-mask tokens it has low confidence in."""
 
 from typing import Any
 
@@ -15,26 +15,28 @@ from .order import AbstractOrder, Confidence
 
 
 class PathPlanning(AbstractMoves):
-    r"""The network judges its own tokens, and the worst are masked again (P2, Peng et al. 2025).
+    r"""Scores all tokens by the network's output and re-masks those with the lowest scores (P2, Peng et al. 2025).
 
-    A token is drawn for every mask. Sites are scored, $\eta$ times the score where they were known before, and in step
-    $j$ of $k$ the $\lfloor n (k - j) / k \rfloor$ worst of the $n$ sites are masked, so that none is left at the end.
-    At $\eta = 0$ nothing that is known is masked again; at $\eta = 1$ old and new tokens compete. The judgement of a
-    known site is the network's own output there, which the loss of masks does not train.
+    Each step draws a token for every masked site and scores all sites. The score of a site that was unmasked before the
+    step is multiplied by $\eta$. Step $j$ of $k$ then masks the $\lfloor n (k - j) / k \rfloor$ of the $n$ sites with
+    the lowest scores, so that no mask remains at the end. With $\eta = 0$ no unmasked site is masked again; with
+    $\eta = 1$ old and new tokens compete on equal terms. The score of an unmasked site comes from the network's output
+    at that site, which the loss of masked diffusion does not train.
 
     **Reference:** [@peng2025path].
     """
 
     score: AbstractOrder = Confidence()
-    """[`Confidence`][], [`RandomOrder`][] or another order, of which the highest stay."""
+    """The order that scores the sites; the highest scores stay unmasked. Default: [`Confidence`][]."""
     stochasticity: float | Array = 1.0
-    r"""$\eta$."""
+    r"""$\eta$, not negative. Default: 1."""
     temperature: float | Array = 1.0
-    """Of the tokens that are drawn and of the probabilities in `score`, as in [`Unmask`][]."""
+    """The temperature of the drawn tokens and of the probabilities in `score`, as in [`Unmask`][]. Default: 1."""
     keep_given: bool = eqx.field(static=True, default=True)
-    """Whether what `x0=` holds besides masks stays as it is."""
+    """Whether the tokens given in `x0=` stay fixed. Default: True."""
     judge_drawn: bool = eqx.field(static=True, default=False)
-    """Whether a known site is judged by a token drawn there, as the authors' code does, instead of by its own."""
+    """Whether an unmasked site is scored by a freshly drawn token, as in the authors' code, instead of its own token.
+    Default: False."""
 
     def __check_init__(self) -> None:
         check_not_negative("stochasticity", self.stochasticity)
@@ -45,10 +47,10 @@ class PathPlanning(AbstractMoves):
         return 1
 
     def times(self, model: AbstractLogitModel, grid: Any) -> Array:
-        """Nominal times, `grid` steps or one for each site; raises `ValueError` without a mask or without logits."""
+        """The nominal times of `grid` steps (default: one per site); raises `ValueError` without a mask or logits."""
         mask_of(self, model)
         if not isinstance(model, AbstractLogitModel):
-            raise ValueError(f"PathPlanning judges known sites by logits, and {type(model).__name__} has none.")
+            raise ValueError(f"PathPlanning scores unmasked sites by logits, and {type(model).__name__} has none.")
         steps = number_of_steps(self, grid, size_of(model))
         return times_of_shares(model, jnp.linspace(0, 1, steps + 1))
 
@@ -57,7 +59,7 @@ class PathPlanning(AbstractMoves):
         masked, free = x == mask, jnp.ones(x.shape, bool)
         if self.keep_given:
             free = ~given_of(step.first, mask, x.shape)
-        # A failure stays one.
+        # A failed site (-1) stays failed.
         free &= x >= 0
         score_key, token_key = jax.random.split(key)
         logits = model.logits(time_of(model, masked), x, condition)
@@ -67,7 +69,7 @@ class PathPlanning(AbstractMoves):
         greedy = isinstance(self.temperature, int | float) and self.temperature == 0
         tokens = drawn if self.judge_drawn else jnp.where(masked, drawn, x)
         score = self.score(score_key, log_p if greedy else tempered, tokens, step)
-        # Finite, so that a factor of zero is no NaN.
+        # Keep scores finite: 0 x infinity is NaN.
         score = jnp.maximum(score, jnp.finfo(score.dtype).min)
         score = jnp.where(masked, score, score * self.stochasticity)
         sites, left = jnp.sum(free, dtype=jnp.int32), (step.count - 1 - step.index).astype(jnp.int32)

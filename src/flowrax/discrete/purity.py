@@ -1,4 +1,4 @@
-"""Masks are lifted where the model is surest."""
+"""Purity sampling: unmasks the sites where the model is most confident."""
 
 from typing import Any
 
@@ -13,17 +13,20 @@ from .draw import draw, log_tempered
 
 
 class Purity(AbstractMoves):
-    r"""As many masks are lifted as [`Euler`][]'s steps would lift, but on the sites whose best class is most probable.
+    r"""Unmasks as many sites as [`Euler`][] would, but those where the model is most confident.
 
-    Each mask counts with probability $\Delta t\, (\dot\alpha + \eta \alpha) / (1 - \alpha)$, at most one; tokens that
-    were there before are masked again with probability $\eta \Delta t$, but for the last step, which leaves no mask.
-    Which sites come first depends on what is seen alone, so that with an exact model and $\eta = 0$ the law is exact to
-    first order in the steps; masks that come back over an order that depends on tokens leave a bias.
+    The number of sites to unmask is binomial: each masked site counts with probability
+    $\min(1, \Delta t\, (\dot\alpha + \eta \alpha) / (1 - \alpha))$. The masked sites with the highest probability of
+    their most probable class are unmasked. Tokens that were unmasked before the step are masked again with probability
+    $\eta \Delta t$, except in the last step, which leaves no mask. The order depends only on the state before the
+    step, so with an exact model and $\eta = 0$ the error is of first order in the step; with $\eta > 0$ a bias remains.
 
     **Reference:** [@tang2022improved].
 
-    - `stochasticity`: $\eta$, the rate at which masks come back.
-    - `temperature`: of the classes that are drawn; the order is by the model's own probabilities.
+    - `stochasticity`: $\eta$, the rate of remasking. Default: 0.
+    - `temperature`: the temperature of the drawn classes; the order uses temperature 1. Default: 1.
+
+    Raises `ValueError` for a negative `stochasticity` or `temperature`.
     """
 
     stochasticity: float | Array = 0.0
@@ -38,13 +41,13 @@ class Purity(AbstractMoves):
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """Raises `ValueError` for a prior without a mask."""
+        """The times of `grid`, as in [`even_times`][]; raises `ValueError` if the prior has no mask."""
         if model.prior.mask is None:
-            raise ValueError("Purity lifts masks; the model's prior has none. Use Euler or MixtureJump instead.")
+            raise ValueError("Purity unmasks sites, but the model's prior has no mask; use Euler or MixtureJump.")
         return even_times(model, grid)
 
     def chances(self, model: AbstractCategoricalModel, step: Move) -> tuple[Array, Array]:
-        """The probabilities that a mask is lifted in the step, and that a token is masked again."""
+        """The probability that a site is unmasked in the step, and the probability that a token is masked again."""
         schedule = model.interpolant.schedule
         eta = jnp.asarray(self.stochasticity, step.start.dtype)
         width, lost = step.end - step.start, schedule.mask_probability(step.start)

@@ -1,14 +1,15 @@
-r"""Rates of jumps that carry noise to data along a mixture path, for any schedule $\alpha$ and any prior $\pi$.
+r"""The rates of the jump process that carries noise to data along a mixture path.
 
-Given its datum $x_1$ a site at $x \ne x_1$ jumps there at the rate $\dot\alpha / (1 - \alpha)$, which makes
-$q_t(x | x_1) = \alpha\, \delta_{x_1} + (1 - \alpha)\, \pi$ of the prior (Gat et al. 2024). Jumps in detailed balance
-with $q_t$ may be added at will (Campbell et al. 2024, proposition 3.3); here, with $m = \max \pi$,
+Let $\alpha$ be any schedule and $\pi$ any prior. Given its clean token $x_1$, a site at $x \ne x_1$ jumps to $x_1$ at
+the rate $\dot\alpha / (1 - \alpha)$, which yields the marginals
+$q_t(x | x_1) = \alpha\, \delta_{x_1} + (1 - \alpha)\, \pi$ (Gat et al. 2024). Any jumps in detailed balance with $q_t$
+may be added (Campbell et al. 2024, proposition 3.3). Those used here are, with $m = \max \pi$,
 
 $$R(x_1 \to j) = \frac{\eta}{m}\, \pi_j, \qquad
 R(j \to x_1) = \frac{\eta}{m}\, \frac{\alpha + (1 - \alpha)\, \pi_{x_1}}{1 - \alpha},$$
 
-so that $\eta$ is the rate at which masks come back. The rates of a site are their mean over $p(x_1 | x_t)$, and all
-sites together then have the marginals of the path.
+so that under masks $\eta$ is the rate of remasking. The rates of a site are averaged over $p(x_1 | x_t)$; the process
+of all sites then has the marginals of the path.
 """
 
 import abc
@@ -22,22 +23,22 @@ from ..interpolant import spread
 
 
 class AbstractRateGuide(eqx.Module):
-    """Makes some jumps more frequent and others rarer."""
+    """A guide of the jump process: it multiplies the rate of every jump by a factor."""
 
     @abc.abstractmethod
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
-        """The logarithm of what the rate of each jump is multiplied by, `(*shape, K)`."""
+        """The logarithm of the factor for a jump of each site to each class, `(*shape, K)`."""
 
 
 def at(x: Tokens, num_classes: int) -> Bool[Array, "..."]:
-    """Where each class is that of the site.
+    """The one-hot encoding of the sites, as booleans.
 
     **Arguments:**
 
     - `x`: `(*shape)` integers.
-    - `num_classes`: `K`.
+    - `num_classes`: the number of classes `K`.
 
-    **Returns:** `(*shape, K)` booleans.
+    **Returns:** `(*shape, K)` booleans, true at the class of the site.
     """
     return x[..., None] == spread(jnp.arange(num_classes, dtype=x.dtype), x.ndim + 1)
 
@@ -45,19 +46,19 @@ def at(x: Tokens, num_classes: int) -> Bool[Array, "..."]:
 def jump_rates(
     model: AbstractCategoricalModel, t: Scalar, x: Tokens, p1: Array, stochasticity: float | Array = 0.0
 ) -> Array:
-    r"""The rates at which each site jumps to every other class.
+    r"""The rate at which each site jumps to every other class.
 
     **Reference:** [@campbell2024generative].
 
     **Arguments:**
 
-    - `model`: whose path and prior count; its network is not called.
-    - `t`: the time, before the data end, where rates are infinite.
-    - `x`: `(*shape)`, the classes now.
-    - `p1`: `(*shape, K)`, the probabilities of the data on each site given `x`.
-    - `stochasticity`: $\eta$, in jumps per unit of time: how fast what is there is lost again.
+    - `model`: supplies the path and the prior; its network is not called.
+    - `t`: the time, before the data end, where the rates are infinite.
+    - `x`: `(*shape)`, the current classes.
+    - `p1`: `(*shape, K)`, the clean-token probabilities of each site given `x`.
+    - `stochasticity`: $\eta$, the rate of the added noise in jumps per unit of time. Default: 0.
 
-    **Returns:** `(*shape, K)`, in jumps per unit of time; zero at the class that is there.
+    **Returns:** `(*shape, K)`, in jumps per unit of time; zero at the current class.
     """
     dtype, schedule = p1.dtype, model.interpolant.schedule
     rates = schedule.unmask_rate(t).astype(dtype) * p1
@@ -78,22 +79,23 @@ def guided_jumps(
     factor: Array,
     stochasticity: float | Array = 0.0,
 ) -> tuple[Array, Array]:
-    r"""Rates that carry the law of the data given something else, $y$, by `factor` $= p(y | x') / p(y | x)$.
+    r"""Jump rates conditioned on an observation $y$, from the likelihood ratios `factor` $= p(y | x') / p(y | x)$.
 
-    Only rates that undo noise, $R(x \to j) = \beta\, \pi_x\, q_t(j) / q_t(x)$ with $\beta = \dot\alpha / \alpha$,
-    become those of $p(\cdot | y)$ by the ratio (Nisonoff et al. 2025, eq. 4): they hold the ratio of two marginals, and
-    under $y$ both are multiplied by $p(y | \cdot)$. Under masks they are those of [`jump_rates`][]; under other noise
-    sites move more often than there. What `stochasticity` loses is noise, which no $y$ has a say in.
+    The rates of the time-reversed noise, $R(x \to j) = \beta\, \pi_x\, q_t(j) / q_t(x)$ with
+    $\beta = \dot\alpha / \alpha$, become the rates of $p(\cdot | y)$ when they are multiplied by the ratio (Nisonoff et
+    al. 2025, eq. 4): they contain a ratio of two marginals, and conditioning on $y$ multiplies each marginal by
+    $p(y | \cdot)$. Other rates do not have this property. Under masks the rates equal [`jump_rates`][]; under other
+    noise sites jump more often. The noise added by `stochasticity` does not depend on $y$ and is left unguided.
 
     **Reference:** [@nisonoff2025unlocking].
 
     **Arguments:**
 
-    - `model`, `t`, `x`, `p1`, `stochasticity`: as of [`jump_rates`][].
-    - `factor`: `(*shape, K)`.
+    - `model`, `t`, `x`, `p1`, `stochasticity`: as in [`jump_rates`][].
+    - `factor`: `(*shape, K)`, the likelihood ratio of the jump of each site to each class.
 
-    **Returns:** `(*shape, K)` relative rates and the scalar that they are multiplied by, in jumps per unit of time;
-    infinite where nothing is left of the data.
+    **Returns:** `(*shape, K)` relative rates, and the scalar in jumps per unit of time that multiplies them. The scalar
+    is infinite where $\alpha = 0$.
     """
     dtype, schedule = p1.dtype, model.interpolant.schedule
     alpha, lost = schedule.alpha(t).astype(dtype), schedule.mask_probability(t).astype(dtype)
@@ -103,7 +105,7 @@ def guided_jumps(
     evidence = jnp.where(here, alpha, 0) + lost * pi_x
     ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
     back = pi_x * (alpha * ratio + lost * pi * jnp.sum(ratio, axis=-1, keepdims=True))
-    # A jump that cannot be needs no factor, which may not be a number there.
+    # The factor may be NaN at an impossible jump, so mask it there.
     back = jnp.where(back == 0, 0, back * factor)
     rate = jnp.where(alpha > 0, schedule.alpha_rate(t).astype(dtype) / jnp.where(alpha > 0, alpha, 1), jnp.inf)
     speed = rate + fresh

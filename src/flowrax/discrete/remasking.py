@@ -1,12 +1,12 @@
-r"""Remasking: a step back to the mask for some of the known tokens, and as many more steps forward for the masks.
+r"""Remasking: each step masks some unmasked tokens again, and unmasks as many masked sites in addition.
 
-From $s$ to $t$, with $m = 1 - \alpha$ (Wang et al. 2025, eq. 5)
+From $s$ to $t$, with $m = 1 - \alpha$ (Wang et al. 2025, eq. 5),
 
-$$x_s \text{ known: masked again with probability } \sigma, \qquad
-x_s \text{ masked: lifted with probability } \frac{\alpha_t - (1 - \sigma)\, \alpha_s}{1 - \alpha_s}
+$$x_s \text{ unmasked: masked again with probability } \sigma, \qquad
+x_s \text{ masked: unmasked with probability } \frac{\alpha_t - (1 - \sigma)\, \alpha_s}{1 - \alpha_s}
 = \frac{m_s - m_t + \sigma \alpha_s}{m_s},$$
 
-so that $\alpha_t$ of the sites are known, whatever $0 \le \sigma \le \min(1, m_t / \alpha_s)$.
+so that the expected share of unmasked sites is $\alpha_t$ for every $0 \le \sigma \le \min(1, m_t / \alpha_s)$.
 """
 
 import abc
@@ -26,11 +26,11 @@ from .masks import given_of, mask_of
 
 
 class AbstractRemasking(eqx.Module):
-    r"""How much is masked again."""
+    r"""The remasking probability $\sigma$ of each step."""
 
     @abc.abstractmethod
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """Of the steps."""
+        """The times of the steps, `(k + 1,)`; `grid` is the argument of `sample`."""
 
     @abc.abstractmethod
     def amount(self, step: Move, known: Array, lost: Array) -> Array:
@@ -68,10 +68,10 @@ class Rescaled(AbstractRemasking):
 
 
 class Loop(AbstractRemasking):
-    r"""No remasking but in a loop at one time, where as much is masked as is lifted.
+    r"""Remasks only in a loop at a fixed time, where as many sites are masked as are unmasked on average.
 
-    The steps between the shares `begin` and `end` of all of them stay at the time `hold`; the others lead there from
-    the noise and from there to the data.
+    The steps between the fractions `begin` and `end` of all steps stay at the time `hold`. The steps before them lead
+    from the noise to `hold`, and the steps after them from `hold` to the data.
     """
 
     inner: AbstractRemasking
@@ -82,17 +82,17 @@ class Loop(AbstractRemasking):
     def __init__(self, inner: AbstractRemasking, hold: float = 0.9, begin: float = 0.45, end: float = 0.95):
         """**Arguments:**
 
-        - `inner`: how much is masked in the loop, [`Capped`][] or [`Rescaled`][].
-        - `hold`: its time.
-        - `begin`, `end`: which of the steps it has. Raises `ValueError` unless `0 < hold < 1` and
-            `0 < begin < end < 1`.
+        - `inner`: the remasking probability in the loop, [`Capped`][] or [`Rescaled`][].
+        - `hold`: the time of the loop. Default: 0.9.
+        - `begin`, `end`: the fractions of the steps at which the loop begins and ends. Defaults: 0.45 and 0.95. Raises
+            `ValueError` unless `0 < hold < 1` and `0 < begin < end < 1`.
         """
         if not (0 < hold < 1 and 0 < begin < end < 1):
             raise ValueError(f"Loop needs 0 < hold < 1 and 0 < begin < end < 1; got {hold}, {begin}, {end}.")
         self.inner, self.hold, self.begin, self.end = inner, hold, begin, end
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """Those of a number of steps; times of one's own loop where one of them is repeated."""
+        """The times of a number of steps. Explicit times are returned as they are; a repeated time is a loop there."""
         if grid is not None and not isinstance(grid, int):
             return jnp.asarray(grid)
         if not model.t_min < self.hold < model.t_max:
@@ -106,18 +106,22 @@ class Loop(AbstractRemasking):
 
 
 class Remasking(AbstractMoves):
-    r"""Ancestral sampling of masks in which known tokens may be masked again (ReMDM, Wang et al. 2025).
+    r"""Ancestral sampling of masked diffusion in which unmasked tokens may be masked again (ReMDM, Wang et al. 2025).
 
-    Every site has the right law at every time, as in [`Ancestral`][], and an early mistake may be mended. The error of
-    tokens that jump together falls with the steps where $\sigma$ does: `Capped(c / k)` for `k` steps.
+    Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
+    error made by unmasking several sites in one step decreases with the number of steps `k` if $\sigma$ decreases
+    too, as in `Capped(c / k)`.
 
     **Reference:** [@wang2025remasking].
+
+    - `remasking`: the remasking probability, [`Capped`][], [`Rescaled`][] or [`Loop`][].
+    - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
     """
 
     remasking: AbstractRemasking
     temperature: float | Array = 1.0
     keep_given: bool = eqx.field(static=True, default=True)
-    """Whether what `x0=` holds besides masks stays as it is."""
+    """Whether the tokens given in `x0=` stay fixed. Default: True."""
 
     def __check_init__(self) -> None:
         check_not_negative("temperature", self.temperature)
@@ -133,7 +137,7 @@ class Remasking(AbstractMoves):
     def probabilities(
         self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
     ) -> Array:
-        """Of every class after the step, `(*shape, K)`."""
+        """The probability of every class after the step, `(*shape, K)`."""
         mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
         masks = spread(jax.nn.one_hot(mask, p1.shape[-1], dtype=p1.dtype), p1.ndim)
         here = jax.nn.one_hot(x, p1.shape[-1], dtype=p1.dtype)
@@ -149,7 +153,7 @@ class Remasking(AbstractMoves):
         return jnp.where(jax.random.uniform(when_key, x.shape, change.dtype) < change, tokens, x)
 
     def _law(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition) -> tuple[Array, Array]:
-        """The probabilities of the data, and the probability that each site changes."""
+        """The clean-token probabilities, and the probability that each site changes."""
         mask, schedule = mask_of(self, model), model.interpolant.schedule
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         known, lost = schedule.alpha(step.start), schedule.mask_probability(step.end)
@@ -158,7 +162,7 @@ class Remasking(AbstractMoves):
         lift = (lost_before - (lost - amount)) / lost_before
         again = amount / jnp.where(known > 0, known, 1)
         change = jnp.where(x == mask, lift, again).astype(p1.dtype)
-        # A failure stays one.
+        # A failed site (-1) stays failed.
         change = jnp.where(x < 0, 0, change)
         if self.keep_given:
             change = jnp.where(given_of(step.first, mask, x.shape), 0, change)

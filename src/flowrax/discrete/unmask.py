@@ -1,4 +1,4 @@
-"""Sampling by lifting an exact number of masks in each step, in an order that the model or chance decides."""
+"""Sampling that unmasks an exact number of sites in each step, in an order chosen by the model or at random."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,15 +17,15 @@ from .order import AbstractOrder, Confidence
 
 
 class Unmask(AbstractMoves):
-    r"""Draws a token for every mask, and lifts those that come first in `order`.
+    r"""Draws a token for every masked site and keeps those that come first in `order`.
 
-    With one token in each step, an exact model and an order that does not look at the tokens drawn ([`RandomOrder`][],
-    [`LeftToRight`][], [`Margin`][], [`Entropy`][]), events are draws of the joint law. Tokens that are lifted together
-    are drawn each for itself; [`Confidence`][] is biased besides.
+    If one site is unmasked per step, the model is exact and the order ignores the drawn tokens ([`RandomOrder`][],
+    [`LeftToRight`][], [`Margin`][], [`Entropy`][]), then the events follow the joint distribution. Sites that are
+    unmasked in the same step are drawn independently, which is an error; [`Confidence`][] adds a bias of its own.
 
-    The network is given the time at which $\alpha$ is the share of the sites that are known. Masks among the tokens of
-    `x0=` are filled in and what is known there stays. A row without masks rests. No mask is left at the end, wherever
-    the model's interval of time ends.
+    The time passed to the network is the one at which $\alpha$ equals the share of unmasked sites. Masked sites in
+    `x0=` are filled in, and the tokens given there stay. An event without masks does not change. No mask remains at the
+    end, even if the model's time interval ends before $t = 1$.
     """
 
     order: AbstractOrder
@@ -40,12 +40,14 @@ class Unmask(AbstractMoves):
     ):
         """**Arguments:**
 
-        - `order`: which masks are lifted first; [`Confidence`][] without.
-        - `per_step`: how many in each step, or a number for each of the steps, which decides their number: 5 sites by
-            2 are 3 steps. Without it, the masks that are there are divided evenly over the steps that are left:
-            `sample`'s `grid` of them, and one for each site where there is no grid. Raises `ValueError` below 1.
-        - `temperature`: of the tokens, and of the probabilities in `order`; at 0 tokens are the most probable and the
-            order sees the probabilities as they are. Not negative, or `ValueError`.
+        - `order`: which sites are unmasked first. Default: `Confidence()`.
+        - `per_step`: how many sites to unmask in each step, either one number or a number for every step. It determines
+            the number of steps: 5 sites at 2 per step take 3 steps. Default: the remaining masks are divided evenly
+            over the remaining steps, of which there are `grid` (an argument of `sample`) or, without `grid`, one per
+            site. Raises `ValueError` below 1.
+        - `temperature`: the temperature of the tokens and of the probabilities passed to `order`. At 0 the most
+            probable tokens are taken, and `order` receives the probabilities at temperature 1. Default: 1. Raises
+            `ValueError` if negative.
         """
         self.order = Confidence() if order is None else order
         self.per_step = per_step if per_step is None or isinstance(per_step, int) else tuple(map(int, per_step))
@@ -59,18 +61,18 @@ class Unmask(AbstractMoves):
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
-        """The nominal times of the steps; raises `ValueError` without a mask, or where both it and `per_step` count."""
+        """The nominal times; raises `ValueError` without a mask, or if both `grid` and `per_step` are given."""
         mask_of(self, model)
         size = size_of(model)
         if self.per_step is None:
             steps = number_of_steps(self, grid, size)
             return times_of_shares(model, jnp.linspace(0, 1, steps + 1))
         if grid is not None:
-            raise ValueError(f"per_step={self.per_step} decides the number of steps; leave out grid={grid!r}.")
+            raise ValueError(f"per_step={self.per_step} determines the number of steps; leave out grid={grid!r}.")
         each = self.per_step
         counts = np.asarray((each,) * -(-size // each) if isinstance(each, int) else each)
         if counts.sum() < size:
-            raise ValueError(f"per_step lifts {counts.sum()} masks in all, and an event has {size} sites.")
+            raise ValueError(f"per_step unmasks {counts.sum()} sites in all, but an event has {size} sites.")
         return times_of_shares(model, jnp.asarray(np.minimum(np.cumsum([0, *counts]) / size, 1)))
 
     def move(
@@ -83,12 +85,12 @@ class Unmask(AbstractMoves):
         tokens = draw(token_key, jnp.exp(tempered)).astype(x.dtype)
         greedy = isinstance(self.temperature, int | float) and self.temperature == 0
         score = self.order(order_key, log_p if greedy else tempered, tokens, step)
-        # The least that is not minus infinity: a mask stays before what is none.
+        # The lowest finite score, so that every masked site ranks above the unmasked ones.
         score = jnp.where(masked, jnp.maximum(score, jnp.finfo(score.dtype).min), -jnp.inf)
         return jnp.where(highest(score, self._number(step, masked)), tokens, x)
 
     def _number(self, step: Move, masked: Array) -> Array:
-        """How many masks the step lifts."""
+        """How many sites the step unmasks."""
         left = jnp.sum(masked, dtype=jnp.int32)
         if self.per_step is None:
             return -(-left // (step.count - step.index).astype(jnp.int32))

@@ -1,4 +1,4 @@
-"""Samples that move by steps of their own: all of them together, one step after the other."""
+"""The loop over the steps of a sampler of categorical or joint models; all samples advance together."""
 
 from typing import Any
 
@@ -16,30 +16,32 @@ from .trees import in_lanes
 
 
 class MovePlan(eqx.Module):
-    """How every sample moves."""
+    """The settings of a run that all samples share."""
 
     moves: AbstractMoves
     times: Array
     keeps: bool = eqx.field(static=True)
-    """Whether the states at all times are wanted."""
+    """Whether to keep the states at all times."""
     progress: ProgressLike
     lanes: int | None = eqx.field(static=True)
 
 
 def keeps_steps(saveat: dfx.SaveAt | None) -> bool:
-    """Raises `ValueError` for what moves cannot keep: they have states at their own times alone."""
+    """Whether `saveat` asks for the state at every step; raises `ValueError` for anything else than steps."""
     if saveat is None:
         return False
     sub = saveat.subs
     if saveat.dense or not isinstance(sub, dfx.SubSaveAt) or sub.ts is not None or not sub.steps:
-        raise ValueError("These moves have states at their own times alone; pass saveat=diffrax.SaveAt(steps=True).")
+        raise ValueError(
+            "This sampler has states at the times of its steps only; pass saveat=diffrax.SaveAt(steps=True)."
+        )
     return True
 
 
 def sample_moves(
     plan: MovePlan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
-    """Moves the samples of those numbers: number `i` draws from `fold_in(key, i)`, in step `k` from its k-th fold."""
+    """Draws the samples numbered `index`: sample `i` uses `fold_in(key, i)`, and its step `k` the k-th fold of that."""
     return in_lanes(lambda rows: _together(plan, model, condition, key, *rows), (index, x0, rows), plan.lanes)
 
 
@@ -47,7 +49,7 @@ def _together(
     plan: MovePlan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
     count, meter = plan.times.shape[0] - 1, make_meter(plan.progress)
-    # The source of sample i draws from the first of these, its moves from the second.
+    # For each sample, one key for its initial state and one for its steps.
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
 
     def source(key: Array, row: PyTree) -> PyTree:
@@ -61,13 +63,13 @@ def _together(
         k, begin, end = xs
 
         def one(x: PyTree, first: PyTree, key: Array, row: PyTree) -> PyTree:
-            # A fold that no step has: what the steps share is drawn apart from what each draws.
+            # Index `count` is unused by any step, so shared and per-step draws are independent.
             step = Move(k, count, begin, end, first, jax.random.fold_in(key, count))
             own, given = row_of(model, condition, row)
             return plan.moves.move(own, step, x, given, jax.random.fold_in(key, k))
 
         x = jax.vmap(one)(x, start, keys[:, 1], rows)
-        # A later step may draw a good token where one has failed.
+        # A later step may replace a failed token, so remember the failure.
         failed |= _failed(x, n)
         return (x, failed, meter.step(progress, (k + 1) / count)), (x if plan.keeps else None)
 
@@ -85,7 +87,7 @@ def _together(
 
 
 def _failed(x: PyTree, n: int) -> Array:
-    """Where a token of a row is -1 or a number is not finite."""
+    """Marks the samples with a token of -1 or a number that is not finite."""
     failed = jnp.zeros(n, bool)
     for leaf in jax.tree.leaves(x):
         bad = leaf < 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else ~jnp.isfinite(leaf)
@@ -94,7 +96,7 @@ def _failed(x: PyTree, n: int) -> Array:
 
 
 def _marked(x: PyTree, failed: Array) -> PyTree:
-    """Failed rows have no event: -1 and NaN."""
+    """Replaces failed samples by -1 (tokens) and NaN (numbers)."""
 
     def mark(leaf: Array) -> Array:
         bad = -1 if jnp.issubdtype(leaf.dtype, jnp.integer) else jnp.nan

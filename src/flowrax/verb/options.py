@@ -77,10 +77,10 @@ class SolveOptions(eqx.Module):
         """Raises `ValueError` for options that a sampler of discrete steps has no use for."""
         name, given = type(sampler).__name__, self.given_beside(("grid", "saveat", "lanes", "progress"))
         if "with_log_prob" in given:
-            raise ValueError(f"{name} carries no density; a bound is log_prob(model, x, key=...).")
+            raise ValueError(f"{name} carries no density; log_prob(model, x, key=...) gives a bound.")
         if given:
             raise ValueError(
-                f"{name} takes steps of its own and no {', '.join(given)}; give it grid=, a number of steps or their "
+                f"{name} is not a diffrax solve and takes no {', '.join(given)}; pass grid=, a number of steps or their "
                 "times."
             )
 
@@ -89,8 +89,8 @@ class SolveOptions(eqx.Module):
         given = self.given_beside(("grid", "lanes", "progress"))
         if given:
             raise ValueError(
-                f"log_prob of a {type(model).__name__} is a Monte Carlo bound, without a solve, and takes no "
-                f"{', '.join(given)}; give it key= and, for the bound on a grid of steps, grid=."
+                f"log_prob of a {type(model).__name__} is a Monte Carlo bound, not an ODE solve, and takes no "
+                f"{', '.join(given)}; pass key= and, for the bound of a fixed number of steps, grid=."
             )
 
     def check_density(self, dynamics: AbstractDynamics) -> None:
