@@ -8,7 +8,7 @@ PEERS := .venv-peers
 INSTALLED_PEERS := $(PEERS)/.installed
 SOURCES := src tests docs $(wildcard demo) $(wildcard benchmarks)
 
-.PHONY: demo test lint docs bench bench-peers format clean
+.PHONY: demo test test-fast test-gpu lint docs bench bench-peers format clean
 
 # The quick form writes elsewhere, so that it never passes for the full run.
 DEMO_ARGS := $(if $(QUICK),--quick --out demo/output-quick,--out demo/output)
@@ -16,11 +16,18 @@ DEMO_ARGS := $(if $(QUICK),--quick --out demo/output-quick,--out demo/output)
 demo: $(INSTALLED)
 	$(BIN)/python demo/digits.py $(DEMO_ARGS)
 
-# Much of a run is compilation, which a later run reads back: three times faster where it was measured.
-test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
+# The two workers share their compilations, and so does a later run.
+test test-fast: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
+test test-fast: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "fast or accuracy"
+	XLA_FLAGS= $(BIN)/python -m pytest -m measured
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m fast
+
+test-gpu: $(INSTALLED)
+	XLA_FLAGS= $(BIN)/python -m pytest -m gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

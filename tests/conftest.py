@@ -1,5 +1,6 @@
 """Settings and fixtures of every test: strict numerics, keys from names, x64 on request."""
 
+import collections
 import gc
 import itertools
 import os
@@ -9,6 +10,13 @@ from collections.abc import Callable, Iterator
 
 # The tests draw figures on machines without a display.
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A test compiles for longer than it computes, so XLA compiles quickly here rather than well. Tests that measure time or
+# memory are marked `measured` and run on their own, with `XLA_FLAGS` set to nothing.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 import jax
 import pytest
@@ -16,7 +24,7 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-TIERS = ("fast", "accuracy", "gpu")
+TIERS = ("fast", "accuracy", "measured", "gpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +33,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
         if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+class Compilations:
+    """Counts what each test compiles and for how long, and lists the tests that compile longest."""
+
+    def __init__(self) -> None:
+        self.test = "outside of tests"
+        self.programs: dict[str, list[tuple[float, str]]] = collections.defaultdict(list)
+        jax.monitoring.register_event_duration_secs_listener(self.heard)
+
+    def heard(self, event: str, seconds: float, **details: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.programs[self.test].append((seconds, str(details.get("fun_name", "?"))))
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.test = item.nodeid
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        totals = {test: sum(seconds for seconds, _ in programs) for test, programs in self.programs.items()}
+        number = sum(map(len, self.programs.values()))
+        terminalreporter.write_sep("=", f"{number} programs compiled in {sum(totals.values()):.0f} s")
+        for test in sorted(totals, key=lambda test: -totals[test])[:40]:
+            slowest = ", ".join(f"{name} {seconds:.1f}" for seconds, name in sorted(self.programs[test])[:-4:-1])
+            terminalreporter.write_line(f"{totals[test]:6.1f} s  {len(self.programs[test]):4d}  {test}  ({slowest})")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compilations", action="store_true", help="list the tests that compile longest (one process)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--compilations"):
+        config.pluginmanager.register(Compilations())
 
 
 # Every compiled program maps memory, and Linux lets a process have 65,530 maps: beyond that, compilation crashes.

@@ -190,6 +190,7 @@ def memory(num_steps, adjoint):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.measured
 def test_memory_does_not_grow_with_the_steps():
     few, many = (memory(n, frx.ReversibleAdjoint()) for n in (50, 5000))
     # The times themselves are an input made inside: 4 bytes for each of the 5,000.

@@ -80,12 +80,12 @@ class SolveOptions(eqx.Module):
             raise ValueError(f"{name} carries no density; log_prob(model, x, key=...) gives a bound.")
         if given:
             raise ValueError(
-                f"{name} is not a diffrax solve and takes no {', '.join(given)}; pass grid=, a number of steps or their "
-                "times."
+                f"{name} is not a diffrax solve and takes no {', '.join(given)}; pass grid=, a number of steps or "
+                "their times."
             )
 
     def check_bound(self, model: AbstractModel) -> None:
-        """Raises `ValueError` for options that the bound of a categorical model has no use for."""
+        """Raises `ValueError` for options that the bound of a categorical model ignores."""
         given = self.given_beside(("grid", "lanes", "progress"))
         if given:
             raise ValueError(
