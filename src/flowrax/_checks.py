@@ -13,7 +13,10 @@ from ._typing import Array, DType, Numbers, Shape
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer of a JAX transformation."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, Tracer):
+            return True
+    return False
 
 
 def as_floats(*values: Numbers) -> tuple[Array, ...]:

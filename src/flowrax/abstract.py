@@ -1,6 +1,7 @@
 """The interfaces of models, networks, dynamics and samplers, on which `sample`, `log_prob` and the others depend."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,14 @@ class AbstractNetwork(eqx.Module):
         """
 
 
+def with_key(network: Network, key: KeyArray | None) -> Network:
+    """The network as a function of `(t, x, condition)`; the key goes to networks that may be random."""
+    return functools.partial(network, key=key) if isinstance(network, AbstractNetwork) else network
+
+
 def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
-    """The output of any network. `key` is passed only to an [`AbstractNetwork`][], which may be random."""
-    if isinstance(network, AbstractNetwork):
-        return network(t, x, condition, key=key)
-    return network(t, x, condition)
+    """The output of any network; the key goes to networks that may be random."""
+    return with_key(network, key)(t, x, condition)
 
 
 class AbstractTimelessNetwork(AbstractNetwork):

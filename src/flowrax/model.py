@@ -4,8 +4,6 @@ For $x_0 \sim \mathcal{N}(m, C)$ the noise prediction $n$ gives the score $-C^{-
 singular, the model stays in the range of $C$, because the network's output is projected onto it.
 """
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ from .abstract import (
     AbstractContinuousModel,
     AbstractPrediction,
     AbstractTimelessNetwork,
-    call_network,
+    with_key,
 )
 from .coupling import AbstractCoupling, Independent
 from .interpolant import AbstractInterpolant, Affine, Latent
@@ -131,12 +129,8 @@ class Model(AbstractContinuousModel):
         return self.source_at(self.t_min)
 
     @property
-    def _timeless(self) -> bool:
-        return isinstance(self.network, AbstractTimelessNetwork)
-
-    @property
     def score_interval(self) -> tuple[float, float]:
-        if self._timeless:
+        if isinstance(self.network, AbstractTimelessNetwork):
             raise ValueError(TIMELESS)
         if self.interpolant.gamma is None:
             gaussian_or_raise(self.prior, independent=self.coupling.independent)
@@ -166,7 +160,7 @@ class Model(AbstractContinuousModel):
         If `network` is given, it is called instead of the model's network. Losses that use hidden features pass it.
         Raises `ValueError` if the output does not have the shape of `x`.
         """
-        network = functools.partial(call_network, self.network if network is None else network, key=key)
+        network = with_key(self.network if network is None else network, key)
         out = self.preconditioner(network, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
         return self._project(out, condition)
@@ -193,7 +187,8 @@ class Model(AbstractContinuousModel):
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
-        return Converted(output, x, scales, self.target, prior, self.coupling.independent, self._timeless)
+        timeless = isinstance(self.network, AbstractTimelessNetwork)
+        return Converted(output, x, scales, self.target, prior, self.coupling.independent, timeless)
 
 
 def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:

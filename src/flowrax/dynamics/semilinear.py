@@ -22,16 +22,9 @@ class SemilinearTerm(dfx.ODETerm):
     """
 
     vector_field: Any
-    scale: float | Array | None
+    """The whole drift, a function of `(t, x, args)`."""
+    scale: float | Array | None = 0.0
     """The $c$ of the linear part; None where the drift does not have this form."""
-
-    def __init__(self, vector_field: Any, scale: float | Array | None = 0.0):
-        """**Arguments:**
-
-        - `vector_field`: the whole drift, a function of `(t, x, args)`.
-        - `scale`: $c$. Default: 0, the probability flow. None where the diffusion coefficient is not `SBDM`.
-        """
-        self.vector_field, self.scale = vector_field, scale
 
     def denoise(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         """The data prediction at `(t, x)`; `args` is `(model, condition)`."""

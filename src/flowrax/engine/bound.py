@@ -14,16 +14,12 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 
 from .._result import RESULTS
 from .._typing import Array, PyTree, Scalar
 from ..stepper.init_solver import init_solver
 from .stages import has_few_stages, step_by_stages
-from .stepping import Stepping
-from .trees import select
-
-_NONFINITE: Any = RESULTS.nonfinite
+from .stepping import FIRST_STEP, Stepping
 
 
 class AbstractEquation(eqx.Module):
@@ -125,54 +121,15 @@ class BoundSample(eqx.Module):
         """The progress before the first attempt of an adaptive solve."""
         stepping, solver = self.stepping, self.solver
         t0, t1 = stepping.span
+        step, order = jnp.asarray(FIRST_STEP, t0.dtype), solver.error_order(self.terms)
         first, controller_state = stepping.directed_controller.init(
-            self.terms, t0, t1, self.y0, stepping.first_step, self.args, solver.func, solver.error_order(self.terms)
+            self.terms, t0, t1, self.y0, step, self.args, solver.func, order
         )
         t_next, zero = jnp.minimum(first, t1), jnp.zeros((), jnp.int32)
         point = Point(self.y0, init_solver(solver, self.terms, t0, t_next, self.y0, self.args))
         controller_state = jax.tree.map(jnp.asarray, controller_state)
         interval = Interval(t0, t_next, jnp.asarray(False))
         return Progress(interval, point, controller_state, zero, zero, RESULTS.successful)
-
-    def attempt(self, now: Progress) -> tuple[Progress, Array, dict[str, PyTree]]:
-        """One step under error control: the progress after it, whether it was accepted, its interpolation data."""
-        interval, (t0, t1) = now.interval, self.stepping.span
-        point, error, dense, solver_result = self.step(interval, now.point)
-        error = jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), error)
-        # A controller may come with an order of its own.
-        order: Any = self.solver.error_order(self.terms)
-        keep, t_prev, t_next, made_jump, controller_state, controller_result = (
-            self.stepping.directed_controller.adapt_step_size(
-                interval.t0,
-                interval.t1,
-                now.point.y,
-                point.y,
-                self.args,
-                error,
-                order,
-                now.controller_state,
-            )
-        )
-        keep, t_prev = jnp.asarray(keep), jnp.minimum(t_prev, t1)
-        # The last step must not be so short that its interpolation is rounding error only.
-        resolution = jnp.finfo(t1.dtype).eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
-        t_end = jnp.where(keep, t1, t_prev + (t1 - t_prev) / 2)
-        t_next = jnp.where(t_next > t1 - 100 * resolution, t_end, t_next)
-        result = RESULTS.where(keep, solver_result, RESULTS.successful)
-        result = RESULTS.where(result == RESULTS.successful, controller_result, result)
-        # A rejected step that time cannot resolve ends the solve, as does a step size that is not a number.
-        stuck = ~keep & ~(t_next - t_prev > 2 * resolution) & (result == RESULTS.successful)
-        infinite = jnp.isinf(optx.max_norm(error))
-        result = RESULTS.where(stuck, RESULTS.where(infinite, _NONFINITE, RESULTS.dt_min_reached), result)
-        after = Progress(
-            interval=Interval(t_prev, t_next, jnp.where(keep, made_jump, interval.made_jump)),
-            point=select(keep, point, now.point),
-            controller_state=controller_state,
-            num_steps=now.num_steps + 1,
-            num_accepted=now.num_accepted + keep.astype(jnp.int32),
-            result=result,
-        )
-        return after, keep, dense
 
 
 def _reversed(terms: Any) -> Any:

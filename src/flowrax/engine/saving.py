@@ -115,10 +115,8 @@ class Saver(eqx.Module):
         return Saved(times, jax.tree.map(write, saved.values, values))
 
 
-def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver | None:
+def make_saver(saveat: dfx.SaveAt, stepping: Stepping) -> Saver | None:
     """The saver of a `diffrax.SaveAt` that passed [`check_saveat`][]; None where nothing is to be kept."""
-    if saveat is None:
-        return None
     sub = saveat.subs
     assert isinstance(sub, dfx.SubSaveAt)
     ts = None if sub.ts is None else sub.ts.astype(stepping.start.dtype)
@@ -127,10 +125,8 @@ def make_saver(saveat: dfx.SaveAt | None, stepping: Stepping) -> Saver | None:
     return Saver(sub.t0, sub.t1, sub.steps, -ts[::-1] if ts is not None and stepping.backward else ts, sub.fn)
 
 
-def check_saveat(saveat: dfx.SaveAt | None, stepping: Stepping) -> dfx.SaveAt | None:
+def check_saveat(saveat: dfx.SaveAt, stepping: Stepping) -> dfx.SaveAt:
     """Raises `ValueError` for a `saveat` that is not supported; moves times onto ends that they miss by rounding."""
-    if saveat is None:
-        return None
     sub = saveat.subs
     if saveat.dense or not isinstance(sub, dfx.SubSaveAt):
         raise ValueError("saveat takes one of ts=, steps=, t0= and t1=, not dense= nor several subs=.")

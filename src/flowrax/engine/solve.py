@@ -4,6 +4,8 @@ By default all samples take the steps of a grid together, adaptive steps run on 
 gradient goes back through the accepted steps. With a diffrax adjoint, `diffeqsolve` is mapped over the samples.
 """
 
+import dataclasses
+import functools
 import importlib.util
 from typing import Any
 
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._result import RESULTS, Stats
-from .._typing import Array, PyTree
+from .._typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound import AbstractEquation
 from .fixed import solve_fixed
@@ -64,14 +66,15 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
     **Returns:** [`Solved`][].
     """
     # The error control is no part of the discrete solve that is differentiated.
-    stepping = eqx.tree_at(lambda s: s.controller, spec.stepping, _constant(spec.stepping.controller))
-    starts = _in_precision_of_time(starts[0], stepping.start), starts[1]
+    stepping = dataclasses.replace(spec.stepping, controller=_constant(spec.stepping.controller))
+    raised = functools.partial(_at_least, stepping.start.dtype)
+    starts = jax.tree.map(raised, starts[0]), starts[1]
     n, lanes = num_rows(starts[0]), spec.lanes
     if lanes is None:
         # On a grid all samples take the same steps.
         lanes = n if stepping.grid is not None else _LANES.get(jax.default_backend(), 1024)
-    saver, meter = make_saver(spec.saveat, stepping), make_meter(spec.progress)
-    method = Method(spec.solver, stepping, saver, meter, min(lanes, n))
+    saver = None if spec.saveat is None else make_saver(spec.saveat, stepping)
+    method = Method(spec.solver, stepping, saver, make_meter(spec.progress), min(lanes, n))
     if spec.adjoint is None:
         outcome = _replayed((equation, starts), method)
     else:
@@ -88,20 +91,22 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
 def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
     """Marks rows of successful solves that are not finite as failures, and sets all of a failed row to NaN."""
     finite = finite_rows(tree) | (result != RESULTS.successful)
-    result = jax.vmap(lambda finite, result: RESULTS.where(finite, result, _NONFINITE))(finite, result)
+    result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(finite, result, _NONFINITE)
     return _good_rows(result, tree), result
 
 
 def finite_rows(tree: PyTree) -> Array:
     """Whether all elements of a row are finite, `(n,)`."""
-    finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1), tree)
-    return jax.tree.reduce(jnp.logical_and, finite)
+    finite = jnp.ones(num_rows(tree), bool)
+    for leaf in jax.tree.leaves(tree):
+        finite &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
+    return finite
 
 
 def _good_rows(result: RESULTS, tree: PyTree) -> PyTree:
     """The rows of successful solves, and NaN in place of the others."""
     arrays, others = eqx.partition(tree, eqx.is_inexact_array)
-    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), arrays)
+    nan = jax.tree.map(functools.partial(jnp.full_like, fill_value=jnp.nan), arrays)
     return eqx.combine(select(result == RESULTS.successful, arrays, nan), others)
 
 
@@ -110,10 +115,9 @@ def _constant(tree: PyTree) -> PyTree:
     return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
 
-def _in_precision_of_time(tree: PyTree, time: Array) -> PyTree:
-    """States of a lower precision than time, raised to the precision of time as `diffeqsolve` does."""
-    bits = jnp.finfo(time.dtype).bits
-    return jax.tree.map(lambda leaf: leaf.astype(time.dtype) if jnp.finfo(leaf.dtype).bits < bits else leaf, tree)
+def _at_least(dtype: DType, leaf: Array) -> Array:
+    """A state of a lower precision than time is raised to the precision of time, as `diffeqsolve` does."""
+    return leaf.astype(dtype) if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits else leaf
 
 
 @eqx.filter_custom_vjp

@@ -4,6 +4,7 @@ diffrax loops over them and keeps the slopes in one buffer, which a map over sam
 processors that costs a Dopri5 step in 64 dimensions 6 to 8%, a Heun step 5 to 7%.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,8 +52,10 @@ def step_by_stages(
 
 
 def _plus(y: PyTree[Array] | None, weights: Sequence[float] | np.ndarray, slopes: list[PyTree[Array]]) -> PyTree[Array]:
-    """`y`, or nothing, and the weighted sum of the slopes."""
-    used = [(float(weight), slope) for weight, slope in zip(weights, slopes, strict=True) if weight != 0]
-    terms = [jax.tree.map(lambda leaf, w=weight: w * leaf, slope) for weight, slope in used]
-    terms = terms or [jax.tree.map(jnp.zeros_like, slopes[0])]
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *([] if y is None else [y]), *terms)
+    """`y`, or zero, plus the weighted sum of the slopes."""
+    total = y
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight != 0:
+            term = jax.tree.map(functools.partial(jnp.multiply, float(weight)), slope)
+            total = term if total is None else jax.tree.map(jnp.add, total, term)
+    return jax.tree.map(jnp.zeros_like, slopes[0]) if total is None else total

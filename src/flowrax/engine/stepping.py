@@ -19,7 +19,7 @@ _TREE_RESOLUTION = 2.0**-13
 
 # The first step of an adaptive solve, in units of time, as of `diffeqsolve`. A flow amplifies what goes wrong early, so
 # that small steps which grow are worth more than an estimated first step: see the page on the design.
-_FIRST_STEP = 0.01
+FIRST_STEP = 0.01
 
 
 class Stepping(eqx.Module):
@@ -31,11 +31,6 @@ class Stepping(eqx.Module):
     grid: Array | None
     max_steps: int = eqx.field(static=True)
     backward: bool = eqx.field(static=True)
-
-    @property
-    def first_step(self) -> Array:
-        """Of an adaptive solve."""
-        return jnp.asarray(_FIRST_STEP, self.start.dtype)
 
     @property
     def may_jump(self) -> bool:
@@ -95,7 +90,7 @@ def make_stepping(
 ) -> Stepping:
     """Makes tolerances, a controller or a grid into a [`Stepping`][] over `interval`; more than one is an error."""
     times = time_dtype(dtype)
-    start, end = (jnp.asarray(t, times) for t in interval)
+    start, end = jnp.asarray(interval[0], times), jnp.asarray(interval[1], times)
     backward = interval[0] > interval[1]
     toleranced = rtol is not None or atol is not None
     if toleranced + (controller is not None) + (grid is not None) > 1:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._checks import check_shape
 from .._typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..abstract import AbstractNetwork
-from .features import FourierFeatures, flat_condition
+from .features import FourierFeatures
 
 Activation = Callable[[Array], Array]
 
@@ -148,7 +148,10 @@ class ResidualMLP(AbstractNetwork):
 
 def _context(features: FourierFeatures, size: int, t: Scalar, condition: Condition, dtype: DType) -> Array:
     """`[features(t), condition]`; raises `ValueError` for a condition of another size."""
-    flat = flat_condition(condition, dtype)
-    if flat.shape[0] != size:
-        raise ValueError(f"The condition has {flat.shape[0]} elements but the network takes {size}.")
-    return jnp.concatenate([features(t, dtype), flat])
+    parts, count = [features(t, dtype)], 0
+    for leaf in jax.tree.leaves(condition):
+        parts.append(jnp.asarray(leaf, dtype).reshape(-1))
+        count += parts[-1].size
+    if count != size:
+        raise ValueError(f"The condition has {count} elements but the network takes {size}.")
+    return jnp.concatenate(parts)

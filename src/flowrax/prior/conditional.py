@@ -110,11 +110,15 @@ def given(tree: PyTree, condition: Condition) -> PyTree:
     **Raises:** `ValueError` if `tree` contains a [`Conditional`][] and `condition` is None, or if the prior of the
     condition is not Gaussian or has another event shape or dtype.
     """
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_conditional)
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, Conditional):
+            leaves[index] = _law_of(leaf, condition)
+    return jax.tree.unflatten(structure, leaves)
 
-    def resolve(leaf: object) -> object:
-        return _law_of(leaf, condition) if isinstance(leaf, Conditional) else leaf
 
-    return jax.tree.map(resolve, tree, is_leaf=lambda leaf: isinstance(leaf, Conditional))
+def _is_conditional(leaf: object) -> bool:
+    return isinstance(leaf, Conditional)
 
 
 def row_of(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:

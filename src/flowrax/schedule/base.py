@@ -10,6 +10,7 @@ g^2 = \frac{\mathrm{d} \sigma^2}{\mathrm{d}s} - 2 f \sigma^2
 """
 
 import abc
+import operator
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -92,7 +93,7 @@ class AbstractSchedule(eqx.Module):
             sigma_rate=self.sigma_rate(t),
             variance_rate=self.variance_rate(t),
         )
-        return record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), record)
+        return record if dtype is None else jax.tree.map(operator.methodcaller("astype", dtype), record)
 
     def is_singular(self, name: str, t: float) -> bool:
         """Whether the method called `name` is infinite at the end point `t` (0 or 1)."""

@@ -13,13 +13,9 @@ def init_solver(solver: dfx.AbstractSolver, terms: Any, t0: Any, t1: Any, y0: An
     Otherwise the first step of any one sample makes the solver evaluate that stage for every sample of the batch.
     """
     state = solver.init(terms, t0, t1, y0, args)
-    if state is not None and _reuses_last_stage(solver):
-        state = jnp.asarray(False), solver.func(terms, t0, y0, args)
-    return jax.tree.map(jnp.asarray, state)
-
-
-def _reuses_last_stage(solver: dfx.AbstractSolver) -> bool:
     # diffrax counts a wrapper as an instance of the solver it wraps.
     wrapped = isinstance(solver, dfx.AbstractWrappedSolver)
     tableau = solver.tableau if isinstance(solver, dfx.AbstractERK) and not wrapped else None
-    return isinstance(tableau, dfx.ButcherTableau) and tableau.fsal
+    if state is not None and isinstance(tableau, dfx.ButcherTableau) and tableau.fsal:
+        state = jnp.asarray(False), solver.func(terms, t0, y0, args)
+    return jax.tree.map(jnp.asarray, state)

@@ -130,7 +130,12 @@ class SolveOptions(eqx.Module):
             raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
         solver, interval = dynamics.stepper(self.solver), dynamics.interval(model)
         start, end = dynamics.path_time(model, interval[0]), dynamics.path_time(model, interval[1])
-        _check_calculus(dynamics, solver)
+        if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
+            reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
+            raise ValueError(
+                f"{type(dynamics).__name__} has state-dependent diffusion in the {reading} sense, "
+                f"but {type(solver).__name__} converges to the other; pass a solver of diffrax's {reading} kind."
+            )
         if divergence is None:
             check_predictions(solver, model, start, end)
         if self.last_step is not None:
@@ -152,7 +157,7 @@ class SolveOptions(eqx.Module):
             norm=optx.rms_norm if divergence is None else augmented_norm,
             stochastic=not dynamics.keeps_density,
         )
-        saveat = check_saveat(self.saveat, stepping)
+        saveat = None if self.saveat is None else check_saveat(self.saveat, stepping)
         return SolveSpec(solver, stepping, saveat, self.adjoint, self.lanes, self.progress)
 
 
@@ -181,12 +186,3 @@ class ModelEquation(AbstractEquation):
             return augmented_terms(self.divergence, own.probes), args
         assert own.noise_key is not None
         return self.dynamics.terms(*args, make_noise(stepping, solver, own.noise_key, self.model.dtype))
-
-
-def _check_calculus(dynamics: AbstractDynamics, solver: dfx.AbstractSolver) -> None:
-    if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):
-        reading = "Ito" if dynamics.calculus is dfx.AbstractItoSolver else "Stratonovich"
-        raise ValueError(
-            f"{type(dynamics).__name__} has state-dependent diffusion in the {reading} sense, "
-            f"but {type(solver).__name__} converges to the other; pass a solver of diffrax's {reading} kind."
-        )

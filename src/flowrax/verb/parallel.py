@@ -96,10 +96,10 @@ class _Picard(eqx.Module):
     tolerance: Array
     window: int = eqx.field(static=True)
 
-    def draw(self, x0: Event | None, row: PyTree, key: KeyArray) -> Samples:
-        """One sample."""
+    def draw(self, key: KeyArray, index: Array, x0: Event | None, row: PyTree) -> Samples:
+        """Sample number `index`."""
         solver, stepping = self.spec.solver, self.spec.stepping
-        start = draw_start(self.equation, x0, row, key)
+        start = draw_start(self.equation, key, index, x0, row)
         terms, args = self.equation.bind((start.state, start.own), solver, stepping)
         state = start.state
         _check_memory(solver, terms, stepping, state, args)
@@ -168,7 +168,4 @@ def _check_memory(
 
 @eqx.filter_jit
 def _sample(picard: _Picard, key: KeyArray, num_samples: int, x0: Batch | None, rows: PyTree) -> Samples:
-    def one(index: Array, x0: Event | None, row: PyTree) -> Samples:
-        return picard.draw(x0, row, jax.random.fold_in(key, index))
-
-    return jax.vmap(one)(jnp.arange(num_samples), x0, rows)
+    return jax.vmap(picard.draw, in_axes=(None, 0, 0, 0))(key, jnp.arange(num_samples), x0, rows)

@@ -1,5 +1,7 @@
 """`sample`: draw from a model, by any dynamics and any diffrax solver, each sample with its own step size."""
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,9 +134,9 @@ class Drawn(eqx.Module):
     own: Start
 
 
-def draw_start(equation: ModelEquation, x0: Event | None, row: PyTree, key: KeyArray) -> Drawn:
-    """Draws the start of one sample."""
-    source_key, noise_key, state_key, probe_key = jax.random.split(key, 4)
+def draw_start(equation: ModelEquation, key: KeyArray, index: Array, x0: Event | None, row: PyTree) -> Drawn:
+    """Draws the start of sample number `index`."""
+    source_key, noise_key, state_key, probe_key = jax.random.split(jax.random.fold_in(key, index), 4)
     model, _ = row_of(equation.model, equation.condition, row)
     source, divergence = equation.dynamics.source(model), equation.divergence
     x: Event = source.draw(source_key) if x0 is None else x0
@@ -151,7 +153,7 @@ def _draw(
 ) -> Samples:
     """Draws the samples number `index`."""
     equation, spec, last_step, key = shared
-    start = jax.vmap(lambda i, x0, row: draw_start(equation, x0, row, jax.random.fold_in(key, i)))(index, *rows)
+    start = jax.vmap(functools.partial(draw_start, equation, key))(index, *rows)
     solved = solve(equation, (start.state, start.own), spec)
     return _answer(equation, spec, last_step, start, solved)
 
@@ -160,10 +162,7 @@ def _answer(
     equation: ModelEquation, spec: SolveSpec, last_step: AbstractLastStep | None, start: Drawn, solved: Solved
 ) -> Samples:
     dynamics, divergence, stats, result = equation.dynamics, equation.divergence, solved.stats, solved.result
-
-    def readout(state: PyTree) -> Event:
-        return dynamics.readout(state) if divergence is None else state[0]
-
+    readout = dynamics.readout if divergence is None else operator.itemgetter(0)
     x, log_prob, error = jax.vmap(readout)(solved.y), None, None
     if divergence is not None and start.log_density is not None:
         change = solved.y[1]
