@@ -14,8 +14,9 @@ MARKER = "<!-- every public name -->"
 def public_modules() -> list[types.ModuleType]:
     """The modules that the package exports by `from . import name`; others are bound by Python itself."""
     tree = ast.parse(inspect.getsource(flowrax))
-    fronts = [node for node in tree.body if isinstance(node, ast.ImportFrom) and not node.module]
-    return [getattr(flowrax, alias.name) for front in fronts for alias in front.names]
+    fronts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.module]
+    names = sorted(alias.name for front in fronts for alias in front.names)
+    return [getattr(flowrax, name) for name in names]
 
 
 def public_names(module: types.ModuleType) -> Iterator[str]:

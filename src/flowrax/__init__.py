@@ -1,5 +1,7 @@
 """Stochastic interpolants in JAX: sampling, log-likelihoods and posteriors one can trust."""
 
+from typing import TYPE_CHECKING
+
 from . import (
     chain as chain,
     coupling as coupling,
@@ -10,8 +12,6 @@ from . import (
     guidance as guidance,
     interpolant as interpolant,
     loss as loss,
-    nn as nn,
-    oracle as oracle,
     plot as plot,
     prior as prior,
     schedule as schedule,
@@ -93,3 +93,19 @@ from .verb import (
     sample as sample,
 )
 from .warp import WarpedModel as WarpedModel, warp as warp
+
+if TYPE_CHECKING:
+    from . import nn as nn, oracle as oracle
+else:
+    # Neither sampling nor training needs these, so each is imported at its first use.
+    _LAZY = ("nn", "oracle")
+
+    def __getattr__(name: str) -> object:
+        if name in _LAZY:
+            import importlib
+
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY})

@@ -10,9 +10,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 
 if TYPE_CHECKING:
+    # optax is slow to import, so at run time this name means any type.
+    from optax import GradientTransformation as GradientTransformation
+
     Times = float | Array | np.ndarray
     Scalar = float | Array | np.ndarray
 else:
+    GradientTransformation = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
 
@@ -48,6 +52,7 @@ __all__ = [
     "DType",
     "Event",
     "Float",
+    "GradientTransformation",
     "Int",
     "Key",
     "KeyArray",

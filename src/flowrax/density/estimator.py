@@ -18,7 +18,6 @@ from .._condition import Batched
 from .._result import LogProb, Samples
 from .._typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
 from ..model import Model
-from ..nn import MLP
 from ..schedule import Linear
 from ..train import FitResult, fit, load, save
 from ..verb import log_prob, sample
@@ -94,6 +93,8 @@ class DensityEstimator(eqx.Module):
         trained = isinstance(model, Model)
         example = jax.tree.map(jnp.asarray, condition)
         if not isinstance(model, Model):
+            from ..nn import MLP
+
             if key is None:
                 raise ValueError("DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).")
             size = sum(leaf.size for leaf in jax.tree.leaves(example))

@@ -10,7 +10,6 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr
 
 from .._checks import check_not_negative
 from .._typing import Array, KeyArray, Tokens
@@ -88,7 +87,7 @@ class Entropy(AbstractOrder):
         check_not_negative("randomness", self.randomness)
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
-        return _perturbed(key, -jnp.sum(entr(jnp.exp(log_p)), axis=-1), self.randomness, step)
+        return _perturbed(key, -jnp.sum(jax.scipy.special.entr(jnp.exp(log_p)), axis=-1), self.randomness, step)
 
 
 class LeftToRight(AbstractOrder):

@@ -13,8 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..nn import FourierFeatures
-
 _MAGIC = b"flowrax checkpoint\n"
 _VERSION = 1
 
@@ -97,6 +95,8 @@ def _describe(arrays: Any) -> list[list[Any]]:
 
 def _frozen(tree: Any) -> list[list[float]]:
     """The frequencies of all time features, which are constants of a network and not among its arrays."""
+    from ..nn import FourierFeatures
+
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, FourierFeatures))
     return [list(node.frequencies) for node in nodes if isinstance(node, FourierFeatures)]
 

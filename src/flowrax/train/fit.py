@@ -13,10 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from .._condition import Batched
-from .._typing import BatchLike, Condition, KeyArray, Rows
+from .._typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..loss import AbstractLoss
 from .checkpoint import load, save
@@ -60,7 +59,7 @@ def fit(
     *,
     loss: AbstractLoss | None = None,
     coupling: AbstractCoupling | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: GradientTransformation | None = None,
     num_steps: int = 10_000,
     batch_size: int = 256,
     condition: Condition = None,
@@ -120,6 +119,8 @@ def fit(
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
+        import optax
+
         warm = min(500, max(1, num_steps // 10))
         optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
     trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))

@@ -6,9 +6,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 
-from .._typing import Array, Condition, KeyArray, PyTree, Rows
+from .._typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, given
@@ -38,7 +37,7 @@ class Task(eqx.Module):
     static: Any
     """The model without its parameters."""
     loss: AbstractLoss
-    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    optimizer: GradientTransformation = eqx.field(static=True)
     augment: Augment | None = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     average_decay: float
@@ -137,7 +136,7 @@ def _pairs(
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), paired, rest)
 
 
-def first_state(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def first_state(parameters: Any, optimizer: GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(
         parameters=parameters,
@@ -179,7 +178,8 @@ def advance(
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        # The same as `optax.apply_updates`, without importing optax.
+        parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.parameters, updates)
         average = _average(state, parameters, task.average_decay)
         state = TrainState(parameters, average, optimizer, state.step + 1, state.best, state.best_loss, state.best_step)
         return state, total + value.astype(jnp.float32)
