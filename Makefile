@@ -59,7 +59,7 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot,train,diagnostics]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot,train]'
 	touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)
@@ -69,7 +69,7 @@ $(INSTALLED_DOCS): $(INSTALLED)
 $(INSTALLED_PEERS): pyproject.toml constraints.txt $(wildcard benchmarks/requirements-peers*.txt)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-r benchmarks/requirements-peers.txt -e '.[dev,plot,train,diagnostics]'
+		-r benchmarks/requirements-peers.txt -e '.[dev,plot,train]'
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r benchmarks/requirements-peers-bare.txt
 	touch $@
