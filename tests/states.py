@@ -52,16 +52,30 @@ def matrices(model, moves, start, end):
     return [product(jax.vmap(lambda x, kind=kind: kind(model, step, x))(states), states) for kind in kinds]
 
 
-def law_after(model, moves, grid):
-    """The law of the end of a chain, by sums over all states: no draws."""
-    times, states = moves.times(model, grid), states_of(model)
-    law = np.asarray(jnp.prod(model.prior.probabilities[states], axis=1))
-    for start, end in zip(times[:-1], times[1:], strict=True):
-        first, *corrections = matrices(model, moves, start, end)
+# The times of a chain take this many places, so that chains of any number of steps share their compilation.
+MOST_STEPS = 128
+
+
+@eqx.filter_jit
+def _end_of(model, moves, times, count):
+    def push(index, law):
+        first, *corrections = matrices(model, moves, times[index], times[index + 1])
         for chances in [first, *corrections * getattr(moves, "num_corrections", 0)]:
             # The oracle has no posterior of a state that cannot be.
-            law = law @ np.where(law[:, None] > 0, chances, 0)
-    return law.reshape((model.prior.num_classes,) * model.shape[0])
+            law = law @ jnp.where(law[:, None] > 0, chances, 0)
+        return law
+
+    start = jnp.prod(model.prior.probabilities[states_of(model)], axis=1)
+    return jax.lax.fori_loop(0, count, push, start)
+
+
+def law_after(model, moves, grid):
+    """The law of the end of a chain, by sums over all states: no draws."""
+    times = moves.times(model, grid)
+    count = len(times) - 1
+    padded = np.concatenate([times, np.ones(MOST_STEPS - count, times.dtype)])
+    law = _end_of(model, moves, jnp.asarray(padded), jnp.asarray(count))
+    return np.asarray(law).reshape((model.prior.num_classes,) * model.shape[0])
 
 
 def falls_at_order(errors, order):

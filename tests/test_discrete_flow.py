@@ -1,5 +1,8 @@
 """Jumps along mixture paths: rates against Kolmogorov's equation, and the laws of their moves by sums over states."""
 
+from math import comb
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,30 @@ from flowrax.abstract import Move
 from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 
+@eqx.filter_jit
+def conditional_rates(model, t, x1, stochasticities):
+    """The law of a site given its datum and its derivative, and the rates from every class at each stochasticity."""
+    k = model.prior.num_classes
+    flow = jax.jvp(lambda t: model.interpolant.marginal(model.prior, t, x1)[0], (t,), (jnp.ones_like(t),))
+    p1 = jax.nn.one_hot(x1, k, dtype=jnp.float64)
+    rates = jax.vmap(lambda eta: discrete.jump_rates(model, t, jnp.arange(k), p1, eta))(stochasticities)
+    return flow, rates
+
+
+@eqx.filter_jit
+def joint_rates(model, t, stochasticities):
+    """The same over all states of two sites, under the model's own posterior."""
+    states = states_of(model)
+    flow = jax.jvp(lambda t: marginal(model, t), (t,), (jnp.ones_like(t),))
+    p1 = jax.vmap(lambda x: jnp.exp(model.log_probabilities(t, x)))(states)
+    rows = jax.vmap(lambda eta: jax.vmap(lambda x, p1: discrete.jump_rates(model, t, x, p1, eta))(states, p1))
+    return flow, rows(stochasticities)
+
+
+def no_network(t, x, condition):
+    return None
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_jumps_given_the_datum_make_its_path_and_what_is_added_is_in_detailed_balance(schedule, x64):
     """With random priors: the forward equation of q_t(. | x1), and the flows that stochasticity adds are symmetric."""
@@ -19,18 +46,14 @@ def test_jumps_given_the_datum_make_its_path_and_what_is_added_is_in_detailed_ba
     for trial in range(4):
         pi = rng.dirichlet(np.ones(k))
         prior = frx.prior.Categorical((k,), pi)
-        model = frx.CategoricalModel(lambda t, x, c: None, SCHEDULES[schedule], prior=prior, dtype=jnp.float64)
+        model = frx.CategoricalModel(no_network, SCHEDULES[schedule], prior=prior, dtype=jnp.float64)
         t, x1 = jnp.asarray(0.15 + 0.2 * trial), jnp.full(k, trial)
 
-        def q(t, model=model, x1=x1):
-            return model.interpolant.marginal(model.prior, t, x1)[0]
-
-        here, rate = jax.jvp(q, (t,), (jnp.ones_like(t),))
-        p1 = jax.nn.one_hot(x1, k, dtype=jnp.float64)
-        plain, more = (np.asarray(discrete.jump_rates(model, t, jnp.arange(k), p1, eta)) for eta in (0.0, 1.7))
-        flow = np.asarray(here)[:, None] * plain
+        (here, rate), (plain, more) = conditional_rates(model, t, x1, jnp.asarray([0.0, 1.7]))
+        here, plain, more = np.asarray(here), np.asarray(plain), np.asarray(more)
+        flow = here[:, None] * plain
         np.testing.assert_allclose(flow.sum(0) - flow.sum(1), rate, atol=1e-13)
-        added = np.asarray(here)[:, None] * (more - plain)
+        added = here[:, None] * (more - plain)
         assert added.max() > 0.01
         np.testing.assert_allclose(added, added.T, atol=1e-14)
 
@@ -40,14 +63,12 @@ def test_the_rates_of_an_exact_model_carry_the_joint_law(prior, x64):
     """Kolmogorov's forward equation over all states of two sites, whatever the stochasticity."""
     for schedule in SCHEDULES.values():
         model, t = exact(prior, schedule), jnp.asarray(0.37)
-        states = states_of(model)
-        p, rate = jax.jvp(lambda t, model=model: marginal(model, t), (t,), (jnp.ones_like(t),))
-        p1 = jax.vmap(lambda x, t=t, model=model: jnp.exp(model.log_probabilities(t, x)))(states)
-        one_apart = np.asarray((states[:, None] != states[None]).sum(-1) == 1)
-        for eta in (0.0, 2.5):
-            rows = jax.vmap(lambda x, p1, m=model, t=t, eta=eta: discrete.jump_rates(m, t, x, p1, eta))(states, p1)
+        states = np.asarray(states_of(model))
+        (p, rate), each = joint_rates(model, t, jnp.asarray([0.0, 2.5]))
+        one_apart = (states[:, None] != states[None]).sum(-1) == 1
+        for rows in np.asarray(each):
             # The site that differs has the rate of its jump; the others jump to where they are at the rate zero.
-            rates = np.where(one_apart, np.asarray(rows[:, jnp.arange(2), states].sum(-1)), 0)
+            rates = np.where(one_apart, rows[:, np.arange(2), states].sum(-1), 0)
             flow = np.asarray(p)[:, None] * rates
             np.testing.assert_allclose(flow.sum(0) - flow.sum(1), rate, atol=1e-12)
 
@@ -85,7 +106,7 @@ def test_a_correction_keeps_the_law_of_the_time(prior, x64):
     moves = discrete.PredictorCorrector(discrete.Euler(), stochasticity=4.0)
     for table in (TABLE[0], TABLE):
         model = exact(prior, table=table)
-        law, errors = np.asarray(marginal(model, jnp.asarray(0.6), table / table.sum())), []
+        law, errors = np.asarray(eqx.filter_jit(marginal)(model, jnp.asarray(0.6), table / table.sum())), []
         for length in (0.04, 0.02, 0.01):
             _, chances = matrices(model, moves, jnp.asarray(0.6 - length), jnp.asarray(0.6))
             errors.append(np.abs(law @ np.asarray(chances) - law).sum())
@@ -96,14 +117,24 @@ def purity_law(model, moves, grid):
     """The law of the end, by sums over how many masks are lifted, what is drawn there and what is masked again."""
     times, mask = moves.times(model, grid), model.prior.mask
     law = {(mask, mask): 1.0}
-    for start, end in zip(times[:-1], times[1:], strict=True):
-        lift, back = (float(p) for p in moves.chances(model, Move(jnp.asarray(0), 1, start, end)))
+
+    @jax.jit
+    def of_steps(starts, ends):
+        def chances(start, end):
+            return moves.chances(model, Move(jnp.asarray(0), 1, start, end))
+
+        rows = jax.vmap(lambda t: jax.vmap(lambda x: model.log_probabilities(t, x))(states_of(model)))(starts)
+        return jax.vmap(chances)(starts, ends), rows
+
+    (lifts, backs), rows = of_steps(times[:-1], times[1:])
+    rows = np.exp(np.asarray(rows, np.float64)).reshape(len(rows), 4, 4, 2, 4)
+    for lift, back, row in zip(np.asarray(lifts, float), np.asarray(backs, float), rows, strict=True):
         new = {}
         for x, mass in law.items():
-            p = np.exp(np.asarray(model.log_probabilities(start, jnp.asarray(x, jnp.int32)), np.float64))
+            p = row[x]
             holes = sorted((i for i in range(2) if x[i] == mask), key=lambda i, p=p: -p[i].max())
             for number in range(len(holes) + 1):
-                counted = mass * stats.binom.pmf(number, len(holes), lift)
+                counted = mass * comb(len(holes), number) * lift**number * (1 - lift) ** (len(holes) - number)
                 rows = [np.eye(4)[x[i]] * (1 - back) + np.eye(4)[mask] * back for i in range(2)]
                 for i in holes:
                     rows[i] = p[i] if i in holes[:number] else np.eye(4)[mask]
