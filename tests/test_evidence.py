@@ -33,11 +33,10 @@ def test_bayes_theorem_of_independent_sites(name, x64):
     network = frx.nn.WithEvidence(Constant(jnp.log(jnp.asarray(ROWS))), path, prior)
     model = frx.CategoricalModel(network, path, prior=prior)
     exact = frx.oracle.Sites(ROWS).model(path, prior=prior)
-    for t in (0.0, 0.25, 0.75):
-        for x in ([0, 1, 2], [3, 3, 0]):
-            ends = jnp.asarray(t), jnp.asarray(x, jnp.int32)
-            got, want = model.log_probabilities(*ends), exact.log_probabilities(*ends)
-            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+    t, x = (a.ravel() for a in np.meshgrid([0.0, 0.25, 0.75], [0, 1], indexing="ij"))
+    x = np.array([[0, 1, 2], [3, 3, 0]], np.int32)[x]
+    got, want = (jax.jit(jax.vmap(m.log_probabilities))(jnp.asarray(t), jnp.asarray(x)) for m in (model, exact))
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
 
 
 def test_no_doubt_is_left_near_the_data_so_that_the_bound_is_finite():
