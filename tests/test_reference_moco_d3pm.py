@@ -41,7 +41,7 @@ def want(prior, table, name):
 def batch(function, *arguments):
     """A function of one event and its index over the rows of the reference."""
     tokens = [jnp.asarray(a, jnp.int32) if a.dtype == np.int64 else jnp.asarray(a) for a in arguments]
-    return np.asarray(jax.vmap(function)(*tokens))
+    return np.asarray(jax.jit(jax.vmap(function))(*tokens))
 
 
 def factors(chain, p1, index, x):
@@ -52,7 +52,7 @@ def factors(chain, p1, index, x):
 
 def size(chain, p1, x):
     """How large the unnormalised step is: zero where no data can have left the token that is seen."""
-    seen, left = jax.vmap(lambda *row: factors(chain, *row))(p1, INDICES.astype(np.int32), x.astype(np.int32))
+    seen, left = jax.jit(jax.vmap(lambda *row: factors(chain, *row)))(p1, INDICES.astype(np.int32), x.astype(np.int32))
     return np.max(seen * left, axis=-1)
 
 
@@ -66,7 +66,7 @@ def test_matrices(prior, table):
         ("Qt_bar", ours.marginal, 0),
         ("Qt_prev_bar", ours.marginal, 1),
     ):
-        got = jax.vmap(lambda i, rows=rows: rows(i, classes))(indices - shift)
+        got = jax.jit(jax.vmap(lambda i, rows=rows: rows(i, classes)))(indices - shift)
         np.testing.assert_allclose(got, want(prior, table, name), rtol=0, atol=2e-6, err_msg=name)
     np.testing.assert_allclose(TABLES[table].alpha_bar, want(prior, table, "alpha_bar"), rtol=2e-5, atol=1e-9)
     marginal = batch(ours.marginal, INDICES, TOKENS)

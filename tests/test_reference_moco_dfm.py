@@ -38,8 +38,12 @@ def model(kind, shape=(LENGTH,)):
 
 def by_row(kind, function):
     """The function of each row's state, number and step, stacked."""
-    steps = [Move(jnp.asarray(0), 2, jnp.asarray(T[i]), jnp.asarray(T[i] + DT[i])) for i in ROWS]
-    return np.stack([function(jnp.asarray(X[kind][i], jnp.int32), i, steps[i]) for i in ROWS])
+
+    def one(x, i, start, end):
+        return function(x, i, Move(jnp.asarray(0), 2, start, end))
+
+    rows = jnp.asarray(X[kind], jnp.int32), jnp.asarray(ROWS), jnp.asarray(T), jnp.asarray(T + DT)
+    return np.asarray(jax.jit(jax.vmap(one))(*rows))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 5.0])
@@ -95,7 +99,7 @@ def test_losses(masked, weighted, x64):
         def one(x, i, step):
             # Levels that keep what is known in their states.
             pair = jnp.full_like(x, MASK), jnp.where(x == MASK, 1.0, -1.0)
-            return loss(model(kind), step.start, pair, jnp.asarray(TOKENS[i], jnp.int32), i)
+            return loss(model(kind), step.start, pair, jnp.asarray(TOKENS, jnp.int32)[i], i)
 
         return by_row(kind, one)
 

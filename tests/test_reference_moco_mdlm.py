@@ -39,16 +39,17 @@ def model(name="loglinear"):
 
 def by_row(function):
     """The function of each row's state, number and our time, stacked."""
-    return np.stack([function(jnp.asarray(X[i], jnp.int32), i, jnp.asarray(1 - T[i])) for i in ROWS])
+    rows = jnp.asarray(X, jnp.int32), jnp.asarray(ROWS), jnp.asarray(1 - T)
+    return np.asarray(jax.jit(jax.vmap(function))(*rows))
 
 
 def moved(moves, index=0, count=3, fixed=None):
     """Each row after one step; `index` may be one for each row."""
-    index = np.broadcast_to(index, len(X))
-    first = np.full_like(X, MASK) if fixed is None else np.where(fixed, X, MASK)
+    index = jnp.asarray(np.broadcast_to(index, len(X)))
+    first = jnp.asarray(np.full_like(X, MASK) if fixed is None else np.where(fixed, X, MASK), jnp.int32)
 
     def one(x, i, t):
-        step = frx.abstract.Move(jnp.asarray(index[i]), count, t, t, jnp.asarray(first[i], jnp.int32))
+        step = frx.abstract.Move(index[i], count, t, t, first[i])
         return moves.move(model(), step, x, i, jax.random.key(0))
 
     return by_row(one)
@@ -97,7 +98,7 @@ def test_losses(name, weight, x64):
                 model(name),
                 t,
                 (jnp.full_like(x, MASK), jnp.where(x == MASK, 1.0, -1.0)),
-                jnp.asarray(TOKENS[i], jnp.int32),
+                jnp.asarray(TOKENS, jnp.int32)[i],
                 i,
             )
         )
@@ -120,7 +121,7 @@ def test_step(name, x64):
         moves = frx.discrete.Ancestral(temperature)
         return by_row(
             lambda x, i, t: moves.probabilities(
-                model(name), frx.abstract.Move(jnp.asarray(0), 1, t, jnp.asarray(1 - T[i] + DT[i])), x, i
+                model(name), frx.abstract.Move(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
             )
         )
 

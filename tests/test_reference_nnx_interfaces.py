@@ -41,7 +41,7 @@ def plain(t, x, condition):
 
 
 def rows(function, *arrays):
-    return jax.vmap(function)(*(jnp.asarray(array) for array in arrays))
+    return jax.jit(jax.vmap(function))(*(jnp.asarray(array) for array in arrays))
 
 
 def assert_exact(value, reference):
@@ -148,7 +148,7 @@ def test_mean_flow(name):
     assert_exact(-same, REFERENCE[f"mf/{name}/insta_v"])
     for options, key in (({}, "loss"), ({"power": 0.5, "epsilon": 1e-2}, "loss_p0.5_eps1e-2")):
         loss = loss_of(**options)
-        value = jax.vmap(functools.partial(loss, model))(*(jnp.asarray(a) for a in (pairs, NOISE, DATA, Y)))
+        value = rows(functools.partial(loss, model), pairs, NOISE, DATA, Y)
         assert_exact(value, REFERENCE[f"mf/{name}/{key}"])
 
 
