@@ -1,4 +1,4 @@
-"""Every sampler with the exact denoiser: 1e5 draws against the law by sums, for several K, L and numbers of steps."""
+"""Every sampler with the exact denoiser: 4e4 draws against the law by sums, for several K, L and numbers of steps."""
 
 import jax
 import numpy as np
@@ -50,10 +50,10 @@ def oracle_and_model(prior, classes, sites):
 
 
 def pvalue(model, moves, law, grid=None):
-    """Of the chi-square test of 1e5 draws; no mask may be left."""
-    x = np.asarray(frx.sample(model, jax.random.key(1), 100_000, dynamics=moves, grid=grid).x)
+    """Of the chi-square test of 4e4 draws; no mask may be left."""
+    x = np.asarray(frx.sample(model, jax.random.key(1), 40_000, dynamics=moves, grid=grid).x)
     counts = np.bincount(np.ravel_multi_index(x.T, law.shape), minlength=law.size)
-    return stats.chisquare(counts, 1e5 * law.ravel() / law.sum()).pvalue
+    return stats.chisquare(counts, 4e4 * law.ravel() / law.sum()).pvalue
 
 
 @pytest.mark.accuracy
