@@ -1,5 +1,6 @@
 """Exact laws of chains of tokens, by sums over all states: no draws, so orders of convergence without noise."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +25,18 @@ def transition(model, moves, step, condition=None):
     return jnp.prod(rows[:, jnp.arange(states.shape[1]), states], axis=-1)
 
 
-def exact_law(model, grid, moves=None, condition=None):
-    """The law of the end of a chain that `sample(model, ..., grid=grid, dynamics=moves)` draws, `(K,) * L`."""
-    moves = frx.discrete.Ancestral() if moves is None else moves
-    times = moves.times(model, grid)
+@eqx.filter_jit
+def _end_of(model, moves, times, condition):
     count = len(times) - 1
 
     def push(law, xs):
         return law @ transition(model, moves, frx.abstract.Move(xs[0], count, *xs[1:]), condition), None
 
-    law, _ = jax.lax.scan(push, source_law(model), (jnp.arange(count), times[:-1], times[1:]))
+    return jax.lax.scan(push, source_law(model), (jnp.arange(count), times[:-1], times[1:]))[0]
+
+
+def exact_law(model, grid, moves=None, condition=None):
+    """The law of the end of a chain that `sample(model, ..., grid=grid, dynamics=moves)` draws, `(K,) * L`."""
+    moves = frx.discrete.Ancestral() if moves is None else moves
+    law = _end_of(model, moves, moves.times(model, grid), condition)
     return np.asarray(law).reshape((model.prior.num_classes,) * model.shape[0])

@@ -351,7 +351,7 @@ def test_fit_by_the_bound(x64):
             loss=Hybrid(3, 100.0, reverse=reverse),
             optimizer=optax.adamw(0.05, weight_decay=1e-4),
             num_steps=500,
-            batch_size=1000,
+            batch_size=400,
             progress=False,
         )
         np.testing.assert_array_equal(result.model.interpolant.products, noise.products)

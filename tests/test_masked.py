@@ -164,7 +164,7 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
         chances = [alpha**2, alpha * (1 - alpha), alpha * (1 - alpha), (1 - alpha) ** 2]
         return sum(p * loss(model, t, (masks, level), x1) for p, level in zip(chances, levels, strict=True))
 
-    values = jax.vmap(at_time)(jnp.asarray((1 + points) / 2))
+    values = jax.jit(jax.vmap(at_time))(jnp.asarray((1 + points) / 2))
     assert np.isclose(np.sum(weights / 2 * values), -np.log(TABLE[2, 0]), rtol=1e-6)
     padded = frx.loss.CrossEntropy(mask=lambda c: c)
     real = jnp.array([True, False])

@@ -144,8 +144,8 @@ def test_greedy_tokens(kind, x64):
     start = jnp.full((LENGTH,), MASK, jnp.int32)
     step = Move(jnp.asarray(0), 1, jnp.asarray(0.0), jnp.asarray(1.0))
     for moves in (discrete.MixtureJump(0.0), discrete.Euler(temperature=0.0)):
-        got = [moves.move(model(kind), step, start, i, jax.random.key(0)) for i in ROWS]
-        assert np.array_equal(np.stack(got), REFERENCE[f"{kind}/argmax"])
+        got = by_row(kind, lambda x, i, _, m=moves: m.move(model(kind), step, start, i, jax.random.key(0)))
+        assert np.array_equal(got, REFERENCE[f"{kind}/argmax"])
 
 
 def test_how_many_masks_purity_lifts(x64):
