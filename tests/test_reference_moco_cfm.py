@@ -64,16 +64,23 @@ def given():
 def test_conversions(given, x64):
     t, x, shrink = given["t"], given["xt"], ((1 - TIMES) / (1 - TIMES + 1e-5))[:, None, None]
     for name, target in {"data": frx.Data(), "velocity": frx.Velocity()}.items():
-        prediction = jax.vmap(CFM(target=target).predict)(given["model_out"], t, x)
-        data, velocity = jax.vmap(lambda p: (p.data, p.velocity))(prediction)
+        cfm = CFM(target=target)
+
+        @jax.jit
+        @jax.vmap
+        def converted(output, t, x, cfm=cfm):
+            prediction = cfm.predict(output, t, x)
+            return prediction.data, prediction.velocity
+
+        data, velocity = converted(given["model_out"], t, x)
         want = REFERENCE[f"{name}/pvf"]
         np.testing.assert_allclose(data, REFERENCE[f"{name}/pdata"], rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(velocity * (shrink if name == "data" else 1), want, rtol=1e-10, atol=1e-12)
-        score = jax.vmap(lambda v, t, x: CFM().predict(v, t, x).score)(jnp.asarray(want), t, x)
+        score = jax.jit(jax.vmap(lambda v, t, x: CFM().predict(v, t, x).score))(jnp.asarray(want), t, x)
         np.testing.assert_allclose(score, REFERENCE[f"{name}/vf_to_score"], rtol=1e-10, atol=1e-10)
     data, noise = jnp.asarray(REFERENCE["data"]), jnp.asarray(REFERENCE["noise"])
-    np.testing.assert_allclose(jax.vmap(frx.Affine(frx.Linear()).interpolate)(t, noise, data), x, rtol=1e-12)
-    velocity = jax.vmap(frx.Affine(frx.Linear()).velocity)(t, noise, data)
+    np.testing.assert_allclose(jax.jit(jax.vmap(frx.Affine(frx.Linear()).interpolate))(t, noise, data), x, rtol=1e-12)
+    velocity = jax.jit(jax.vmap(frx.Affine(frx.Linear()).velocity))(t, noise, data)
     np.testing.assert_allclose(velocity, REFERENCE["velocity/target"], rtol=1e-12, atol=1e-12)
 
 

@@ -24,7 +24,9 @@ def losses(prediction, loss, output=OUTPUT):
     """A network that returns what it is given as a condition."""
     model = frx.Model(lambda t, x, c: c["output"], frx.Linear(), TARGETS[prediction], shape=(5, 3), dtype=jnp.float64)
     condition = {"output": jnp.asarray(output), "mask": jnp.asarray(MASK)}
-    return jax.vmap(lambda *row: loss(model, *row))(jnp.asarray(T), jnp.asarray(NOISE), jnp.asarray(DATA), condition)
+    return jax.jit(jax.vmap(lambda *row: loss(model, *row)))(
+        jnp.asarray(T), jnp.asarray(NOISE), jnp.asarray(DATA), condition
+    )
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
@@ -55,7 +57,7 @@ def test_targets_and_conversions(prediction):
         s = schedule.scales(t)
         return target.of(data, noise, s), target.data(output, x, s), target.velocity(output, x, s)
 
-    wanted, data, velocity = jax.vmap(convert)(t, x, output, jnp.asarray(DATA), jnp.asarray(NOISE))
+    wanted, data, velocity = jax.jit(jax.vmap(convert))(t, x, output, jnp.asarray(DATA), jnp.asarray(NOISE))
     np.testing.assert_allclose(wanted, REFERENCE[f"{prediction}/target"], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(data, REFERENCE[f"{prediction}/pdata"], rtol=1e-10, atol=1e-12)
     # Theirs adds 1e-5 to 1 - t for a data prediction.

@@ -66,11 +66,18 @@ def test_steps(schedule, target, given, x64):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_predictions(schedule, given, x64):
     t = 1 - given["t"]
-    x = jax.vmap(frx.Affine(SCHEDULES[schedule]).interpolate)(t, given["noise"], given["data"])
+    x = jax.jit(jax.vmap(frx.Affine(SCHEDULES[schedule]).interpolate))(t, given["noise"], given["data"])
     np.testing.assert_allclose(x, REFERENCE[f"{schedule}/xt"], rtol=1e-10, atol=1e-12)
     for name, target in TARGETS.items():
-        prediction = jax.vmap(VDM(SCHEDULES[schedule], target).predict)(given["model_out"], t, x)
-        got = jax.vmap(lambda p: (p.data, p.noise, p.score))(prediction)
+        vdm = VDM(SCHEDULES[schedule], target)
+
+        @jax.jit
+        @jax.vmap
+        def converted(output, t, x, vdm=vdm):
+            prediction = vdm.predict(output, t, x)
+            return prediction.data, prediction.noise, prediction.score
+
+        got = converted(given["model_out"], t, x)
         np.testing.assert_allclose(got[0], REFERENCE[f"{schedule}/{name}/pdata"], rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(got[1], REFERENCE[f"{schedule}/{name}/pnoise"], rtol=1e-10, atol=1e-10)
         if name == "data":

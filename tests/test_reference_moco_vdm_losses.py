@@ -32,7 +32,7 @@ def losses(schedule, weight, masked, target=None):
     model = frx.Model(lambda t, x, c: c["output"], schedule, target or frx.Data(), shape=(5, 3), dtype=jnp.float64)
     condition = {"output": jnp.asarray(OUTPUT), "mask": jnp.asarray(MASK)}
     rows = jnp.asarray(1 - T), jnp.asarray(NOISE), jnp.asarray(DATA), condition
-    return jax.vmap(lambda *row: loss(model, *row))(*rows)
+    return jax.jit(jax.vmap(lambda *row: loss(model, *row)))(*rows)
 
 
 def weights(schedule, weight, target):

@@ -37,6 +37,6 @@ def test_alignment(x64):
         condition = frx.loss.WithFeatures(None, features)
         return loss(model, t, x0, x1, condition), *loss.parts(model, t, x0, x1, condition)
 
-    answer = jax.vmap(parts)(1 - t, noise, data, features)
+    answer = jax.jit(jax.vmap(parts))(1 - t, noise, data, features)
     for value, name in zip(answer, ("loss", "diffusion_loss", "repa_loss"), strict=True):
         np.testing.assert_allclose(value, REFERENCE[f"out/{name}"], rtol=1e-10, atol=1e-10)
