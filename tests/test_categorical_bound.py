@@ -194,7 +194,7 @@ def test_loss_leaves_out_what_is_no_site(x64):
     real, x1 = jnp.asarray([1, 0, 1, 1, 0]), jnp.asarray([0, 3, 1, 2, 3], jnp.int32)
     x0, level = jnp.full(5, 3, jnp.int32), jax.random.uniform(jax.random.key(0), (2000, 5))
     t = (jnp.arange(2000.0) + 0.5) / 2000
-    draws = np.asarray(jax.vmap(lambda t, level: loss(model, t, (x0, level), x1, real))(t, level))
+    draws = np.asarray(jax.jit(jax.vmap(lambda t, level: loss(model, t, (x0, level), x1, real)))(t, level))
     want = -np.log(rows[[0, 2, 3], [0, 1, 2]])
     # One, two or three of the real ones are lost, a third of the draws each: means of so many, times three.
     pairs = np.add.outer(want, want)[np.triu_indices(3, 1)] / 2
