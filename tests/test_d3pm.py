@@ -13,7 +13,7 @@ from chains import exact_law
 from flowrax.chain import D3PM
 from flowrax.interpolant import AveragedJoint, Ordinal, Transitions
 from flowrax.loss import Hybrid
-from flowrax.schedule import DiscreteSchedule, PolynomialMasking, TabulatedMasking, ddpm_cosine, ddpm_linear
+from flowrax.schedule import DiscreteSchedule, TabulatedMasking, ddpm_cosine, ddpm_linear
 
 NUM = 4
 RANDOM = np.random.default_rng(0)
@@ -114,25 +114,6 @@ def test_tables_are_exact_in_single_precision():
     rows = jax.vmap(lambda i: chain.transition(i, jnp.asarray([0, 1])))(index)
     np.testing.assert_allclose(rows[:, 0, 1], 0.7 * np.asarray(table.rates), rtol=2e-2)
     np.testing.assert_allclose(rows[500:, 0, 1], 0.7 * np.asarray(table.rates)[500:], rtol=2e-4)
-
-
-@pytest.mark.parametrize("schedule", [TabulatedMasking(RATES), PolynomialMasking(3.0), PolynomialMasking(1.5)])
-def test_masking_schedules(schedule, x64):
-    t = np.append(RANDOM.uniform(size=20), 1 - 2.0**-40)
-
-    @jax.jit
-    def values(t):
-        alpha = schedule.alpha(t)
-        rates = jax.vmap(jax.grad(schedule.alpha))(t), schedule.alpha_rate(t)
-        return alpha, rates, schedule.time_at(alpha), schedule.mask_probability(t)
-
-    alpha, (gradient, rate), again, lost = jax.tree.map(np.asarray, values(t))
-    np.testing.assert_allclose(gradient[:-1], rate[:-1], rtol=1e-12)
-    np.testing.assert_allclose(again[:-1], t[:-1], rtol=1e-12)
-    np.testing.assert_allclose(lost, 1 - alpha, atol=1e-15)
-    end = lost[-1] / rate[-1]
-    np.testing.assert_allclose(end, 2.0**-40, rtol=1e-10)
-    assert np.isclose(schedule.alpha(0.0), schedule.eps, rtol=1e-12)
 
 
 def test_one_site_is_exact_and_the_published_step_is_biased(x64):

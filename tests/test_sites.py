@@ -1,4 +1,4 @@
-"""Draws of classes by inversion, and the number at a class, against plain loops."""
+"""Draws of classes by inversion and the number at a class, against plain loops; schedules of masks."""
 
 import jax
 import jax.numpy as jnp
@@ -91,3 +91,22 @@ def test_a_factor_of_the_law_of_the_data_is_one_of_the_step(path, reverse, x64):
     law, weights = (np.asarray(reverse(path, prior, s, t, x, jnp.asarray(p))) for p in (p1, factor * p1))
     np.testing.assert_allclose(law.sum(1), 1, rtol=1e-12)
     np.testing.assert_allclose(weights / weights.sum(1, keepdims=True), law, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [TABLE, frx.schedule.PolynomialMasking(3.0), frx.schedule.PolynomialMasking(1.5)])
+def test_masking_schedules(schedule, x64):
+    t = np.append(np.random.default_rng(0).uniform(size=20), 1 - 2.0**-40)
+
+    @jax.jit
+    def values(t):
+        alpha = schedule.alpha(t)
+        rates = jax.vmap(jax.grad(schedule.alpha))(t), schedule.alpha_rate(t)
+        return alpha, rates, schedule.time_at(alpha), schedule.mask_probability(t)
+
+    alpha, (gradient, rate), again, lost = jax.tree.map(np.asarray, values(t))
+    np.testing.assert_allclose(gradient[:-1], rate[:-1], rtol=1e-12)
+    np.testing.assert_allclose(again[:-1], t[:-1], rtol=1e-12)
+    np.testing.assert_allclose(lost, 1 - alpha, atol=1e-15)
+    end = lost[-1] / rate[-1]
+    np.testing.assert_allclose(end, 2.0**-40, rtol=1e-10)
+    assert np.isclose(schedule.alpha(0.0), schedule.eps, rtol=1e-12)
