@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 import flowrax as frx
 from flowrax import dynamics as dyn
-from flowrax.schedule import AbstractSchedule
+from flowrax.schedule import AbstractSchedule, Scales
 from flowrax.target import AbstractTarget
 
 for _module in pkgutil.walk_packages(frx.__path__, "flowrax."):
@@ -92,6 +92,12 @@ NOISE_SOLVERS = {
 }
 
 
+def some(names, turn, count=3):
+    """`count` of the names for a test's `turn`: those after the ones of the turn before, over and over."""
+    names = list(names)
+    return tuple(names[(turn * count + i) % len(names)] for i in range(min(count, len(names))))
+
+
 def _switch(index, functions, like, *arguments):
     """One of the functions by a number that is traced, so that all of them share one compilation."""
     branches = [lambda *a, f=f: jnp.asarray(f(*a)).astype(like.dtype) for f in functions]
@@ -99,19 +105,25 @@ def _switch(index, functions, like, *arguments):
 
 
 class Chosen(AbstractSchedule):
-    """One of `SCHEDULES` by a number that is traced."""
+    """One of the named `SCHEDULES` by a number that is traced."""
 
     index: jax.Array
+    names: tuple[str, ...] = eqx.field(static=True)
     singularities = {}  # noqa: RUF012
+
+    def __init__(self, name, names=tuple(SCHEDULES)):
+        """By its name, or by its number where that is traced."""
+        self.index = jnp.asarray(names.index(name) if isinstance(name, str) else name, jnp.int32)
+        self.names = names
 
     def _at(self, name, t):
         t = jnp.asarray(t)
-        return _switch(self.index, [getattr(schedule, name) for schedule in SCHEDULES.values()], t, t)
+        return _switch(self.index, [getattr(SCHEDULES[schedule], name) for schedule in self.names], t, t)
 
     def scales(self, t, dtype=None):
         """All in one switch: what compiles is a third of what five switches are."""
         t = jnp.asarray(t)
-        record = jax.lax.switch(self.index, [lambda t, s=s: s.scales(t, t.dtype) for s in SCHEDULES.values()], t)
+        record = jax.lax.switch(self.index, [lambda t, s=s: SCHEDULES[s].scales(t, t.dtype) for s in self.names], t)
         return record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), record)
 
     def alpha(self, t):
@@ -134,6 +146,37 @@ class Chosen(AbstractSchedule):
 
     def time_at(self, log_snr):
         return self._at("time_at", log_snr)
+
+
+class Fixed(AbstractSchedule):
+    """Some schedule's scales at one time, which are traced: what converts predictions sees nothing else of it."""
+
+    record: Scales
+    singularities = {}  # noqa: RUF012
+
+    def scales(self, t, dtype=None):
+        return self.record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), self.record)
+
+    def alpha(self, t):
+        return self.record.alpha
+
+    def sigma(self, t):
+        return self.record.sigma
+
+    def alpha_rate(self, t):
+        return self.record.alpha_rate
+
+    def sigma_rate(self, t):
+        return self.record.sigma_rate
+
+    def variance_rate(self, t):
+        return self.record.variance_rate
+
+    def log_snr(self, t):
+        return 2 * jnp.log(self.record.alpha / self.record.sigma)
+
+    def time_at(self, log_snr):
+        raise NotImplementedError
 
 
 class ChosenTarget(AbstractTarget):
@@ -166,14 +209,18 @@ class ChosenTarget(AbstractTarget):
         return False, False
 
 
+# Each coefficient under two schedules, and each schedule with at least two coefficients.
+PAIRS = tuple((name, s) for i, name in enumerate(COEFFICIENTS) for s in some(SCHEDULES, i, 2))
+
+
 class ChosenCoefficient(dyn.AbstractDiffusion):
-    """One of `COEFFICIENTS` by a number that is traced."""
+    """The coefficient of one of `PAIRS` under its schedule, by a number that is traced."""
 
     index: jax.Array
 
     def __call__(self, schedule, t):
         t = jnp.asarray(t)
-        return _switch(self.index, [lambda t, w=w: w(schedule, t) for w in COEFFICIENTS.values()], t, t)
+        return _switch(self.index, [lambda t, w=w, s=s: COEFFICIENTS[w](SCHEDULES[s], t) for w, s in PAIRS], t, t)
 
     def is_singular_at_start(self, schedule):
         return False

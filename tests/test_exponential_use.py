@@ -1,6 +1,7 @@
 """What exponential solvers must put up with: adjoints, jumps, precisions, grids, wrong company."""
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +47,8 @@ def test_gradients_through_infinite_ends(name, x64):
         options = dict(x0=x0, solver=SOLVERS[name], grid=6, adjoint=adjoint, throw=False)
         return jnp.sum(jnp.sin(frx.sample(model, jax.random.key(0), 1, **options).x))
 
-    value = jax.jit(lambda parameters: end(parameters, None))
-    grads = [jax.jit(jax.grad(lambda p, a=a: end(p, a)))((mean, x0)) for a in (None, dfx.DirectAdjoint())]
+    solves = [jax.jit(jax.value_and_grad(lambda p, a=a: end(p, a))) for a in (None, dfx.DirectAdjoint())]
+    value, grads = (lambda p: solves[0](p)[0]), [solve((mean, x0))[1] for solve in solves]
     step = 1e-5
     for direction in ((jnp.array([1.0, 0.0]), jnp.zeros((1, 2))), (jnp.zeros(2), jnp.array([[0.6, 0.8]]))):
         plus, minus = (value(jax.tree.map(lambda p, d, s=s: p + s * step * d, (mean, x0), direction)) for s in (1, -1))
@@ -60,15 +61,21 @@ def test_gradients_through_infinite_ends(name, x64):
 def test_a_jump_forgets_the_history(x64):
     model = mixture(3, 2, "float64").model(frx.Linear())
     terms, args, x = SemilinearTerm(frx.ProbabilityFlow().drift), (model, None), jnp.array([0.3, -0.4])
-    for name in ("2M", "3M", "UniPC-2"):
-        solver = SOLVERS[name]
-        state = solver.init(terms, 0.2, 0.3, x, args)
-        _, _, _, state, _ = solver.step(terms, jnp.asarray(0.2), jnp.asarray(0.3), x, args, state, jnp.asarray(False))
-        ends = [
-            solver.step(terms, jnp.asarray(0.3), jnp.asarray(0.4), x, args, state, jnp.asarray(jump))[0]
-            for jump in (False, True)
+
+    @eqx.filter_jit
+    def second(solver, jump):
+        first, later, no = (
+            (jnp.asarray(0.2), jnp.asarray(0.3)),
+            (jnp.asarray(0.3), jnp.asarray(0.4)),
+            jnp.asarray(False),
+        )
+        state = solver.step(terms, *first, x, args, solver.init(terms, *first, x, args), no)[3]
+        return [
+            s.step(terms, *later, x, args, *rest)[0] for s, *rest in ((solver, state, jump), (frx.DDIM(), None, no))
         ]
-        one = frx.DDIM().step(terms, jnp.asarray(0.3), jnp.asarray(0.4), x, args, None, jnp.asarray(False))[0]
+
+    for name in ("2M", "3M", "UniPC-2"):
+        ends, (one, _) = zip(*(second(SOLVERS[name], jnp.asarray(jump)) for jump in (False, True)), strict=True)
         np.testing.assert_allclose(ends[1], one, rtol=1e-12)
         assert np.max(np.abs(ends[0] - one)) > 1e-3
 

@@ -194,7 +194,7 @@ def test_fit_trains_the_schedule(key):
 def test_exact_model_is_sampled_and_evaluated(name, key, x64):
     """The flow of a mixture: moments of draws, and the exact log-density of each."""
     model = mixture(3, 2, jnp.float64).model(USED[name])
-    samples = frx.sample(model, key, 400, with_log_prob=True, divergence=frx.Exact(), rtol=1e-6, atol=1e-6)
+    samples = frx.sample(model, key, 100, with_log_prob=True, divergence=frx.Exact(), rtol=1e-6, atol=1e-6)
     law = model.source_at(1.0)
     assert_moments(samples.x, *moments(law))
     off = np.abs(samples.log_prob - jax.vmap(law.log_density)(samples.x))

@@ -1,10 +1,12 @@
 """Every schedule, target, dynamics, diffusion coefficient and solver of the package against a Gaussian oracle.
 
-The network is the oracle's exact output in each target, so that only the formulas and the solver are left to blame. One
-compilation serves all schedules, targets and coefficients: which of them runs is a number that is traced.
+The network is the oracle's exact output in each target, so that only the formulas and the solver are left to blame.
+Each solver and dynamics meets three schedules, the next one the three after these, so that every schedule meets several
+of each kind. Which schedule, target or coefficient runs is a number that is traced: all share one compilation.
 """
 
 import functools
+import itertools
 
 import diffrax as dfx
 import jax
@@ -28,22 +30,31 @@ def oracle():
     return frx.oracle.Gaussian(MEAN, COVARIANCE)
 
 
-def model(schedule, target="Velocity", *, chosen=True):
-    """Exact in its target; `chosen` shares one compilation among all targets."""
-    path = registry.Chosen(jnp.asarray(NAMES.index(schedule), jnp.int32))
-    goal = registry.ChosenTarget(jnp.asarray(list(TARGETS).index(target), jnp.int32)) if chosen else TARGETS[target]
+def model(schedule, target="Velocity", names=tuple(SCHEDULES)):
+    """Exact in its target; all schedules of `names` and all targets share one compilation."""
+    path = registry.Chosen(schedule, names)
+    goal = registry.ChosenTarget(jnp.asarray(list(TARGETS).index(target), jnp.int32))
     network = registry.ExactNetwork(oracle(), path, goal)
     return frx.Model(network, path, goal, shape=(2,), dtype=jnp.float64, t_min=LOW, t_max=HIGH)
 
 
+FINEST = 2400
+
+
 @functools.cache
-def even_grid(schedule, steps, low=LOW, high=HIGH):
+def finest_grid(schedule):
     """Even in log-SNR."""
     path = SCHEDULES[schedule]
-    first, last = (float(path.log_snr(jnp.asarray(t))) for t in (low, high))
-    times = np.array(path.time_at(jnp.linspace(first, last, steps + 1)))
-    times[0], times[-1] = low, high
+    first, last = (float(path.log_snr(jnp.asarray(t))) for t in (LOW, HIGH))
+    times = np.array(path.time_at(jnp.linspace(first, last, FINEST + 1)))
+    times[0], times[-1] = LOW, HIGH
     return times
+
+
+def even_grid(schedule, steps):
+    """Even in log-SNR, of a number of steps that divides that of the finest."""
+    assert FINEST % steps == 0
+    return finest_grid(schedule)[:: FINEST // steps]
 
 
 def starts(num, schedule):
@@ -66,30 +77,35 @@ def test_the_registry_is_complete():
     assert {"Linear", "EDM", "Tabulated"} <= set(SCHEDULES) and {"SBDM", "Custom"} <= set(COEFFICIENTS)
 
 
+TIMES = np.linspace(LOW, HIGH, 7)
+
+
+@functools.cache
+def all_scales():
+    """Of all schedules at all `TIMES`: a record of `(len(NAMES), 7)`."""
+    records = jax.jit(lambda t: [schedule.scales(t, t.dtype) for schedule in SCHEDULES.values()])(jnp.asarray(TIMES))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *records)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_predictions(target, x64):
-    """All forms of the prediction, whatever the network gives, are the oracle's at random times and states."""
-    times, x = np.linspace(LOW, HIGH, 7), np.asarray(3 * jax.random.normal(KEY, (7, 2)))
+    """All forms of the prediction under all schedules, whatever the network gives, are the oracle's."""
+    x = np.asarray(3 * jax.random.normal(KEY, (7, 2)))
 
-    @jax.jit
-    def forms(index):
-        path = registry.Chosen(index)
-        exact = oracle().model(path)
+    def forms(scales, t, x):
+        path = registry.Fixed(scales)
         network = registry.ExactNetwork(oracle(), path, TARGETS[target])
         ours = frx.Model(network, path, TARGETS[target], shape=(2,), dtype=jnp.float64, t_min=LOW, t_max=HIGH)
+        both = [model.predict(t, x) for model in (ours, oracle().model(path))]
+        return [[getattr(p, form) for form in ("data", "noise", "velocity", "score")] for p in both]
 
-        def four(model, t, x):
-            p = model.predict(t, x)
-            return p.data, p.noise, p.velocity, p.score
-
-        return [jax.vmap(four, (None, 0, 0))(m, jnp.asarray(times), jnp.asarray(x)) for m in (ours, exact)]
-
-    for index, name in enumerate(NAMES):
-        got, want = forms(jnp.asarray(index, jnp.int32))
-        for one, other in zip(got, want, strict=True):
+    over = jax.vmap(jax.vmap(forms), (0, None, None))
+    got, want = jax.jit(over)(all_scales(), jnp.asarray(TIMES), jnp.asarray(x))
+    for one, other in zip(got, want, strict=True):
+        for index, name in enumerate(NAMES):
             # Against the largest element of the row: an ill-conditioned table loses a few digits of that.
-            room = 1e-9 * (1 + np.max(np.abs(other)))
-            np.testing.assert_allclose(one, other, rtol=0, atol=room, err_msg=name)
+            room = 1e-9 * (1 + np.max(np.abs(other[index])))
+            np.testing.assert_allclose(one[index], other[index], rtol=0, atol=room, err_msg=name)
 
 
 # Steps, and the error that remains of data of unit size, by order of the solver; orders have tests of their own.
@@ -99,15 +115,15 @@ ACCURACY = {1: (800, 0.03), 2: (200, 3e-3), 3: (100, 3e-3), 4: (100, 1e-3), 5: (
 @pytest.mark.accuracy
 @pytest.mark.parametrize("solver", FLOW_SOLVERS)
 def test_every_flow_solver_ends_where_the_flow_ends(solver, x64):
-    """Under every schedule, and at the same place whatever the network predicts."""
+    """Under three schedules, and at the same place whatever the network predicts."""
     method, order = FLOW_SOLVERS[solver]
     steps, room = ACCURACY[order]
-    wrong = []
-    for schedule in NAMES:
+    wrong, names = [], registry.some(SCHEDULES, list(FLOW_SOLVERS).index(solver))
+    for schedule in names:
         x0, grid = starts(8, schedule), even_grid(schedule, steps)
         want = oracle().flow(SCHEDULES[schedule], LOW, HIGH, x0)
         ends = [
-            np.asarray(frx.sample(model(schedule, target), KEY, 8, x0=x0, solver=method, grid=grid).x)
+            np.asarray(frx.sample(model(schedule, target, names), KEY, 8, x0=x0, solver=method, grid=grid).x)
             for target in TARGETS
         ]
         error, spread = np.max(np.abs(ends[0] - want)), max(np.max(np.abs(x - ends[0])) for x in ends)
@@ -118,8 +134,7 @@ def test_every_flow_solver_ends_where_the_flow_ends(solver, x64):
     assert not wrong
 
 
-# By dynamics: solver, grid, and the time whose law it keeps (a fixed one for Langevin).
-SAMPLES, STEPS = 2000, 250
+SAMPLES, STEPS = 2000, 120
 
 
 def wrong_moments(x, schedule, t):
@@ -132,11 +147,10 @@ def wrong_moments(x, schedule, t):
     return len(z) ** 0.5 * max(np.max(np.abs(z.mean(0))), np.max(deviation))
 
 
-def noisy(schedule, dynamics, solver=None, *, t=HIGH, steps=STEPS, target="Velocity"):
+def noisy(exact, schedule, dynamics, solver=None, *, t=HIGH):
     """How wrong the law of draws is that start from the exact law, through `sample`."""
     own = isinstance(dynamics, dyn.Langevin | dyn.UnderdampedLangevin)
-    grid = np.linspace(0.0, dynamics.duration, steps + 1) if own else even_grid(schedule, steps)
-    exact = model(schedule, target)
+    grid = np.linspace(0.0, dynamics.duration, STEPS + 1) if own else even_grid(schedule, STEPS)
     x0 = starts(SAMPLES, schedule)
     if own:
         path = SCHEDULES[schedule]
@@ -148,43 +162,60 @@ def noisy(schedule, dynamics, solver=None, *, t=HIGH, steps=STEPS, target="Veloc
 @pytest.mark.accuracy
 @pytest.mark.parametrize("coefficient", COEFFICIENTS)
 def test_every_coefficient_keeps_the_law(coefficient, x64):
-    """Under every schedule, within 5 standard errors."""
-    index = jnp.asarray(list(COEFFICIENTS).index(coefficient), jnp.int32)
-    sde = frx.ReverseSDE(registry.ChosenCoefficient(index))
-    wrong = {name: noisy(name, sde, dfx.Heun()) for name in NAMES}
-    assert max(wrong.values()) <= 5, wrong
+    """Under two schedules, within 5 standard errors."""
+    wrong = {}
+    for index, (name, schedule) in enumerate(registry.PAIRS):
+        if name == coefficient:
+            sde = frx.ReverseSDE(registry.ChosenCoefficient(jnp.asarray(index, jnp.int32)))
+            wrong[schedule] = noisy(model(schedule), schedule, sde, dfx.Heun())
+    assert len(wrong) == 2 and max(wrong.values()) <= 5, wrong
 
 
 @pytest.mark.accuracy
 @pytest.mark.parametrize("solver", NOISE_SOLVERS)
 def test_every_solver_of_the_reverse_sde_keeps_the_law(solver, x64):
-    """Under every schedule and for every target."""
-    wrong = {name: noisy(name, frx.ReverseSDE(), NOISE_SOLVERS[solver]) for name in NAMES}
-    wrong |= {target: noisy("Linear", frx.ReverseSDE(), NOISE_SOLVERS[solver], target=target) for target in TARGETS}
+    """Under three schedules and for every target."""
+    names, wrong = registry.some(SCHEDULES, list(NOISE_SOLVERS).index(solver)), {}
+    for schedule, target in zip(itertools.cycle(names), TARGETS, strict=False):
+        exact = model(schedule, target, names)
+        wrong[schedule, target] = noisy(exact, schedule, frx.ReverseSDE(), NOISE_SOLVERS[solver])
     assert max(wrong.values()) <= 5, wrong
 
 
-ROUTES = {name for name in DYNAMICS if name not in ("ProbabilityFlow", "ReverseSDE")}
+ROUTES = sorted(name for name in DYNAMICS if name not in ("ProbabilityFlow", "ReverseSDE"))
 
 
 @pytest.mark.accuracy
-@pytest.mark.parametrize("name", sorted(ROUTES))
+@pytest.mark.parametrize("name", ROUTES)
 def test_every_dynamics_keeps_the_law(name, x64):
-    """Under every schedule with the solver that is its default; Langevin's at its own fixed time."""
-    dynamics = DYNAMICS[name]
+    """Under three schedules with the solver that is its default; Langevin's at its own fixed time."""
+    dynamics, names = DYNAMICS[name], registry.some(SCHEDULES, ROUTES.index(name))
     t = getattr(dynamics, "time", HIGH)
-    wrong = {schedule: noisy(schedule, dynamics, t=t) for schedule in NAMES}
+    wrong = {schedule: noisy(model(schedule, names=names), schedule, dynamics, t=t) for schedule in names}
     assert max(wrong.values()) <= 5, wrong
 
 
+DIVERGENCES = [frx.Exact(), frx.Hutchinson(16), frx.HutchPP(6), frx.XTrace(4)]
+
+
 @pytest.mark.accuracy
-@pytest.mark.parametrize("divergence", [frx.Exact(), frx.Hutchinson(16), frx.HutchPP(6), frx.XTrace(4)], ids=str)
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 def test_every_divergence_gives_the_density(divergence, x64):
-    """Under every schedule, on all of [0, 1]; within 5 of its standard errors and what the tolerance leaves."""
+    """Under four schedules, on all of [0, 1]; within 5 of its standard errors and what the tolerance leaves."""
     x = oracle().sample(KEY, (6,))
-    for index, name in enumerate(NAMES):
-        exact = oracle().model(registry.Chosen(jnp.asarray(index, jnp.int32)))
+    names = registry.some(SCHEDULES, DIVERGENCES.index(divergence), 4)
+    for name in names:
+        exact = oracle().model(registry.Chosen(name, names))
         got = frx.log_prob(exact, x, divergence=divergence, key=KEY, rtol=1e-6, atol=1e-6)
         want = oracle().marginal_log_prob(SCHEDULES[name], jnp.asarray(1.0), x)
         room = 1e-3 + 5 * np.asarray(got.standard_error)
         assert np.all(np.abs(np.asarray(got.value - want)) <= room), name
+
+
+def test_every_schedule_is_met():
+    """By two flow solvers, and by one solver of the reverse SDE, dynamics, coefficient and divergence."""
+    for kind, least in ((FLOW_SOLVERS, 2), (NOISE_SOLVERS, 1), (ROUTES, 1)):
+        met = [name for turn in range(len(kind)) for name in registry.some(SCHEDULES, turn)]
+        assert min(met.count(name) for name in NAMES) >= least
+    assert {schedule for _, schedule in registry.PAIRS} == set(NAMES)
+    assert {name for turn in range(len(DIVERGENCES)) for name in registry.some(SCHEDULES, turn, 4)} == set(NAMES)

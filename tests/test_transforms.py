@@ -75,17 +75,18 @@ def gradient_error(function, stepping):
     arrays, static = eqx.partition(arguments, eqx.is_inexact_array)
 
     @jax.jit
-    def value(arrays):
+    @jax.value_and_grad
+    def solve(arrays):
         return function(stepping, *eqx.combine(arrays, static))
 
-    gradient = jax.jit(jax.grad(value))(arrays)
+    gradient = solve(arrays)[1]
     errors, h = [], 1e-4
     for part in range(3):
         # A direction in which the gradient is not lost among others: its own sign.
         only = [g if i == part else jax.tree.map(jnp.zeros_like, g) for i, g in enumerate(gradient)]
         direction = jax.tree.map(jnp.sign, tuple(only))
         slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-        moved = [value(jax.tree.map(lambda a, d, k=k: a + k * h * d, arrays, direction)) for k in (-2, -1, 1, 2)]
+        moved = [solve(jax.tree.map(lambda a, d, k=k: a + k * h * d, arrays, direction))[0] for k in (-2, -1, 1, 2)]
         # The fourth-order difference.
         difference = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * h)
         errors.append(float(jnp.abs(slope / difference - 1)))
