@@ -1,6 +1,7 @@
 """`sample` on oracles: the density along a solve, the law of the draws, and the ways to step and to save."""
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +22,15 @@ def density_error(size, name, precision):
     samples = frx.sample(model, jax.random.key(1), 1000, with_log_prob=True, rtol=tolerance, atol=tolerance)
     # The closed form in double precision, so that its own rounding is not counted.
     with jax.enable_x64(True):
-        x = jnp.asarray(np.asarray(samples.x, np.float64))
-        want = jax.jit(lambda x: double(oracle).marginal_log_prob(model.schedule, 1.0, x))(x)
+        want = marginal_log_prob(double(oracle), model.schedule, np.asarray(samples.x, np.float64))
     assert samples.log_prob is not None
     return np.max(np.abs(np.asarray(samples.log_prob, np.float64) - np.asarray(want))), samples
+
+
+@eqx.filter_jit
+def marginal_log_prob(oracle, schedule, x):
+    """At the end of the path."""
+    return oracle.marginal_log_prob(schedule, 1.0, x)
 
 
 def double(oracle):
