@@ -39,9 +39,7 @@ def test_value(name, precision):
 
 
 @pytest.mark.accuracy
-@pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "float64") for name in SCHEDULES), ("edm", "float32")]
-)
+@pytest.mark.parametrize(("name", "precision"), [*((name, "float64") for name in SCHEDULES), ("edm", "float32")])
 def test_value_in_16_dimensions(name, precision):
     with jax.enable_x64(precision == "float64"):
         error = value_error(5, 16, 100, name, precision)
