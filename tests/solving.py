@@ -1,5 +1,7 @@
 """A small conditional model and its solves, for the tests of the engine."""
 
+import functools
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -20,6 +22,7 @@ class Net(eqx.Module):
         return self.mlp(jnp.concatenate([jnp.reshape(t, 1).astype(x.dtype), x, condition]))
 
 
+@functools.cache
 def problem(n=6):
     """A model, starts and a condition for each, in double precision."""
     mlp = eqx.nn.MLP(5, 2, 8, 1, activation=jnp.tanh, dtype=jnp.float64, key=KEY)

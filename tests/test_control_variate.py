@@ -21,7 +21,7 @@ def correlated():
     return model, model.oracle.sample(jax.random.key(11), (200,))
 
 
-def noise(model, x, divergence, num_keys=20, **stepping):
+def noise(model, x, divergence, num_keys=8, **stepping):
     """What probes add to the log-densities of the exact divergence on the same grid, by key and row; all answers."""
     exact = frx.log_prob(model, x, **stepping).value
     answers = [
@@ -50,7 +50,7 @@ def test_second_term_is_integrated_to_second_order(inner, x64):
 
 
 def test_takes_nearly_all_noise_and_adds_no_bias(correlated):
-    """Against plain probes; the mean of 20 keys x 200 rows within 4 standard errors of the exact solve's."""
+    """Against plain probes; the mean of 8 keys x 200 rows within 4 standard errors of the exact solve's."""
     model, x = correlated
     plain, _ = noise(model, x, frx.Hutchinson(2), grid=12)
     left, answers = noise(model, x, frx.ControlVariate(frx.Hutchinson(2)), grid=12)

@@ -72,24 +72,26 @@ def test_rounds_are_the_solves_they_say_they_are(x64):
     divergence = frx.Hutchinson(4, Hadamard())
     answer = targeted(model, x, 1e-9, divergence, max_probes=8, condition=frx.Batched(condition))
     assert np.array_equal(answer.num_probes, [8, 8, 8])
+
+    @jax.jit
+    @jax.vmap
+    def ends(x, c, key):
+        """Where the state ends, and the integrals of the quadratic forms of the probes."""
+        probes = divergence.law(key, (4, 6), np.float64)
+        steps = dfx.StepTo(ts=jnp.linspace(1.0, 0.0, 13))
+        term = dfx.ODETerm(lambda t, y, args: _rates(network, t, y[0], c, probes))
+        start = x, jnp.zeros(4)
+        solved = dfx.diffeqsolve(term, dfx.Dopri5(), 1.0, 0.0, None, start, stepsize_controller=steps, max_steps=12)
+        return jax.tree.map(lambda y: y[0], solved.ys)
+
+    keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(3)])
+    rounds = [ends(x, condition, own) for own in (keys, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))]
     for i in range(3):
         values, errors = [], []
-        for key in (jax.random.fold_in(KEY, i), jax.random.fold_in(jax.random.fold_in(KEY, i), 1)):
-            probes = divergence.law(key, (4, 6), np.float64)
-            term = dfx.ODETerm(lambda t, y, args, p=probes, c=condition[i]: _rates(network, t, y[0], c, p))
-            end = dfx.diffeqsolve(
-                term,
-                dfx.Dopri5(),
-                1.0,
-                0.0,
-                None,
-                (x[i], jnp.zeros(4)),
-                stepsize_controller=dfx.StepTo(ts=jnp.linspace(1.0, 0.0, 13)),
-                max_steps=12,
-            ).ys
-            values.append(model.source.log_density(end[0][0]) + jnp.mean(end[1][0]))
+        for state, forms in rounds:
+            values.append(model.source.log_density(state[i]) + jnp.mean(forms[i]))
             # Of 8 rows, 4 without replacement.
-            errors.append(np.sqrt((1 - 4 / 8) * np.var(end[1][0], ddof=1) / 4))
+            errors.append(np.sqrt((1 - 4 / 8) * np.var(forms[i], ddof=1) / 4))
         assert float(answer.value[i]) == pytest.approx(float(np.mean(values)), rel=1e-10)
         assert float(answer.standard_error[i]) == pytest.approx(np.hypot(*errors) / 2, rel=1e-8)
 
