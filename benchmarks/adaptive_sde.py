@@ -18,7 +18,7 @@ import lineax as lx
 import numpy as np
 
 import flowrax as frx
-from flowrax.abstract import AbstractDynamics
+from flowrax.dynamics.base import AbstractDynamics
 from flowrax.times import log_snr_grid
 
 NUM = 10_000

@@ -38,19 +38,19 @@ def flowrax(case, num_classes, batch):
     import jax.numpy as jnp
 
     import flowrax as frx
-    from flowrax.abstract import Move
+    from flowrax.discrete.contract import Move
 
     shape = (SITES,)
     logits, data, lost = inputs(num_classes, batch)
-    masks = frx.prior.Masked(shape, num_classes)
-    uniform = frx.prior.UniformCategorical(shape, num_classes)
+    masks = frx.discrete.Masked(shape, num_classes)
+    uniform = frx.discrete.UniformCategorical(shape, num_classes)
     table = frx.schedule.ddpm_cosine(INDICES, beta_min=1e-3)
     prior, schedule, moves = {
-        "MDLM step": (masks, frx.schedule.LogLinearMasking(), frx.discrete.Ancestral()),
-        "D3PM step, uniform": (uniform, frx.schedule.TabulatedMasking(table), frx.discrete.Ancestral()),
-        "DFM Euler step, masks": (masks, frx.schedule.PolynomialMasking(1.0), frx.discrete.Euler(ETA)),
-        "DFM Euler step, uniform": (uniform, frx.schedule.PolynomialMasking(1.0), frx.discrete.Euler(ETA)),
-    }.get(case, (masks, frx.schedule.LogLinearMasking(), None))
+        "MDLM step": (masks, frx.discrete.LogLinearMasking(), frx.discrete.Ancestral()),
+        "D3PM step, uniform": (uniform, frx.discrete.TabulatedMasking(table), frx.discrete.Ancestral()),
+        "DFM Euler step, masks": (masks, frx.discrete.PolynomialMasking(1.0), frx.discrete.Euler(ETA)),
+        "DFM Euler step, uniform": (uniform, frx.discrete.PolynomialMasking(1.0), frx.discrete.Euler(ETA)),
+    }.get(case, (masks, frx.discrete.LogLinearMasking(), None))
     model = frx.CategoricalModel(lambda t, x, condition: condition, schedule, prior=prior, dtype=jnp.float32)
     x = jnp.asarray(data, jnp.int32)
     start = jnp.where(lost, num_classes - 1, x) if prior is masks else x
@@ -63,7 +63,7 @@ def flowrax(case, num_classes, batch):
 
     def loss(key, logits, x, data):
         levels = jnp.where(x == data, -1.0, 1.0)
-        value = frx.loss.CrossEntropy(weight=frx.loss.Bound())
+        value = frx.discrete.CrossEntropy(weight=frx.discrete.Bound())
         return jax.vmap(lambda x, level, x1, row: value(model, jnp.asarray(0.5), (x, level), x1, row))(
             x, levels, data, logits
         )

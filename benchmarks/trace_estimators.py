@@ -42,7 +42,9 @@ def costs(size):
     t = jax.random.uniform(jax.random.key(2), (ROWS[size],))
     divergences = {f"exact, chunks of {chunk}": frx.Exact(chunk) for chunk in CHUNKS[size]}
     divergences |= {f"hutchinson {num}": frx.Hutchinson(num) for num in (1, 8)}
-    divergences |= {"hutch++ 12": frx.HutchPP(12), "xtrace 12": frx.XTrace(12)} if size > 12 else {}
+    divergences |= (
+        {"hutch++ 12": frx.divergence.HutchPP(12), "xtrace 12": frx.divergence.XTrace(12)} if size > 12 else {}
+    )
 
     def evaluate(divergence, t, x, probes):
         return divergence(lambda x: network(t, x, None), x, probes)
@@ -78,7 +80,7 @@ def deviations(num_products=24, num_points=8, num_draws=200):
         type(law).__name__.lower(): frx.Hutchinson(num_products, law)
         for law in (Rademacher(), Hadamard(), Sphere(), Gaussian())
     }
-    divergences |= {"hutch++": frx.HutchPP(num_products), "xtrace": frx.XTrace(num_products)}
+    divergences |= {"hutch++": frx.divergence.HutchPP(num_products), "xtrace": frx.divergence.XTrace(num_products)}
     keys = jax.random.split(jax.random.key(4), num_draws)
     for t in (0.3, 0.6, 0.9):
         noise = jax.random.normal(jax.random.key(5), (num_points, data.shape[1]))

@@ -23,7 +23,7 @@ import flowrax as frx
 import ngrams
 from corpus import LENGTH, Corpus
 from flowrax import discrete
-from flowrax.abstract import AbstractMoves
+from flowrax.discrete.contract import AbstractMoves
 
 
 class Settings(NamedTuple):
@@ -68,7 +68,7 @@ SAMPLERS: dict[str, tuple[AbstractMoves, int | None]] = {
 
 def untrained(text: Corpus, settings: Settings) -> frx.CategoricalModel:
     """A transformer that is not told the time, and masks as one class more than the characters."""
-    prior = frx.prior.Masked.exclusive((LENGTH,), len(text.alphabet))
+    prior = frx.discrete.Masked.exclusive((LENGTH,), len(text.alphabet))
     network = frx.nn.Transformer(
         (LENGTH,),
         prior.num_classes,
@@ -78,7 +78,7 @@ def untrained(text: Corpus, settings: Settings) -> frx.CategoricalModel:
         num_heads=settings.num_heads,
         time=False,
     )
-    return frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=prior)
+    return frx.CategoricalModel(network, frx.discrete.LogLinearMasking(), prior=prior)
 
 
 def bits(model: frx.CategoricalModel, rows: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 import flowrax as frx
 from flowrax import dynamics as dyn
+from flowrax.model.target import AbstractTarget
 from flowrax.schedule import AbstractSchedule, Scales
-from flowrax.target import AbstractTarget
 
 for _module in pkgutil.walk_packages(frx.__path__, "flowrax."):
     importlib.import_module(_module.name)
@@ -69,7 +69,7 @@ def instances(base):
 
 SCHEDULES, TARGETS = instances(AbstractSchedule), instances(AbstractTarget)
 COEFFICIENTS = instances(dyn.AbstractDiffusion)
-DYNAMICS = instances(frx.abstract.AbstractDynamics)
+DYNAMICS = instances(frx.dynamics.base.AbstractDynamics)
 _OWN = instances(dfx.AbstractSolver)
 
 # Solver and its order on the flow.

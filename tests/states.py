@@ -7,21 +7,23 @@ import numpy as np
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.abstract import Move
+from flowrax.discrete.contract import Move
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
 PI = [0.2, 0.5, 0.3]
 PRIORS = {
-    "masked": lambda shape: frx.prior.Masked.exclusive(shape, 3),
-    "uniform": lambda shape: frx.prior.UniformCategorical(shape, 3),
-    "custom": lambda shape: frx.prior.Categorical(shape, PI),
+    "masked": lambda shape: frx.discrete.Masked.exclusive(shape, 3),
+    "uniform": lambda shape: frx.discrete.UniformCategorical(shape, 3),
+    "custom": lambda shape: frx.discrete.Categorical(shape, PI),
 }
-LINEAR = frx.schedule.LogLinearMasking(0.0)
-SCHEDULES = {"linear": LINEAR, "cosine": frx.schedule.CosineMasking(0.0)}
+LINEAR = frx.discrete.LogLinearMasking(0.0)
+SCHEDULES = {"linear": LINEAR, "cosine": frx.discrete.CosineMasking(0.0)}
 
 
 def exact(prior, schedule=LINEAR, table=TABLE):
-    return frx.oracle.Joint(table).model(schedule, prior=PRIORS[prior](np.shape(table)[:1] and (np.ndim(table),)))
+    return frx.discrete.oracle.Joint(table).model(
+        schedule, prior=PRIORS[prior](np.shape(table)[:1] and (np.ndim(table),))
+    )
 
 
 def states_of(model):

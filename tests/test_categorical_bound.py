@@ -8,17 +8,17 @@ import pytest
 
 import flowrax as frx
 from chains import all_states, exact_law
-from flowrax.abstract import AbstractNetwork
-from flowrax.loss.categorical_bound import jump_terms, masked_terms
+from flowrax.discrete.loss.bound import jump_terms, masked_terms
+from flowrax.model.network import AbstractNetwork
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 1.0)).reshape(3, 3)
 EVENTS = np.indices((3, 3)).reshape(2, -1).T
 ENTROPY = -np.sum(TABLE * np.log(TABLE))
 PRIORS = {
-    "masked": lambda: frx.prior.Masked.exclusive((2,), 3),
-    "uniform": lambda: frx.prior.UniformCategorical((2,), 3),
-    "custom": lambda: frx.prior.Categorical((2,), [0.2, 0.3, 0.5]),
-    "lacking": lambda: frx.prior.Categorical((2,), [0.0, 0.6, 0.4]),
+    "masked": lambda: frx.discrete.Masked.exclusive((2,), 3),
+    "uniform": lambda: frx.discrete.UniformCategorical((2,), 3),
+    "custom": lambda: frx.discrete.Categorical((2,), [0.2, 0.3, 0.5]),
+    "lacking": lambda: frx.discrete.Categorical((2,), [0.0, 0.6, 0.4]),
 }
 
 
@@ -34,8 +34,8 @@ class Wrong(AbstractNetwork):
 
 
 def exact_model(name, schedule=None):
-    schedule = frx.schedule.LogLinearMasking(0.0) if schedule is None else schedule
-    return frx.oracle.Joint(TABLE).model(schedule, prior=PRIORS[name]())
+    schedule = frx.discrete.LogLinearMasking(0.0) if schedule is None else schedule
+    return frx.discrete.oracle.Joint(TABLE).model(schedule, prior=PRIORS[name]())
 
 
 def wrong_model(name):
@@ -136,9 +136,9 @@ def chain_bound(model, grid):
 
 
 CHAINS = {
-    "masked": ("masked", frx.schedule.CosineMasking(0.05)),
-    "uniform": ("uniform", frx.schedule.CosineMasking(0.05)),
-    "custom": ("custom", frx.schedule.LogLinearMasking(0.0)),
+    "masked": ("masked", frx.discrete.CosineMasking(0.05)),
+    "uniform": ("uniform", frx.discrete.CosineMasking(0.05)),
+    "custom": ("custom", frx.discrete.LogLinearMasking(0.0)),
 }
 
 
@@ -176,7 +176,7 @@ def test_a_wrong_model_is_looser_by_what_it_is_wrong(x64):
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 def test_loss_has_the_bound_for_its_mean(name, x64):
     """As `fit` draws it: noise of the path, and even times that count lost sites."""
-    model, loss, n = exact_model(name), frx.loss.CategoricalBound(), 20_000
+    model, loss, n = exact_model(name), frx.discrete.CategoricalBound(), 20_000
     keys = jax.random.split(jax.random.key(3), 3)
     x0 = jax.vmap(model.prior.draw)(jax.random.split(keys[0], n))
     noise = jax.vmap(model.interpolant.noise)(jax.random.split(keys[1], n), x0)
@@ -189,8 +189,10 @@ def test_loss_has_the_bound_for_its_mean(name, x64):
 def test_loss_leaves_out_what_is_no_site(x64):
     """Of independent sites under masks every draw is a share of the sum of the real ones: NaN on others is nothing."""
     rows = np.random.default_rng(4).dirichlet(np.ones(3), 5)
-    model = frx.oracle.Sites(rows).model(frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((5,), 3))
-    loss = frx.loss.CategoricalBound(mask=lambda condition: condition)
+    model = frx.discrete.oracle.Sites(rows).model(
+        frx.discrete.CosineMasking(), prior=frx.discrete.Masked.exclusive((5,), 3)
+    )
+    loss = frx.discrete.CategoricalBound(mask=lambda condition: condition)
     real, x1 = jnp.asarray([1, 0, 1, 1, 0]), jnp.asarray([0, 3, 1, 2, 3], jnp.int32)
     x0, level = jnp.full(5, 3, jnp.int32), jax.random.uniform(jax.random.key(0), (2000, 5))
     t = (jnp.arange(2000.0) + 0.5) / 2000
@@ -206,15 +208,15 @@ def test_loss_leaves_out_what_is_no_site(x64):
 
 def test_bound_of_masks_is_that_of_any_schedule(x64):
     """The exact network does not see the time, so draw by draw; nothing is lost to the share left at the start."""
-    schedules = [frx.schedule.LogLinearMasking(0.0), frx.schedule.LogLinearMasking(0.3), frx.schedule.CosineMasking()]
+    schedules = [frx.discrete.LogLinearMasking(0.0), frx.discrete.LogLinearMasking(0.3), frx.discrete.CosineMasking()]
     values = [frx.log_prob(exact_model("masked", s), EVENTS, key=jax.random.key(2)).value for s in schedules]
     np.testing.assert_allclose(values[1:], [values[0]] * 2, rtol=1e-9)
 
 
 def test_bits_of_uniform_tokens():
     """Exactly two bits each of four classes, in one step or in the limit: all draws are the same."""
-    oracle = frx.oracle.Sites(np.full((6, 4), 0.25))
-    model = oracle.model(frx.schedule.CosineMasking(), prior=frx.prior.Masked.exclusive((6,), 4))
+    oracle = frx.discrete.oracle.Sites(np.full((6, 4), 0.25))
+    model = oracle.model(frx.discrete.CosineMasking(), prior=frx.discrete.Masked.exclusive((6,), 4))
     x = oracle.sample(jax.random.key(0), (5,))
     for grid in (None, 1):
         answer = frx.log_prob(model, x, key=jax.random.key(1), grid=grid)
@@ -222,11 +224,11 @@ def test_bits_of_uniform_tokens():
         np.testing.assert_allclose(answer.standard_error, 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("prior", [frx.prior.Masked.exclusive((6,), 3), frx.prior.UniformCategorical((6,), 3)])
+@pytest.mark.parametrize("prior", [frx.discrete.Masked.exclusive((6,), 3), frx.discrete.UniformCategorical((6,), 3)])
 def test_zeros_in_the_law(prior):
     """The third row cannot be, which masks show at once; no NaN on the way. Rows know nothing of one another."""
-    law = frx.oracle.Markov([0.5, 0.5, 0.0], [[0.5, 0.0, 0.5], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]], 6)
-    model = law.model(frx.schedule.LogLinearMasking(0.0), prior=prior)
+    law = frx.discrete.oracle.Markov([0.5, 0.5, 0.0], [[0.5, 0.0, 0.5], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]], 6)
+    model = law.model(frx.discrete.LogLinearMasking(0.0), prior=prior)
     rows = np.array([[0, 0, 2, 2, 2, 2], [1, 0, 0, 0, 0, 2], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     with jax.debug_nans(True):
         answer = frx.log_prob(model, rows, key=jax.random.key(0))
@@ -242,8 +244,8 @@ def test_zeros_in_the_law(prior):
 def test_steps_of_any_matrices(x64):
     """The steps of independent sites are exact, whatever the noise: what is off is the source, by a closed form."""
     rows = np.random.default_rng(5).dirichlet(np.ones(4), 3)
-    path = frx.interpolant.Ordinal(frx.schedule.DiscreteSchedule(np.linspace(0.2, 0.9, 4)), 4)
-    model = frx.oracle.Sites(rows).model(path, prior=frx.prior.UniformCategorical((3,), 4))
+    path = frx.discrete.Ordinal(frx.schedule.DiscreteSchedule(np.linspace(0.2, 0.9, 4)), 4)
+    model = frx.discrete.oracle.Sites(rows).model(path, prior=frx.discrete.UniformCategorical((3,), 4))
     x = np.asarray([[0, 1, 2], [3, 3, 0]])
     left = np.asarray(path.marginal(model.prior, 0.0, jnp.arange(4)))
     gap = np.log(rows @ left * 4) @ left.T

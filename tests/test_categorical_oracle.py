@@ -26,18 +26,18 @@ def markov_table(initial, transition):
 
 
 LAWS = {
-    "markov": (lambda: frx.oracle.Markov(INITIAL, TRANSITION, LENGTH), markov_table(INITIAL, TRANSITION)),
+    "markov": (lambda: frx.discrete.oracle.Markov(INITIAL, TRANSITION, LENGTH), markov_table(INITIAL, TRANSITION)),
     "barred": (
-        lambda: frx.oracle.Markov([0.9, 0.1, 0.0], BARRED, LENGTH),
+        lambda: frx.discrete.oracle.Markov([0.9, 0.1, 0.0], BARRED, LENGTH),
         markov_table(np.array([0.9, 0.1, 0]), BARRED),
     ),
-    "sites": (lambda: frx.oracle.Sites(ROWS), np.einsum("a,b,c,d->abcd", *ROWS)),
+    "sites": (lambda: frx.discrete.oracle.Sites(ROWS), np.einsum("a,b,c,d->abcd", *ROWS)),
 }
 PRIORS = {
-    "masked": lambda: frx.prior.Masked.exclusive((LENGTH,), K),
-    "mask of its own": lambda: frx.prior.Masked((LENGTH,), K + 1, mask=1),
-    "uniform": lambda: frx.prior.UniformCategorical((LENGTH,), K),
-    "custom": lambda: frx.prior.Categorical((LENGTH,), [0.7, 0.3, 0.0]),
+    "masked": lambda: frx.discrete.Masked.exclusive((LENGTH,), K),
+    "mask of its own": lambda: frx.discrete.Masked((LENGTH,), K + 1, mask=1),
+    "uniform": lambda: frx.discrete.UniformCategorical((LENGTH,), K),
+    "custom": lambda: frx.discrete.Categorical((LENGTH,), [0.7, 0.3, 0.0]),
 }
 
 
@@ -49,7 +49,7 @@ def no_nans():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_the_same_law_as_its_table(name, x64, no_nans):
-    law, joint = LAWS[name][0](), frx.oracle.Joint(LAWS[name][1])
+    law, joint = LAWS[name][0](), frx.discrete.oracle.Joint(LAWS[name][1])
     np.testing.assert_allclose(law.log_prob(EVENTS), joint.log_prob(EVENTS), atol=1e-12)
     np.testing.assert_allclose(law.entropy, joint.entropy, atol=1e-12)
     np.testing.assert_allclose(law.entropy, stats.entropy(LAWS[name][1].ravel()), atol=1e-12)
@@ -60,7 +60,7 @@ def test_the_same_law_as_its_table(name, x64, no_nans):
 @pytest.mark.parametrize("name", LAWS)
 def test_posteriors_are_those_of_the_table(name, prior, x64, no_nans):
     """Of every state, those that cannot be included: against Bayes' rule over all events."""
-    prior, schedule = PRIORS[prior](), frx.schedule.CosineMasking(1e-2)
+    prior, schedule = PRIORS[prior](), frx.discrete.CosineMasking(1e-2)
     table, t = LAWS[name][1].ravel(), 0.4
     states = np.array(list(itertools.product(range(prior.num_classes), repeat=LENGTH)))
     data = np.delete(np.arange(prior.num_classes), [] if prior.mask is None else [prior.mask])
@@ -85,7 +85,7 @@ def test_posteriors_are_those_of_the_table(name, prior, x64, no_nans):
 
 def test_evidence_that_one_end_calls_impossible(no_nans):
     """A chain that never changes: 40 sites speak for one class and 40 as strongly for the other, each by e^-10."""
-    law = frx.oracle.Markov([0.5, 0.5], np.eye(2), 80)
+    law = frx.discrete.oracle.Markov([0.5, 0.5], np.eye(2), 80)
     seen = jnp.where(jnp.arange(80)[:, None] < 40, jnp.array([[0.0, -10.0]]), jnp.array([[-10.0, 0.0]]))
     np.testing.assert_allclose(law.log_posterior(seen), np.log(0.5), atol=1e-4)
 
@@ -102,20 +102,20 @@ def test_draws(name):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: frx.oracle.Sites([[0.5, 0.6]]), "deviation of a sum from one is 0.1"),
-        (lambda: frx.oracle.Sites([0.5, 0.5]), r"shape \(L, K\)"),
-        (lambda: frx.oracle.Markov([0.5, 0.5], [[1.5, -0.5], [0, 1]], 3), "transition must not be negative"),
-        (lambda: frx.oracle.Markov([0.5, 0.5], [[1.0]], 3), "transition has shape"),
-        (lambda: frx.oracle.Markov([1.0], [[1.0]], 0), "length at least 1"),
+        (lambda: frx.discrete.oracle.Sites([[0.5, 0.6]]), "deviation of a sum from one is 0.1"),
+        (lambda: frx.discrete.oracle.Sites([0.5, 0.5]), r"shape \(L, K\)"),
+        (lambda: frx.discrete.oracle.Markov([0.5, 0.5], [[1.5, -0.5], [0, 1]], 3), "transition must not be negative"),
+        (lambda: frx.discrete.oracle.Markov([0.5, 0.5], [[1.0]], 3), "transition has shape"),
+        (lambda: frx.discrete.oracle.Markov([1.0], [[1.0]], 0), "length at least 1"),
         (
-            lambda: frx.oracle.Sites(ROWS).model(
-                frx.schedule.CosineMasking(), prior=frx.prior.UniformCategorical((LENGTH,), 2)
+            lambda: frx.discrete.oracle.Sites(ROWS).model(
+                frx.discrete.CosineMasking(), prior=frx.discrete.UniformCategorical((LENGTH,), 2)
             ),
             "2 classes but the data have 3",
         ),
         (
-            lambda: frx.oracle.Sites(ROWS).model(
-                frx.schedule.CosineMasking(), prior=frx.prior.UniformCategorical((5,), K)
+            lambda: frx.discrete.oracle.Sites(ROWS).model(
+                frx.discrete.CosineMasking(), prior=frx.discrete.UniformCategorical((5,), K)
             ),
             "event of the prior has shape",
         ),

@@ -9,16 +9,16 @@ import flowrax as frx
 from flowrax import discrete
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
-SCHEDULE = frx.schedule.LogLinearMasking(0.0)
+SCHEDULE = frx.discrete.LogLinearMasking(0.0)
 
 
 def masked(shape=(2,), classes=3):
-    return frx.prior.Masked.exclusive(shape, classes)
+    return frx.discrete.Masked.exclusive(shape, classes)
 
 
 def test_half_precision_logits_draw_all_classes():
     """In bfloat16 sums of 1024 equal weights and uniform numbers would reach 128 classes alone."""
-    prior = frx.prior.UniformCategorical((4,), 1024)
+    prior = frx.discrete.UniformCategorical((4,), 1024)
     model = frx.CategoricalModel(lambda t, x, c: jnp.zeros((4, 1024), jnp.bfloat16), SCHEDULE, prior=prior)
     for moves in (discrete.Ancestral(), discrete.MixtureJump()):
         x = frx.sample(model, jax.random.key(0), 2000, dynamics=moves, grid=2).x
@@ -43,7 +43,7 @@ def test_half_precision_networks_are_stepped_in_single():
 )
 def test_a_failure_on_the_way_stays_one(moves):
     """A network that is not a number for a while: later steps could draw good tokens again."""
-    prior = frx.prior.UniformCategorical((2,), 3)
+    prior = frx.discrete.UniformCategorical((2,), 3)
 
     def network(t, x, c):
         return jnp.full((2, 3), jnp.sqrt((t - 0.4) * (t - 0.6)))
@@ -67,7 +67,7 @@ def test_a_failure_on_the_way_stays_one(moves):
     ],
 )
 def test_grids(grid, message):
-    model = frx.oracle.Joint(TABLE).model(SCHEDULE, prior=masked())
+    model = frx.discrete.oracle.Joint(TABLE).model(SCHEDULE, prior=masked())
     with pytest.raises(ValueError, match=message):
         frx.sample(model, jax.random.key(0), 2, grid=grid if isinstance(grid, int) else jnp.array(grid))
 
@@ -79,7 +79,7 @@ def parts(shape=(2,)):
     }
 
 
-class Joint(frx.abstract.AbstractNetwork):
+class Joint(frx.model.network.AbstractNetwork):
     weight: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -124,7 +124,7 @@ def test_molecules_of_several_sizes():
     assert x["position"][0, 2] == 0 and np.all(x["position"][1] != 0)
 
 
-class Table(frx.abstract.AbstractNetwork):
+class Table(frx.model.network.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -152,7 +152,7 @@ def test_fit_takes_integers_afresh_and_refuses_what_makes_no_sense():
 
 
 def test_more_refusals():
-    model = frx.oracle.Joint(TABLE).model(SCHEDULE, prior=masked())
+    model = frx.discrete.oracle.Joint(TABLE).model(SCHEDULE, prior=masked())
     short = frx.CategoricalModel(model.network, SCHEDULE, prior=masked(), t_max=0.8)
     apart = frx.CategoricalModel(lambda t, x, _: {"logits": x}, SCHEDULE, prior=masked(), dtype=jnp.float32)
     part = frx.JointModel(lambda t, x, _: {"type": x["type"]}, parts())
@@ -164,10 +164,10 @@ def test_more_refusals():
             lambda: frx.posterior(model, frx.LinearGaussian(jnp.eye(2), jnp.zeros(2), 1.0), jax.random.key(0), 2),
             "posterior is for continuous events",
         ),
-        (lambda: frx.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "must not be negative"),
-        (lambda: frx.prior.Categorical((2,), []), "list of numbers"),
+        (lambda: frx.discrete.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "must not be negative"),
+        (lambda: frx.discrete.Categorical((2,), []), "list of numbers"),
         (lambda: frx.log_prob(frx.JointModel(Joint(jnp.ones(())), parts()), TABLE), "has no log_prob"),
-        (lambda: frx.loss.JointMatching(losses={"type": frx.loss.CategoricalBound()}), "evaluated once"),
+        (lambda: frx.joint.JointMatching(losses={"type": frx.discrete.CategoricalBound()}), "evaluated once"),
         (lambda: discrete.Loop(discrete.Capped(0.1)).times(short, 4), "outside the model's times"),
     ]
     for call, message in calls:

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 import flowrax as frx
 from flowrax import dynamics as dyn
-from flowrax.chain import CFM, DDPM, VDM
+from flowrax.dynamics.chain import CFM, DDPM, VDM
 from flowrax.schedule import DiscreteSchedule, Tabulated, ddpm_cosine, ddpm_linear
 from flowrax.stepper.brownian import GridBrownianPath
 from laws import assert_moments, mixture, moments

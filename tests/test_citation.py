@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import flowrax as frx
-from flowrax import _citation
+from flowrax import _base
 
 PACKAGE = pathlib.Path(frx.__file__).parent
 FOUNDATIONS = ["flowrax", "jax", "kidger2021equinox", "kidger2021on"]
@@ -137,15 +137,15 @@ def test_bound_methods_lead_to_their_object():
 
 def test_every_key_is_in_the_table_and_every_entry_is_cited():
     text = "".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
-    assert set(_citation._references()) == set(re.findall(r"\[@(\w.*?)\]", text))
+    assert set(_base.citation._references()) == set(re.findall(r"\[@(\w.*?)\]", text))
     assert "```bibtex\n" not in text
 
 
 def test_the_table_is_sorted_bibtex_with_what_a_reference_needs():
-    text = (PACKAGE / "references.bib").read_text()
+    text = (PACKAGE / "_base" / "references.bib").read_text()
     keys = parse_bibtex(text)
-    assert keys == sorted(set(keys)) == list(_citation._references())
-    for entry in _citation._references().values():
+    assert keys == sorted(set(keys)) == list(_base.citation._references())
+    for entry in _base.citation._references().values():
         assert all(f"    {field}={{" in entry for field in ("author", "title", "year")), entry
         assert re.search(r"    (journal|booktitle|school|publisher)=\{", entry), entry
         # Nothing had to be repaired: what is read is what stands there.

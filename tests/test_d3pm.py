@@ -10,10 +10,8 @@ from scipy.linalg import expm
 
 import flowrax as frx
 from chains import exact_law
-from flowrax.chain import D3PM
-from flowrax.interpolant import AveragedJoint, Ordinal, Transitions
-from flowrax.loss import Hybrid
-from flowrax.schedule import DiscreteSchedule, TabulatedMasking, ddpm_cosine, ddpm_linear
+from flowrax.discrete import D3PM, AveragedJoint, Hybrid, Ordinal, TabulatedMasking, Transitions
+from flowrax.schedule import DiscreteSchedule, ddpm_cosine, ddpm_linear
 
 NUM = 4
 RANDOM = np.random.default_rng(0)
@@ -22,9 +20,9 @@ PAIRS = RANDOM.dirichlet(np.full(NUM**2, 2.0)).reshape(NUM, NUM)
 MATRICES = RANDOM.dirichlet(np.full(NUM, 0.5), size=(7, NUM))
 RATES = DiscreteSchedule(np.linspace(0.1, 0.8, 7))
 PRIORS = {
-    "uniform": lambda shape: frx.prior.UniformCategorical(shape, NUM),
-    "custom": lambda shape: frx.prior.Categorical(shape, [0.1, 0.2, 0.3, 0.4]),
-    "masked": lambda shape: frx.prior.Masked.exclusive(shape, NUM),
+    "uniform": lambda shape: frx.discrete.UniformCategorical(shape, NUM),
+    "custom": lambda shape: frx.discrete.Categorical(shape, [0.1, 0.2, 0.3, 0.4]),
+    "masked": lambda shape: frx.discrete.Masked.exclusive(shape, NUM),
 }
 
 
@@ -89,7 +87,7 @@ def test_ordinal_noise_is_a_gaussian_on_the_classes(x64):
         variance = np.sum(matrix[50] * (np.arange(101) - 50.0) ** 2)
         assert np.isclose(variance, 100**2 * rate / 8, rtol=1e-6)
     long = Ordinal(ddpm_linear(200, 0.1, 0.9), 5)
-    prior = frx.prior.UniformCategorical((5,), 5)
+    prior = frx.discrete.UniformCategorical((5,), 5)
     assert np.allclose(long.marginal(prior, 0.0, jnp.arange(5)), 0.2, atol=1e-6)
 
 
@@ -110,7 +108,7 @@ def test_tables_are_exact_in_single_precision():
     alpha_bar = np.cumprod(1 - np.asarray(table.rates))
     np.testing.assert_allclose(schedule.mask_probability(table.time(index)), 1 - alpha_bar, rtol=1e-6)
     assert schedule.alpha(1.0) == 1 and schedule.mask_probability(1.0) == 0
-    chain = D3PM(table, frx.prior.Categorical((2,), [0.3, 0.7]))
+    chain = D3PM(table, frx.discrete.Categorical((2,), [0.3, 0.7]))
     rows = jax.vmap(lambda i: chain.transition(i, jnp.asarray([0, 1])))(index)
     np.testing.assert_allclose(rows[:, 0, 1], 0.7 * np.asarray(table.rates), rtol=2e-2)
     np.testing.assert_allclose(rows[500:, 0, 1], 0.7 * np.asarray(table.rates)[500:], rtol=2e-4)
@@ -123,7 +121,7 @@ def test_one_site_is_exact_and_the_published_step_is_biased(x64):
     strong = TabulatedMasking(DiscreteSchedule(np.full(40, 0.5)))
     paths |= {name: (strong, name) for name in PRIORS}
     for name, (path, prior) in paths.items():
-        model = frx.oracle.Joint(LAW).model(path, prior=PRIORS[prior]((1,)))
+        model = frx.discrete.oracle.Joint(LAW).model(path, prior=PRIORS[prior]((1,)))
         for grid in (1, 5, 40):
             assert np.allclose(exact_law(model, grid)[:NUM], LAW, atol=1e-9), (name, grid)
         published = exact_law(model, 40, frx.discrete.Ancestral(reverse=AveragedJoint()))[:NUM]
@@ -149,7 +147,7 @@ def test_two_sites_are_of_first_order(name, x64):
     prior = PRIORS["masked" if name == "masked" else "uniform"]((2,))
     errors = []
     for steps in (128, 256, 512):
-        model = frx.oracle.Joint(PAIRS).model(refined(name, steps), prior=prior)
+        model = frx.discrete.oracle.Joint(PAIRS).model(refined(name, steps), prior=prior)
         errors.append(np.abs(exact_law(model, steps)[:NUM, :NUM] - PAIRS).sum())
     assert np.allclose(np.log2(np.divide(errors[:-1], errors[1:])), 1, atol=0.15), errors
 
@@ -157,7 +155,9 @@ def test_two_sites_are_of_first_order(name, x64):
 @pytest.mark.accuracy
 def test_draws_have_the_law_by_sums(x64):
     """Ordinal noise through `sample`: chi-square at 1e5 draws."""
-    model = frx.oracle.Joint(PAIRS).model(Ordinal(ddpm_linear(12, 0.3, 0.95), NUM), prior=PRIORS["uniform"]((2,)))
+    model = frx.discrete.oracle.Joint(PAIRS).model(
+        Ordinal(ddpm_linear(12, 0.3, 0.95), NUM), prior=PRIORS["uniform"]((2,))
+    )
     x = np.asarray(frx.sample(model, jax.random.key(1), 100_000, grid=12).x)
     counts = np.bincount(np.ravel_multi_index(x.T, (NUM, NUM)), minlength=NUM**2)
     law = exact_law(model, 12).ravel()
@@ -169,7 +169,7 @@ def test_steps_are_those_of_sample(name, key, x64):
     noise, _ = noises()[name]
     prior = PRIORS["uniform"]((2,))
     path = TabulatedMasking(noise) if name == "uniform" else noise
-    model = frx.oracle.Joint(PAIRS).model(path, prior=prior)
+    model = frx.discrete.oracle.Joint(PAIRS).model(path, prior=prior)
     moves = frx.discrete.Ancestral(temperature=0.7)
     want = frx.sample(model, key, 6, grid=7, dynamics=moves).x
     chain = D3PM(noise, prior, last_index=1)
@@ -216,13 +216,13 @@ def test_the_bound_is_exact(name, x64):
         prior = PRIORS["uniform"](shape)
         return D3PM(noise, prior), oracle.model(path, prior=prior)
 
-    chain, model = of(frx.oracle.Joint(LAW), (1,))
+    chain, model = of(frx.discrete.oracle.Joint(LAW), (1,))
     values = jax.jit(jax.vmap(lambda x1: bound(chain, model, x1)))(jnp.arange(NUM)[:, None])
     last = LAW @ product(steps)
     want = stats.entropy(LAW) + stats.entropy(last, np.full(NUM, 1 / NUM))
     assert np.isclose(LAW @ np.asarray(values), want, rtol=1e-10)
 
-    chain, model = of(frx.oracle.Joint(PAIRS), (2,))
+    chain, model = of(frx.discrete.oracle.Joint(PAIRS), (2,))
     every = jnp.asarray(np.indices((NUM, NUM)).reshape(2, -1).T)
     values = jax.jit(jax.vmap(lambda x1: bound(chain, model, x1)))(every)
     assert np.all(np.asarray(values) >= -np.log(exact_law(model, 7).ravel()))
@@ -230,7 +230,7 @@ def test_the_bound_is_exact(name, x64):
     assert stats.entropy(PAIRS.ravel()) < mean < stats.entropy(PAIRS.ravel()) + 1.0
 
 
-class Table(frx.abstract.AbstractNetwork):
+class Table(frx.model.network.AbstractNetwork):
     """Logits of every index and class of one site."""
 
     logits: jax.Array
@@ -324,7 +324,7 @@ def test_fit_by_the_bound(x64):
     data = np.repeat(np.arange(NUM, dtype=np.int32), np.round(400 * LAW).astype(int))[:, None]
     law = np.bincount(data[:, 0]) / len(data)
     model = frx.CategoricalModel(Table(jnp.zeros((3, NUM, NUM))), noise, prior=PRIORS["uniform"]((1,)))
-    for reverse, room in ((frx.interpolant.AveragedPosterior(), 0.03), (AveragedJoint(), 0.03)):
+    for reverse, room in ((frx.discrete.AveragedPosterior(), 0.03), (AveragedJoint(), 0.03)):
         result = frx.fit(
             model,
             data,

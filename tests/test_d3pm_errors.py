@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.chain import D3PM
-from flowrax.interpolant import Ordinal, Transitions
-from flowrax.loss import Hybrid
-from flowrax.schedule import DiscreteSchedule, PolynomialMasking
+from flowrax.discrete import D3PM, Hybrid, Ordinal, PolynomialMasking, Transitions
+from flowrax.schedule import DiscreteSchedule
 
 NUM = 4
 MATRICES = np.full((7, NUM, NUM), 1 / NUM)
@@ -20,7 +18,7 @@ def looked_up(index):
 
 
 NOISE = Transitions(MATRICES)
-CHAIN = D3PM(RATES, frx.prior.UniformCategorical((2,), NUM))
+CHAIN = D3PM(RATES, frx.discrete.UniformCategorical((2,), NUM))
 X = jnp.asarray([0, 1])
 WRONG = {
     "The rows of each matrix must be probabilities: the matrix of index 0": lambda: Transitions(2 * MATRICES),
@@ -28,9 +26,9 @@ WRONG = {
     "must be (5, K, K); got (7, 4, 4)": lambda: Transitions(MATRICES, 5),
     "num_steps is missing": lambda: Transitions(looked_up),
     "num_classes must be at least 2; got 1": lambda: Ordinal(RATES, 1),
-    "The prior has 3 classes but Transitions has 4": lambda: D3PM(NOISE, frx.prior.UniformCategorical((2,), 3)),
+    "The prior has 3 classes but Transitions has 4": lambda: D3PM(NOISE, frx.discrete.UniformCategorical((2,), 3)),
     "pass prior.Categorical with probability one": lambda: frx.CategoricalModel(
-        looked_up, NOISE, prior=frx.prior.Masked((2,), NUM), dtype=np.float32
+        looked_up, NOISE, prior=frx.discrete.Masked((2,), NUM), dtype=np.float32
     ),
     "Transitions is not a mixture of data and noise": lambda: NOISE.schedule,
     "index=7 is not one of 0, ..., 6": lambda: CHAIN.marginal(7, X),

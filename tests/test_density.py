@@ -152,7 +152,9 @@ def test_the_steps_asked_for_are_taken(steps, x64):
 
 @pytest.mark.accuracy
 @pytest.mark.parametrize(
-    "divergence", [frx.Hutchinson(8), frx.HutchPP(6), frx.XTrace(4)], ids=lambda d: type(d).__name__
+    "divergence",
+    [frx.Hutchinson(8), frx.divergence.HutchPP(6), frx.divergence.XTrace(4)],
+    ids=lambda d: type(d).__name__,
 )
 def test_every_divergence_with_a_condition_and_its_gradient(divergence, x64):
     """Conditions and gradients go with every estimator; exact ones here, as there are products enough for 2 dimensions

@@ -11,7 +11,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.abstract import Move
+from flowrax.discrete.contract import Move
 from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 
@@ -45,7 +45,7 @@ def test_jumps_given_the_datum_make_its_path_and_what_is_added_is_in_detailed_ba
     rng, k = np.random.default_rng(3), 5
     for trial in range(4):
         pi = rng.dirichlet(np.ones(k))
-        prior = frx.prior.Categorical((k,), pi)
+        prior = frx.discrete.Categorical((k,), pi)
         model = frx.CategoricalModel(no_network, SCHEDULES[schedule], prior=prior, dtype=jnp.float64)
         t, x1 = jnp.asarray(0.15 + 0.2 * trial), jnp.full(k, trial)
 
@@ -209,13 +209,13 @@ def test_sites_of_any_rank_and_keys(prior):
         (lambda: discrete.Euler(stochasticity=-1.0), "stochasticity"),
         (lambda: discrete.TauLeaping(temperature=-1.0), "temperature"),
         (lambda: discrete.PredictorCorrector(discrete.Euler(), 0), "num_corrections must be at least one"),
-        (lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), 2.0), "needs null="),
+        (lambda: frx.discrete.ClassifierFreeCategorical(exact("masked"), 2.0), "needs null="),
         (
-            lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), 2.0, other=exact("uniform")),
+            lambda: frx.discrete.ClassifierFreeCategorical(exact("masked"), 2.0, other=exact("uniform")),
             "another path or prior",
         ),
         (
-            lambda: frx.guidance.ClassifierFreeCategorical(exact("masked"), jnp.ones(3), other=exact("masked")),
+            lambda: frx.discrete.ClassifierFreeCategorical(exact("masked"), jnp.ones(3), other=exact("masked")),
             "it must be a scalar or have the shape of an event",
         ),
     ],

@@ -17,8 +17,8 @@ RANDOM = {
     "gaussian": frx.Hutchinson(12, Gaussian()),
     "sphere": frx.Hutchinson(12, Sphere()),
     "hadamard": frx.Hutchinson(12, Hadamard()),
-    "hutch++": frx.HutchPP(12),
-    "xtrace": frx.XTrace(12),
+    "hutch++": frx.divergence.HutchPP(12),
+    "xtrace": frx.divergence.XTrace(12),
 }
 
 
@@ -71,10 +71,10 @@ def test_unbiased(name, shape, x64):
 @pytest.mark.parametrize(
     ("divergence", "size"),
     [
-        (frx.HutchPP(12), 12),
-        (frx.HutchPP(12), 2),
-        (frx.XTrace(12), 12),
-        (frx.XTrace(12), 1),
+        (frx.divergence.HutchPP(12), 12),
+        (frx.divergence.HutchPP(12), 2),
+        (frx.divergence.XTrace(12), 12),
+        (frx.divergence.XTrace(12), 1),
         (frx.Hutchinson(8, Hadamard()), 8),
         (frx.Hutchinson(8, Hadamard()), 5),
     ],
@@ -86,7 +86,7 @@ def test_exact_with_as_many_products_as_dimensions(divergence, size, x64):
     assert float(divergence.standard_error(several)) <= 1e-12
 
 
-@pytest.mark.parametrize("divergence", [frx.HutchPP(9), frx.XTrace(8)])
+@pytest.mark.parametrize("divergence", [frx.divergence.HutchPP(9), frx.divergence.XTrace(8)])
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_exact_on_low_rank(divergence, rank, x64):
     """Non-symmetric of rank below that of the sketch; of rank zero too."""
@@ -96,7 +96,7 @@ def test_exact_on_low_rank(divergence, rank, x64):
     assert np.allclose(several, np.trace(left @ right.T), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("divergence", [frx.HutchPP(9), frx.XTrace(8)])
+@pytest.mark.parametrize("divergence", [frx.divergence.HutchPP(9), frx.divergence.XTrace(8)])
 @pytest.mark.parametrize("scale", [1.0, 1e-12])
 def test_parallel_probes(divergence, scale, x64):
     """Probes that repeat one another, at any scale of the field: the estimate that fewer of them give."""
@@ -147,8 +147,8 @@ def test_hadamard_probes_are_orthogonal_rows():
         frx.Hutchinson(24, Sphere()),
         frx.Hutchinson(24, Hadamard()),
         frx.Hutchinson(48, Hadamard()),
-        frx.HutchPP(72),
-        frx.XTrace(48),
+        frx.divergence.HutchPP(72),
+        frx.divergence.XTrace(48),
     ],
 )
 def test_standard_errors_are_calibrated(divergence):
@@ -187,7 +187,7 @@ def steps_and_values(divergence):
 def test_adaptive_steps_stay_as_many(x64):
     """The bases of a sketch follow the Jacobian smoothly: the solve takes about the steps of the exact one."""
     exact, want = steps_and_values(frx.Exact())
-    for divergence in (frx.HutchPP(9), frx.XTrace(8), frx.Hutchinson(8, Hadamard())):
+    for divergence in (frx.divergence.HutchPP(9), frx.divergence.XTrace(8), frx.Hutchinson(8, Hadamard())):
         steps, got = steps_and_values(divergence)
         assert np.all(steps <= 2 * exact)
         assert np.all(np.abs(got.value - want.value) <= 8 * got.standard_error)

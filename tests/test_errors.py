@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.abstract import AbstractPathDynamics
+from flowrax.dynamics.base import AbstractPathDynamics
 
 KEY = jax.random.key(0)
 ORACLE = frx.oracle.Gaussian(np.float32([0.5, -1.0]), np.eye(2, dtype=np.float32))

@@ -10,7 +10,7 @@ import flowrax as frx
 ROWS = np.random.default_rng(5).dirichlet(np.ones(4), 3)
 
 
-class Constant(frx.abstract.AbstractNetwork):
+class Constant(frx.model.network.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -19,20 +19,20 @@ class Constant(frx.abstract.AbstractNetwork):
 
 def paths():
     table = frx.schedule.DiscreteSchedule(np.linspace(0.2, 0.9, 4))
-    uniform = frx.prior.UniformCategorical((3,), 4)
+    uniform = frx.discrete.UniformCategorical((3,), 4)
     return {
-        "uniform": (frx.schedule.LogLinearMasking(0.0), uniform),
-        "custom": (frx.schedule.CosineMasking(), frx.prior.Categorical((3,), [0.4, 0.3, 0.2, 0.1])),
-        "ordinal": (frx.interpolant.Ordinal(table, 4), uniform),
+        "uniform": (frx.discrete.LogLinearMasking(0.0), uniform),
+        "custom": (frx.discrete.CosineMasking(), frx.discrete.Categorical((3,), [0.4, 0.3, 0.2, 0.1])),
+        "ordinal": (frx.discrete.Ordinal(table, 4), uniform),
     }
 
 
 @pytest.mark.parametrize("name", ["uniform", "custom", "ordinal"])
 def test_bayes_theorem_of_independent_sites(name, x64):
     path, prior = paths()[name]
-    network = frx.nn.WithEvidence(Constant(jnp.log(jnp.asarray(ROWS))), path, prior)
+    network = frx.discrete.WithEvidence(Constant(jnp.log(jnp.asarray(ROWS))), path, prior)
     model = frx.CategoricalModel(network, path, prior=prior)
-    exact = frx.oracle.Sites(ROWS).model(path, prior=prior)
+    exact = frx.discrete.oracle.Sites(ROWS).model(path, prior=prior)
     t, x = (a.ravel() for a in np.meshgrid([0.0, 0.25, 0.75], [0, 1], indexing="ij"))
     x = np.array([[0, 1, 2], [3, 3, 0]], np.int32)[x]
     got, want = (jax.jit(jax.vmap(m.log_probabilities))(jnp.asarray(t), jnp.asarray(x)) for m in (model, exact))
@@ -45,7 +45,7 @@ def test_no_doubt_is_left_near_the_data_so_that_the_bound_is_finite():
     plain = Constant(jnp.log(jnp.asarray(ROWS, jnp.float32)))
     x = np.array([[0, 1, 2], [3, 3, 0]] * 50)
     values = []
-    for network in (frx.nn.WithEvidence(plain, schedule, prior), plain):
+    for network in (frx.discrete.WithEvidence(plain, schedule, prior), plain):
         answer = frx.log_prob(frx.CategoricalModel(network, schedule, prior=prior), x, key=jax.random.key(0))
         values.append((np.asarray(answer.value).reshape(50, 2), np.asarray(answer.standard_error).reshape(50, 2)))
     (bound, error), (without, _) = values
@@ -56,4 +56,6 @@ def test_no_doubt_is_left_near_the_data_so_that_the_bound_is_finite():
 
 def test_masks_need_none():
     with pytest.raises(ValueError, match="itself carries over unmasked tokens"):
-        frx.nn.WithEvidence(Constant(jnp.zeros((3, 5))), frx.schedule.LogLinearMasking(), frx.prior.Masked((3,), 5))
+        frx.discrete.WithEvidence(
+            Constant(jnp.zeros((3, 5))), frx.discrete.LogLinearMasking(), frx.discrete.Masked((3,), 5)
+        )

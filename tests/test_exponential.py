@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.dynamics import SemilinearTerm
+from flowrax.stepper import SemilinearTerm
 from flowrax.stepper.exponential.base import psi
 from laws import SCHEDULES, mixture
 

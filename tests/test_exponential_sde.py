@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.dynamics import SBDM, SemilinearTerm
-from flowrax.stepper.exponential.renoise import renoise
+from flowrax.dynamics import SBDM
+from flowrax.dynamics.renoise import renoise
+from flowrax.stepper import SemilinearTerm
 from flowrax.times import edm_grid
 from laws import SCHEDULES, assert_moments, mixture, moments
 

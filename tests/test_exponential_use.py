@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.dynamics import Constant, SemilinearTerm
+from flowrax.dynamics import Constant
+from flowrax.stepper import SemilinearTerm
 from flowrax.times import edm_grid, log_snr_grid
 from laws import SCHEDULES, mixture
 

@@ -23,7 +23,7 @@ def bounds(model, data):
 
     def integrand(t, x1):
         chances = jnp.prod(model.interpolant.marginal(model.prior, t, x1)[sites, states], axis=1)
-        values = jax.vmap(lambda x: frx.loss.GeneralisedKL().per_site(model, t, x, x1))(states)
+        values = jax.vmap(lambda x: frx.discrete.GeneralisedKL().per_site(model, t, x, x1))(states)
         return jnp.sum(jnp.where(chances > 0, chances * jnp.sum(values, axis=1), 0))
 
     return jax.vmap(lambda x1: weights @ jax.vmap(lambda t: integrand(t, x1))(t))(data)
@@ -83,9 +83,9 @@ def test_padding_counts_for_nothing(x64):
         return jnp.sin(x[:, None].astype(phases.dtype) + phases) + jnp.array([[0.0], [0.0], [jnp.nan]])
 
     model = frx.CategoricalModel(
-        network, SCHEDULES["linear"], prior=frx.prior.UniformCategorical((3,), 3), dtype=jnp.float64
+        network, SCHEDULES["linear"], prior=frx.discrete.UniformCategorical((3,), 3), dtype=jnp.float64
     )
-    loss = frx.loss.GeneralisedKL(mask=lambda c: c)
+    loss = frx.discrete.GeneralisedKL(mask=lambda c: c)
     x0, x1, t = (jnp.array([1, 2, 0]), jnp.array([0.9, 0.2, 0.5])), jnp.array([0, 1, 0]), jnp.asarray(0.6)
     got = loss(model, t, x0, x1, jnp.array([1, 1, 0]))
     # The first site is noise, the second is seen: 1 / (1 - t) is 2.5.

@@ -7,7 +7,7 @@ import pytest
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.guidance import ClassifierFreeCategorical, FirstOrderRatio, LikelihoodRatio
+from flowrax.discrete import ClassifierFreeCategorical, FirstOrderRatio, LikelihoodRatio
 from states import LINEAR, PRIORS, TABLE, exact, falls_at_order, law_after
 
 LIKELIHOOD = np.random.default_rng(5).uniform(0.1, 1.0, (3, 3))

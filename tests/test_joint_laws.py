@@ -42,11 +42,11 @@ def cases(names, *everywhere):
 def oracle_and_model(prior, classes, sites):
     table = np.random.default_rng(classes).dirichlet(np.full(classes**sites, 2.0)).reshape((classes,) * sites)
     noise = {
-        "masked": lambda: frx.prior.Masked.exclusive((sites,), classes),
-        "uniform": lambda: frx.prior.UniformCategorical((sites,), classes),
-        "custom": lambda: frx.prior.Categorical((sites,), np.arange(1, classes + 1) / (classes * (classes + 1) / 2)),
+        "masked": lambda: frx.discrete.Masked.exclusive((sites,), classes),
+        "uniform": lambda: frx.discrete.UniformCategorical((sites,), classes),
+        "custom": lambda: frx.discrete.Categorical((sites,), np.arange(1, classes + 1) / (classes * (classes + 1) / 2)),
     }[prior]()
-    return table, frx.oracle.Joint(table).model(SCHEDULES["cosine"], prior=noise)
+    return table, frx.discrete.oracle.Joint(table).model(SCHEDULES["cosine"], prior=noise)
 
 
 def pvalue(model, moves, law, grid=None):
@@ -81,6 +81,6 @@ def test_one_token_at_a_time_is_the_law_of_the_data(name, size, x64):
 def test_the_published_step_draws_the_law_of_its_sums(x64):
     """Which is not that of the data, even in many steps."""
     table, model = oracle_and_model("uniform", 3, 2)
-    moves = discrete.Ancestral(reverse=frx.interpolant.AveragedJoint())
+    moves = discrete.Ancestral(reverse=frx.discrete.AveragedJoint())
     law = law_after(model, moves, 16)
     assert pvalue(model, moves, law, 16) > 1e-3 > pvalue(model, moves, table, 16)

@@ -9,7 +9,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.abstract import Move
+from flowrax.discrete.contract import Move
 from states import LINEAR, TABLE, exact, falls_at_order, law_after, marginal, states_of
 
 CUBE = np.random.default_rng(2).dirichlet(np.full(27, 0.7)).reshape(3, 3, 3)
@@ -31,8 +31,8 @@ def test_paths_planned_at_random_are_the_joint_law():
 
 @pytest.mark.accuracy
 def test_a_block_at_a_time_is_the_joint_law():
-    oracle = frx.oracle.Joint(SQUARE)
-    model = oracle.model(LINEAR, prior=frx.prior.Masked.exclusive((4,), 2))
+    oracle = frx.discrete.oracle.Joint(SQUARE)
+    model = oracle.model(LINEAR, prior=frx.discrete.Masked.exclusive((4,), 2))
     moves = discrete.Blocks(discrete.Unmask(discrete.RandomOrder()), 2)
     assert len(moves.times(model, None)) == 5
     assert pvalue(model, moves, SQUARE) > 1e-3
@@ -53,7 +53,7 @@ def test_confidence_has_the_law_of_its_selection():
     assert pvalue(exact("masked"), moves, law) > 1e-3 > pvalue(exact("masked"), moves, TABLE)
 
 
-class Constant(frx.abstract.AbstractNetwork):
+class Constant(frx.model.network.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -63,7 +63,7 @@ class Constant(frx.abstract.AbstractNetwork):
 def flat(length):
     """All classes are equal: every margin is zero, every order a tie."""
     return frx.CategoricalModel(
-        Constant(jnp.zeros((length, 4))), LINEAR, prior=frx.prior.Masked.exclusive((length,), 3)
+        Constant(jnp.zeros((length, 4))), LINEAR, prior=frx.discrete.Masked.exclusive((length,), 3)
     )
 
 
@@ -99,7 +99,7 @@ def test_left_to_right_is_so_in_every_row():
 def test_remasking_keeps_the_law_of_a_site(make, x64):
     """In any steps; of two sites the error falls with them where the share that is masked again does."""
     p = TABLE[0] / TABLE[0].sum()
-    model = exact("masked", frx.schedule.CosineMasking(0.0), p)
+    model = exact("masked", frx.discrete.CosineMasking(0.0), p)
     for steps in (1, 3, 8):
         law = law_after(model, discrete.Remasking(make(0.4)), steps)
         np.testing.assert_allclose(law, [*p, 0], atol=1e-12)
@@ -140,7 +140,7 @@ def test_score_is_a_ratio_of_probabilities(x64):
     model, t = exact("masked"), 0.35
     law = np.asarray(marginal(model, t)).reshape(4, 4)
     for x in ([3, 3], [1, 3], [3, 0]):
-        got = np.asarray(discrete.score(model, t, jnp.asarray(x, jnp.int32)))
+        got = np.asarray(discrete.sampler.score(model, t, jnp.asarray(x, jnp.int32)))
         assert np.all(np.isfinite(got))
         for site in range(2):
             ratio = np.take(law, x[1 - site], axis=1 - site) / law[tuple(x)]
@@ -149,11 +149,11 @@ def test_score_is_a_ratio_of_probabilities(x64):
             np.testing.assert_allclose(got[site], want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, frx.schedule.CosineMasking(0.0)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("schedule", [LINEAR, frx.discrete.CosineMasking(0.0)], ids=["linear", "cosine"])
 def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
     """With the exact denoiser, by quadrature over the time and sums over what is masked; padding counts for nothing."""
     model = exact("masked", schedule)
-    loss = frx.loss.CrossEntropy(weight=frx.loss.Bound(), per_token=False)
+    loss = frx.discrete.CrossEntropy(weight=frx.discrete.Bound(), per_token=False)
     points, weights = np.polynomial.legendre.leggauss(24)
     x1, masks = jnp.array([2, 0], jnp.int32), jnp.array([3, 3], jnp.int32)
 
@@ -166,7 +166,7 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
 
     values = jax.jit(jax.vmap(at_time))(jnp.asarray((1 + points) / 2))
     assert np.isclose(np.sum(weights / 2 * values), -np.log(TABLE[2, 0]), rtol=1e-6)
-    padded = frx.loss.CrossEntropy(mask=lambda c: c)
+    padded = frx.discrete.CrossEntropy(mask=lambda c: c)
     real = jnp.array([True, False])
     lost = masks, jnp.ones(2)
     want = -np.asarray(model.log_probabilities(0.3, masks))[0, 2]
@@ -189,8 +189,8 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
             lambda: discrete.Blocks(discrete.Unmask(), 3).times(exact("masked"), None),
             "cannot be divided into blocks of 3",
         ),
-        (lambda: discrete.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
-        (lambda: frx.loss.Bound()(exact("uniform"), 0.5), "has no mask"),
+        (lambda: discrete.sampler.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
+        (lambda: frx.discrete.Bound()(exact("uniform"), 0.5), "has no mask"),
     ],
 )
 def test_refusals(make, message):

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import flowrax as frx
-from flowrax import _citation
+from flowrax import _base
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -51,4 +51,4 @@ def test_constraints_pin_every_dependency():
 
 def test_arguments_are_checked_at_run_time():
     with pytest.raises(jaxtyping.TypeCheckError):
-        _citation._balanced(3)
+        _base.citation._balanced(3)

@@ -32,7 +32,7 @@ def sequential(model, key, route, num=NUM):
 
 def parallel(model, key, route, num=NUM, **options):
     dynamics, solver = ROUTES[route]
-    return frx.parallel_sample(model, key, num, dynamics=dynamics, solver=solver, grid=STEPS, **options)
+    return frx.verb.parallel_sample(model, key, num, dynamics=dynamics, solver=solver, grid=STEPS, **options)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -84,7 +84,7 @@ def test_a_field_that_ignores_the_state_takes_two_rounds(key):
     model = frx.Model(network, frx.Linear(), shape=(3,), dtype=jnp.float32)
     scale = jnp.arange(1.0, 5.0)
     options = {"condition": frx.Batched({"a": scale}), "x0": jnp.zeros((4, 3))}
-    answer = frx.parallel_sample(model, key, 4, grid=1000, window=1000, tolerance=1e-5, **options)
+    answer = frx.verb.parallel_sample(model, key, 4, grid=1000, window=1000, tolerance=1e-5, **options)
     assert np.all(answer.stats.num_steps == 2)
     assert np.allclose(answer.x, np.sin(1) * np.arange(1.0, 5.0)[:, None], rtol=2e-3)
 
@@ -103,7 +103,7 @@ def test_a_state_of_two_parts(key):
     model = frx.Model(network, frx.Linear(), frx.Score(), shape=(2,), dtype=exact.dtype)
     options = {"dynamics": frx.UnderdampedLangevin(0.9, 0.2), "solver": dfx.ShOULD(), "grid": 20}
     want = frx.sample(model, key, 3, **options).x
-    assert np.allclose(frx.parallel_sample(model, key, 3, tolerance=0.0, **options).x, want, rtol=0, atol=1e-5)
+    assert np.allclose(frx.verb.parallel_sample(model, key, 3, tolerance=0.0, **options).x, want, rtol=0, atol=1e-5)
 
 
 def test_one_compilation(model, key, x64):
@@ -115,10 +115,10 @@ def test_one_compilation(model, key, x64):
 
 def test_bad_arguments_are_sentences(model, key, x64):
     with pytest.raises(ValueError, match="window=0 holds no step; use at least 1"):
-        frx.parallel_sample(model, key, 2, grid=4, window=0)
+        frx.verb.parallel_sample(model, key, 2, grid=4, window=0)
     for solver in (dfx.ReversibleHeun(), frx.Reversible(dfx.Heun())):
         with pytest.raises(ValueError, match=f"^{type(solver).__name__} carries a memory from step to step"):
-            frx.parallel_sample(model, key, 2, grid=4, solver=solver)
+            frx.verb.parallel_sample(model, key, 2, grid=4, solver=solver)
 
 
 def test_a_failed_state_is_reported(key):
@@ -128,6 +128,6 @@ def test_a_failed_state_is_reported(key):
 
     model = frx.Model(Bad(), frx.Linear(), shape=(2,), dtype=jnp.float32)
     with pytest.raises(frx.SolveError, match="parallel_sample: 3 of 3 solves failed"):
-        frx.parallel_sample(model, key, 3, grid=8)
-    answer = frx.parallel_sample(model, key, 3, grid=8, throw=False)
+        frx.verb.parallel_sample(model, key, 3, grid=8)
+    answer = frx.verb.parallel_sample(model, key, 3, grid=8, throw=False)
     assert np.all(np.isnan(answer.x))

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flowrax.coupling import (
-    Conditional,
-    Greedy,
-    Joint,
-    PerData,
-    PerNoise,
-    Plan,
-    Sinkhorn,
-    UnbalancedSinkhorn,
-)
+from flowrax.coupling import Conditional, Greedy, Joint, PerData, PerNoise, Plan, Sinkhorn, UnbalancedSinkhorn
 
 
 def ends(getkey, n=12):

@@ -51,7 +51,7 @@ def conditions(kind, masks):
     return {"mask": masks, "mean": means, "values": np.maximum(values, 0), "vectors": vectors}
 
 
-class Exact(frx.abstract.AbstractNetwork):
+class Exact(frx.model.network.AbstractNetwork):
     """The exact data prediction of the nodes that count; anything at all at the others, and about another centre."""
 
     off_centre: float
@@ -131,12 +131,12 @@ def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     """Side by side the steps are those of `sample`; on another schedule the flow is that schedule's."""
     model, options = padded("centred"), dict(condition=frx.Batched(conditions("centred", MASKS)), grid=12)
     plain = frx.sample(model, key, 3, solver=dfx.Euler(), **options)
-    beside = frx.parallel_sample(model, key, 3, tolerance=0.0, **options)
+    beside = frx.verb.parallel_sample(model, key, 3, tolerance=0.0, **options)
     assert np.allclose(plain.x, beside.x, rtol=0, atol=1e-9)
     assert_in_range("centred", beside.x, MASKS)
 
     # One condition for all, and the data prediction at the end.
-    warped, few = frx.warp(padded("centred", t_max=0.9), frx.Cosine()), kept(MASKS[0])
+    warped, few = frx.model.warp(padded("centred", t_max=0.9), frx.Cosine()), kept(MASKS[0])
     row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), conditions("centred", MASKS))
     x0 = pr.given(warped, row).source.draw(key)
     options = dict(condition=row, x0=x0[None], last_step=frx.Tweedie(), rtol=1e-8, atol=1e-8)
@@ -148,7 +148,7 @@ def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     assert np.allclose(np.asarray(x).reshape(-1)[few], data, rtol=0, atol=1e-6)
 
 
-class BySize(frx.abstract.AbstractNetwork):
+class BySize(frx.model.network.AbstractNetwork):
     """One number for each count of nodes, and junk that no mask stops but the prior's."""
 
     weight: jax.Array
@@ -234,7 +234,7 @@ def test_equivariant_transport_turns_by_the_mask_of_its_cost():
             EquivariantOT(cost=wrong, mask=mask_of)
 
 
-class Labelled(frx.abstract.AbstractNetwork):
+class Labelled(frx.model.network.AbstractNetwork):
     """Something nonlinear that the label and the mask both change."""
 
     weight: jax.Array

@@ -12,15 +12,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from flowrax.coupling import (
-    EquivariantOT,
-    ExactOT,
-    Kabsch,
-    KabschDistance,
-    PerNoise,
-    SquaredDistance,
-    kabsch,
-)
+from flowrax.coupling import EquivariantOT, ExactOT, Kabsch, KabschDistance, PerNoise, SquaredDistance, kabsch
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_augmentation.npz")
 X0, X1, MASK = REFERENCE["x0"], REFERENCE["x1"], REFERENCE["mask"]

@@ -13,7 +13,7 @@ import pytest
 
 import flowrax as frx
 from flowrax import dynamics as dyn
-from flowrax.chain import CFM
+from flowrax.dynamics.chain import CFM
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_cfm.npz")
 TIMES = REFERENCE["t"]

@@ -14,16 +14,15 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 import flowrax as frx
-from flowrax.chain import D3PM
-from flowrax.interpolant import AveragedJoint
+from flowrax.discrete import D3PM, AveragedJoint
 from flowrax.schedule import ddpm_cosine, ddpm_linear
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_d3pm.npz")
 SHAPE, NUM, STEPS = (5,), 5, 20
 PRIORS = {
-    "uniform": frx.prior.UniformCategorical(SHAPE, NUM),
-    "mask": frx.prior.Masked(SHAPE, NUM),
-    "custom": frx.prior.Categorical(SHAPE, [0.3, 0.2, 0.4, 0.1, 0.0]),
+    "uniform": frx.discrete.UniformCategorical(SHAPE, NUM),
+    "mask": frx.discrete.Masked(SHAPE, NUM),
+    "custom": frx.discrete.Categorical(SHAPE, [0.3, 0.2, 0.4, 0.1, 0.0]),
 }
 TABLES = {"cosine": ddpm_cosine(STEPS, beta_min=1e-3), "linear": ddpm_linear(STEPS, 1e-4, 0.2)}
 CASES = [(prior, table) for prior in PRIORS for table in TABLES]
@@ -172,7 +171,7 @@ def test_a_mask_is_the_class_that_is_named(table):
     """Theirs at `mask_dim=2` absorbs into class 4, ours into 2."""
     theirs, classes = REFERENCE[f"mask_dim2/{table}/Qt"], jnp.arange(NUM, dtype=jnp.int32)
     np.testing.assert_array_equal(theirs, REFERENCE[f"mask/{table}/Qt"])
-    got = np.asarray(D3PM(TABLES[table], frx.prior.Masked(SHAPE, NUM, 2)).transition(7, classes))
+    got = np.asarray(D3PM(TABLES[table], frx.discrete.Masked(SHAPE, NUM, 2)).transition(7, classes))
     swap = [0, 1, 4, 3, 2]
     np.testing.assert_allclose(got, theirs[7][swap][:, swap], atol=2e-6)
     assert got[0, 2] > 0 and got[0, 4] == 0

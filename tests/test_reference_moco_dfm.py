@@ -13,19 +13,19 @@ from scipy.special import log_softmax
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.abstract import Move
+from flowrax.discrete.contract import Move
 from states import LINEAR
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_dfm.npz")
 MASK, CLASSES, LENGTH = 5, 6, 5
 TOKENS, LOGITS, T, DT = (REFERENCE[name] for name in ("tokens", "logits", "t", "dt"))
 X = {"mask": REFERENCE["xt_mask"], "uniform": REFERENCE["xt_unif"]}
-PRIOR = {"mask": frx.prior.Masked, "uniform": frx.prior.UniformCategorical}
+PRIOR = {"mask": frx.discrete.Masked, "uniform": frx.discrete.UniformCategorical}
 ROWS = range(len(T))
 PER_SITE = -np.take_along_axis(log_softmax(LOGITS, axis=-1), TOKENS[..., None], axis=-1)[..., 0]
 
 
-class Rows(frx.abstract.AbstractNetwork):
+class Rows(frx.model.network.AbstractNetwork):
     """Their logits of the row that is the condition."""
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -90,8 +90,8 @@ def test_step(kind, temperature, eta, x64):
 def test_losses(masked, weighted, x64):
     """Theirs counts known tokens as well and a mask among the classes; its weight lacks 1e-5 of ours."""
     name, real = f"loss_w{weighted}" + "_mask" * masked, REFERENCE["mask"] if masked else np.ones_like(TOKENS)
-    loss = frx.loss.CrossEntropy(
-        frx.loss.InverseRemaining() if weighted else None,
+    loss = frx.discrete.CrossEntropy(
+        frx.discrete.InverseRemaining() if weighted else None,
         mask=(lambda row: jnp.asarray(real)[row]) if masked else None,
     )
 
@@ -113,7 +113,7 @@ def test_losses(masked, weighted, x64):
     np.testing.assert_allclose(ours("mask"), theirs - scale * (real * surplus).sum(-1), rtol=1e-10)
 
 
-@pytest.mark.parametrize("loss", [frx.loss.CrossEntropy(), frx.loss.GeneralisedKL()], ids=repr)
+@pytest.mark.parametrize("loss", [frx.discrete.CrossEntropy(), frx.discrete.GeneralisedKL()], ids=repr)
 def test_losses_of_events_of_two_axes(loss, x64):
     """Classes are the last axis of events of any rank: a square of tokens has the mean of its rows' losses."""
 
@@ -130,7 +130,7 @@ def test_losses_of_events_of_two_axes(loss, x64):
 def test_interpolation(kind, x64):
     """They keep noise below the level 1 - t, we data below t; keys, which theirs forgets, are told apart."""
     noise = jnp.asarray(REFERENCE[f"{kind}/noise"], jnp.int32)
-    path, data = frx.interpolant.Mixture(LINEAR), jnp.asarray(TOKENS, jnp.int32)
+    path, data = frx.discrete.Mixture(LINEAR), jnp.asarray(TOKENS, jnp.int32)
     level = jnp.asarray(1 - REFERENCE["rand_u2"])
     got = [path.interpolate(jnp.asarray(T[i]), (noise[i], level[i]), data[i]) for i in ROWS]
     assert np.array_equal(np.stack(got), REFERENCE[f"{kind}/interpolate_u2"])

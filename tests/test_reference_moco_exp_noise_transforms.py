@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from flowrax.schedule import CosineMasking, DiffusionClock, LogLinearMasking
+from flowrax.discrete import CosineMasking, LogLinearMasking
+from flowrax.schedule import DiffusionClock
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_exp_noise_transforms.npz")
 T = REFERENCE["t"]

@@ -12,12 +12,12 @@ import pytest
 from scipy.special import log_softmax
 
 import flowrax as frx
-from flowrax.discrete.masks import highest
+from flowrax.discrete.sampler.masks import highest
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_mdlm.npz")
-SCHEDULES = {"cosine": frx.schedule.CosineMasking(), "loglinear": frx.schedule.LogLinearMasking()}
+SCHEDULES = {"cosine": frx.discrete.CosineMasking(), "loglinear": frx.discrete.LogLinearMasking()}
 MASK, LENGTH = 5, 5
-PRIOR = frx.prior.Masked((LENGTH,), 6)
+PRIOR = frx.discrete.Masked((LENGTH,), 6)
 X, TOKENS, LOGITS = REFERENCE["xt"], REFERENCE["tokens"], REFERENCE["logits"]
 T, DT = REFERENCE["t"], REFERENCE["dt"]
 ROWS = range(len(X))
@@ -26,7 +26,7 @@ BEST = LOGITS[..., :MASK].argmax(-1)
 TOKEN = LOGITS.argmax(-1) != MASK
 
 
-class Rows(frx.abstract.AbstractNetwork):
+class Rows(frx.model.network.AbstractNetwork):
     """Their logits of the row that is the condition."""
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -49,7 +49,7 @@ def moved(moves, index=0, count=3, fixed=None):
     first = jnp.asarray(np.full_like(X, MASK) if fixed is None else np.where(fixed, X, MASK), jnp.int32)
 
     def one(x, i, t):
-        step = frx.abstract.Move(index[i], count, t, t, first[i])
+        step = frx.discrete.contract.Move(index[i], count, t, t, first[i])
         return moves.move(model(), step, x, i, jax.random.key(0))
 
     return by_row(one)
@@ -70,13 +70,13 @@ def test_probabilities_of_the_data(name, x64):
 def test_schedule_weight_and_interpolation(name, x64):
     schedule = SCHEDULES[name]
     np.testing.assert_allclose(schedule.mask_probability(1 - T), REFERENCE[f"{name}/p_mask"], rtol=1e-10)
-    weight = [frx.loss.Bound()(model(name), jnp.asarray(1 - t)) for t in T]
+    weight = [frx.discrete.Bound()(model(name), jnp.asarray(1 - t)) for t in T]
     np.testing.assert_allclose(weight, REFERENCE[f"{name}/loss_weight"], rtol=1e-10)
     # They mask below the probability of a mask, we above that of none.
     level = jnp.asarray(1 - REFERENCE["rand_u2"])
     x0 = jnp.full((LENGTH,), MASK, jnp.int32)
     got = [
-        frx.interpolant.Mixture(schedule).interpolate(1 - T[i], (x0, level[i]), jnp.asarray(TOKENS[i], jnp.int32))
+        frx.discrete.Mixture(schedule).interpolate(1 - T[i], (x0, level[i]), jnp.asarray(TOKENS[i], jnp.int32))
         for i in ROWS
     ]
     assert np.array_equal(np.stack(got), REFERENCE[f"{name}/interpolate_u2"])
@@ -86,12 +86,12 @@ def test_schedule_weight_and_interpolation(name, x64):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_losses(name, weight, x64):
     """Their `global_mean` is the sum over the batch, divided by the real tokens of it or, unmasked, by one event's."""
-    weighting, group = frx.loss.Bound() if weight else None, f"{name}/loss_w{weight}"
+    weighting, group = frx.discrete.Bound() if weight else None, f"{name}/loss_w{weight}"
     real = REFERENCE["mask"]
 
     def losses(masked, per_token):
         mask = (lambda row: jnp.asarray(real)[row]) if masked else None
-        loss = frx.loss.CrossEntropy(weighting, mask=mask, per_token=per_token)
+        loss = frx.discrete.CrossEntropy(weighting, mask=mask, per_token=per_token)
         # Levels that keep what is known in their states.
         return by_row(
             lambda x, i, t: loss(
@@ -121,7 +121,7 @@ def test_step(name, x64):
         moves = frx.discrete.Ancestral(temperature)
         return by_row(
             lambda x, i, t: moves.probabilities(
-                model(name), frx.abstract.Move(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
+                model(name), frx.discrete.contract.Move(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
             )
         )
 
@@ -145,7 +145,7 @@ def test_step(name, x64):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_score(name, x64):
     """Theirs of raw logits and of log-probabilities with that of a mask among them; ours are normalised without it."""
-    ours = by_row(lambda x, i, t: frx.discrete.score(model(name), t, x, i))
+    ours = by_row(lambda x, i, t: frx.discrete.sampler.score(model(name), t, x, i))
     data = log_softmax(LOGITS[..., :MASK], axis=-1)
     masked, known = X == MASK, X != MASK
     for theirs, given in (("score", LOGITS), ("score_from_log_softmax", log_softmax(LOGITS, axis=-1))):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.chain import VDM
+from flowrax.dynamics.chain import VDM
 from flowrax.schedule import CosineSNR, LinearSNR, LogLinearSNR
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_vdm.npz")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowrax as frx
-from flowrax.abstract import AbstractFeatureNetwork
+from flowrax.model.network import AbstractFeatureNetwork
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "nnx_repa.npz")
 

@@ -29,7 +29,7 @@ def test_a_bridge_has_no_noise_of_a_schedule():
     with pytest.raises(ValueError, match="^SBDM, the default"):
         frx.TemperedFlow(0.5).interval(bridge)
     with pytest.raises(ValueError, match="^The path of this model has a latent"):
-        frx.warp(bridge, frx.Cosine())
+        frx.model.warp(bridge, frx.Cosine())
     drawn = frx.sample(bridge, KEY, 3, x0=np.zeros((3, 2)), dynamics=frx.ReverseSDE(frx.dynamics.Constant()), grid=4)
     assert np.all(np.isfinite(drawn.x))
 

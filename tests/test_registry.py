@@ -70,7 +70,7 @@ def test_the_registry_is_complete():
         (frx.schedule.AbstractSchedule, SCHEDULES),
         (frx.target.AbstractTarget, TARGETS),
         (dyn.AbstractDiffusion, COEFFICIENTS),
-        (frx.abstract.AbstractDynamics, DYNAMICS),
+        (frx.dynamics.base.AbstractDynamics, DYNAMICS),
         (dfx.AbstractSolver, FLOW_SOLVERS),
     ):
         assert {cls.__name__ for cls in registry.finals(base)} <= {*found, *registry.ELSEWHERE}
@@ -195,7 +195,7 @@ def test_every_dynamics_keeps_the_law(name, x64):
     assert max(wrong.values()) <= 5, wrong
 
 
-DIVERGENCES = [frx.Exact(), frx.Hutchinson(16), frx.HutchPP(6), frx.XTrace(4)]
+DIVERGENCES = [frx.Exact(), frx.Hutchinson(16), frx.divergence.HutchPP(6), frx.divergence.XTrace(4)]
 
 
 @pytest.mark.accuracy

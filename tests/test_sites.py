@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.discrete import data_probabilities, data_weights, log_tempered
-from flowrax.interpolant import AveragedJoint, AveragedPosterior, Mixture, Ordinal, at_class, invert
+from flowrax.discrete import (
+    AveragedJoint,
+    AveragedPosterior,
+    Mixture,
+    Ordinal,
+    at_class,
+    data_probabilities,
+    data_weights,
+    invert,
+    log_tempered,
+)
 
 RATES = frx.schedule.DiscreteSchedule(np.linspace(0.1, 0.8, 7))
-TABLE = frx.schedule.TabulatedMasking(RATES)
+TABLE = frx.discrete.TabulatedMasking(RATES)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 7, 64, 65, 81, 1000])
@@ -68,10 +77,10 @@ def test_the_number_at_a_class_and_its_derivatives(x64):
 def test_probabilities_to_draw_by_are_those_of_the_logarithms(kind, temperature, x64):
     """Whatever the size of the logits, that of the mask included."""
     rng = np.random.default_rng(0)
-    prior = {"masked": frx.prior.Masked((7,), 5, 2), "uniform": frx.prior.UniformCategorical((7,), 5)}[kind]
+    prior = {"masked": frx.discrete.Masked((7,), 5, 2), "uniform": frx.discrete.UniformCategorical((7,), 5)}[kind]
     logits = rng.standard_normal((7, 5)) * 10.0 ** np.arange(-3, 4)[:, None]
     logits[:3, 2], logits[4, 1] = 1e4, -np.inf
-    model = frx.CategoricalModel(lambda t, x, _: jnp.asarray(logits), frx.schedule.LogLinearMasking(), prior=prior)
+    model = frx.CategoricalModel(lambda t, x, _: jnp.asarray(logits), frx.discrete.LogLinearMasking(), prior=prior)
     temperature = jnp.asarray(0.7) if temperature == "traced" else temperature
     for x in (jnp.full(7, 2), jnp.asarray([0, 2, 4, 2, 2, 3, 1])):
         want = jnp.exp(log_tempered(model.log_probabilities(0.5, x), temperature))
@@ -85,7 +94,7 @@ def test_probabilities_to_draw_by_are_those_of_the_logarithms(kind, temperature,
 @pytest.mark.parametrize("path", [Mixture(TABLE), Ordinal(RATES, 4)], ids=["mixture", "ordinal"])
 def test_a_factor_of_the_law_of_the_data_is_one_of_the_step(path, reverse, x64):
     """Which is what samplers draw by: weights that do not sum to one."""
-    prior, s, t = frx.prior.UniformCategorical((3,), 4), jnp.asarray(3 / 7), jnp.asarray(4 / 7)
+    prior, s, t = frx.discrete.UniformCategorical((3,), 4), jnp.asarray(3 / 7), jnp.asarray(4 / 7)
     p1, factor = np.random.default_rng(0).dirichlet(np.ones(4), size=3), np.array([[1e-3], [1.0], [40.0]])
     x = jnp.asarray([3, 0, 1])
     law, weights = (np.asarray(reverse(path, prior, s, t, x, jnp.asarray(p))) for p in (p1, factor * p1))
@@ -93,7 +102,7 @@ def test_a_factor_of_the_law_of_the_data_is_one_of_the_step(path, reverse, x64):
     np.testing.assert_allclose(weights / weights.sum(1, keepdims=True), law, rtol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [TABLE, frx.schedule.PolynomialMasking(3.0), frx.schedule.PolynomialMasking(1.5)])
+@pytest.mark.parametrize("schedule", [TABLE, frx.discrete.PolynomialMasking(3.0), frx.discrete.PolynomialMasking(1.5)])
 def test_masking_schedules(schedule, x64):
     t = np.append(np.random.default_rng(0).uniform(size=20), 1 - 2.0**-40)
 

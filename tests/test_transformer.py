@@ -165,8 +165,8 @@ def test_fit_finds_the_law_of_each_class(x64, key):
     options = {"width": 16, "depth": 1, "num_heads": 2, "time": False, "num_classes": 2, "mask": real}
     with numpy_draws():
         network = frx.nn.Transformer((3,), 3, key=key, **options)
-    model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=frx.prior.Masked.exclusive((3,), 2))
-    loss = frx.loss.CrossEntropy(weight=frx.loss.Bound(), per_token=False, mask=real)
+    model = frx.CategoricalModel(network, frx.discrete.LogLinearMasking(), prior=frx.discrete.Masked.exclusive((3,), 2))
+    loss = frx.discrete.CrossEntropy(weight=frx.discrete.Bound(), per_token=False, mask=real)
     options = {"num_steps": 200, "batch_size": 128, "optimizer": optax.adam(1e-2), "progress": False}
     fit = frx.fit(model, data, key, condition=condition, loss=loss, validate_every=50, **options)
     assert fit.history["train_loss"][-1] == pytest.approx(np.log(2), abs=0.03)

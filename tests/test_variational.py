@@ -20,7 +20,7 @@ INTERVALS = {"ve": (VE, {}), "linear": (frx.Linear(), {"t_min": 0.01, "t_max": 0
 def test_in_continuous_time_it_is_the_negative_log_likelihood(name, x64, key):
     schedule, interval = INTERVALS[name]
     model = frx.oracle.Gaussian(*ORACLE_ARGUMENTS).model(schedule)
-    bound = frx.loss.variational_bound(model, X, key, num_draws=40_000, **interval)
+    bound = frx.verb.variational_bound(model, X, key, num_draws=40_000, **interval)
     exact = -stats.multivariate_normal(MEAN, np.diag(VARIANCES)).logpdf(X)
     # The Gaussian reconstruction neglects 1e-6 of a variance of 0.2.
     assert np.all(np.abs(bound.value - exact) < 4 * bound.standard_error + 1e-4)
@@ -34,7 +34,7 @@ def test_in_discrete_time_it_has_its_closed_form_and_falls_with_the_steps(num_st
     schedule = frx.VarianceExploding(0.05, 20.0)
     n = 2000
     x = np.asarray(oracle.sample(key, (n,)))
-    bound = frx.loss.variational_bound(oracle.model(schedule), x, key, num_steps=num_steps, num_draws=8)
+    bound = frx.verb.variational_bound(oracle.model(schedule), x, key, num_steps=num_steps, num_draws=8)
     # The mean over data of the squared data error is the variance given z, e / (1 + SNR e).
     snr = np.exp(np.asarray(schedule.log_snr(jnp.linspace(0.0, 1.0, num_steps + 1))))
     errors = np.sum(VARIANCES / (1 + snr[:-1, None] * VARIANCES), axis=1)
@@ -49,12 +49,12 @@ def test_in_discrete_time_it_has_its_closed_form_and_falls_with_the_steps(num_st
 def test_the_prior_term_is_a_divergence_of_gaussians(x64, key):
     # Without its data in the source, the model's prior is N(0, sigma^2): the divergence is |alpha x|^2 / (2 sigma^2).
     model = frx.Model(lambda t, x, c: jnp.zeros_like(x), VE, frx.Noise(), shape=(3,), dtype=jnp.float64)
-    bound = frx.loss.variational_bound(model, X, key, num_draws=2)
+    bound = frx.verb.variational_bound(model, X, key, num_draws=2)
     np.testing.assert_allclose(bound.prior, np.sum(X**2, axis=1) / (2 * 20.0**2), rtol=1e-9)
 
 
 def test_discrete_reconstruction_is_a_law_on_its_levels(x64, key):
-    law = frx.loss.DiscreteReconstruction(-1.0, 1.0, levels=3)
+    law = frx.verb.DiscreteReconstruction(-1.0, 1.0, levels=3)
     z, alpha, sigma = jax.random.normal(key, (2,)), jnp.asarray(0.9), jnp.asarray(0.4)
     values = [jnp.asarray([a, b]) for a in (-1.0, 0.0, 1.0) for b in (-1.0, 0.0, 1.0)]
     probabilities = np.exp([-float(law(x, z, alpha, sigma)) for x in values])
@@ -66,15 +66,15 @@ def test_discrete_reconstruction_is_a_law_on_its_levels(x64, key):
 def test_an_infinite_log_snr_is_named(key):
     model = frx.oracle.Gaussian(*ORACLE_ARGUMENTS).model(frx.Linear())
     with pytest.raises(ValueError, match=r"The log-SNR is infinite at t_min=0.0; pass a t_min= at which"):
-        frx.loss.variational_bound(model, X, key)
+        frx.verb.variational_bound(model, X, key)
 
 
 @pytest.mark.parametrize("wrap", ["oracle", "warped"])
 def test_other_noise_is_refused_however_the_model_is_wrapped(wrap, key):
     prior = frx.prior.Gaussian((3,), std=2.0)
     model = frx.oracle.Gaussian(*ORACLE_ARGUMENTS).model(frx.VarianceExploding(1e-2, 20.0), prior=prior)
-    model = model if wrap == "oracle" else frx.warp(model, VE)
+    model = model if wrap == "oracle" else frx.model.warp(model, VE)
     with pytest.raises(
         ValueError, match=r"The variational bound needs standard normal noise, but the prior is Gaussian"
     ):
-        frx.loss.variational_bound(model, X, key)
+        frx.verb.variational_bound(model, X, key)

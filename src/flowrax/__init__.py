@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from . import (
-    chain as chain,
     coupling as coupling,
     density as density,
     discrete as discrete,
@@ -11,54 +10,59 @@ from . import (
     dynamics as dynamics,
     guidance as guidance,
     interpolant as interpolant,
+    joint as joint,
     loss as loss,
+    model as model,
     plot as plot,
     prior as prior,
     schedule as schedule,
     stepper as stepper,
-    target as target,
     times as times,
     train as train,
     verb as verb,
 )
-from ._citation import citation as citation
-from ._condition import Batched as Batched
-from ._result import (
+from ._base.citation import citation as citation
+from ._base.condition import Batched as Batched
+from ._base.result import (
     RESULTS as RESULTS,
     LogProb as LogProb,
     Samples as Samples,
     SolveError as SolveError,
     Stats as Stats,
 )
-from ._version import __version__ as __version__
-from .bridge import Bridge as Bridge
-from .categorical import CategoricalModel as CategoricalModel
+from ._base.version import __version__ as __version__
 from .coupling import ExactOT as ExactOT, Independent as Independent
 from .density import DensityEstimator as DensityEstimator
-from .divergence import (
-    ControlVariate as ControlVariate,
-    Exact as Exact,
-    Hutchinson as Hutchinson,
-    HutchPP as HutchPP,
-    XTrace as XTrace,
-)
+from .discrete import CategoricalModel as CategoricalModel
+from .divergence import ControlVariate as ControlVariate, Exact as Exact, Hutchinson as Hutchinson
 from .dynamics import (
+    Churn as Churn,
     HybridSDE as HybridSDE,
+    Jump as Jump,
     Langevin as Langevin,
     PredictorCorrector as PredictorCorrector,
     ProbabilityFlow as ProbabilityFlow,
+    Restart as Restart,
     ReverseSDE as ReverseSDE,
     StochasticFlow as StochasticFlow,
     TemperedFlow as TemperedFlow,
     UnderdampedLangevin as UnderdampedLangevin,
+    chain as chain,
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
 from .joint import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
 from .loss import Matching as Matching
-from .model import Model as Model
+from .model import (
+    Bridge as Bridge,
+    EDMPreconditioner as EDMPreconditioner,
+    Model as Model,
+    WarpedModel as WarpedModel,
+    target as target,
+    warp as warp,
+)
+from .model.target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .observation import LinearGaussian as LinearGaussian
-from .preconditioner import EDMPreconditioner as EDMPreconditioner
 from .schedule import (
     EDM as EDM,
     Cosine as Cosine,
@@ -70,17 +74,13 @@ from .schedule import (
 from .stepper import (
     DDIM as DDIM,
     SEEDS as SEEDS,
-    Churn as Churn,
     DPMSolver as DPMSolver,
     DPMSolverPP as DPMSolverPP,
     EDMHeun as EDMHeun,
-    Jump as Jump,
-    Restart as Restart,
     Reversible as Reversible,
     ReversibleAdjoint as ReversibleAdjoint,
     UniPC as UniPC,
 )
-from .target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
 from .train import FitResult as FitResult, fit as fit, load as load, save as save
 from .verb import (
     EulerStep as EulerStep,
@@ -88,11 +88,10 @@ from .verb import (
     PosteriorSamples as PosteriorSamples,
     Tweedie as Tweedie,
     log_prob as log_prob,
-    parallel_sample as parallel_sample,
     posterior as posterior,
     sample as sample,
+    variational_bound as variational_bound,
 )
-from .warp import WarpedModel as WarpedModel, warp as warp
 
 if TYPE_CHECKING:
     from . import nn as nn, oracle as oracle

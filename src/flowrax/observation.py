@@ -5,8 +5,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from ._checks import as_floats, check_finite, check_shape
-from ._typing import Array, Event, Numbers, Shape
+from ._base.checks import as_floats, check_finite, check_shape
+from ._base.typing import Array, Event, Numbers, Shape
 
 
 class LinearGaussian(eqx.Module):

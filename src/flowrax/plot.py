@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._typing import Array
+from ._base.typing import Array
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -2,22 +2,9 @@
 
 from .aligned import EquivariantOT as EquivariantOT, Kabsch as Kabsch
 from .alignment import kabsch as kabsch, kabsch_cost as kabsch_cost
-from .base import (
-    AbstractCoupling as AbstractCoupling,
-    AbstractHostCoupling as AbstractHostCoupling,
-    Pairs as Pairs,
-)
-from .cost import (
-    Conditional as Conditional,
-    KabschDistance as KabschDistance,
-    SquaredDistance as SquaredDistance,
-)
-from .draw import (
-    AbstractDraw as AbstractDraw,
-    Joint as Joint,
-    PerData as PerData,
-    PerNoise as PerNoise,
-)
+from .base import AbstractCoupling as AbstractCoupling, AbstractHostCoupling as AbstractHostCoupling, Pairs as Pairs
+from .cost import Conditional as Conditional, KabschDistance as KabschDistance, SquaredDistance as SquaredDistance
+from .draw import AbstractDraw as AbstractDraw, Joint as Joint, PerData as PerData, PerNoise as PerNoise
 from .exact_ot import ExactOT as ExactOT
 from .given import Given as Given
 from .greedy import Greedy as Greedy

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, Condition, Int, KeyArray
+from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .alignment import kabsch
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
 from .cost import Cost, KabschDistance, Of, SquaredDistance, of_rows

@@ -12,8 +12,8 @@ pairs: no matrix is decomposed on its own, and a small $s_3$ keeps its sign.
 
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Batch, Bool, Event
+from .._base.checks import check_shape
+from .._base.typing import Array, Batch, Bool, Event
 
 Vector = tuple[Array, Array, Array]
 """The three components of a vector, each an array over all pairs."""

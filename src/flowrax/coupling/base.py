@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree, Rows
+from .._base.typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree, Rows
 
 
 class Pairs(eqx.Module):

@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Batch, Condition
+from .._base.checks import check_shape
+from .._base.typing import Array, Batch, Condition
 from .alignment import kabsch_cost
 
 Cost = Callable[[Batch, Batch, Condition], Array]

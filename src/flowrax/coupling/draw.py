@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Float, Int, KeyArray
+from .._base.typing import Array, Float, Int, KeyArray
 
 Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
 """The rows of noise and of data of each pair."""

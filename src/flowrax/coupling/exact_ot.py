@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, Condition, Int, KeyArray
+from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .base import AbstractHostCoupling, Pairs
 from .cost import Cost
 from .draw import AbstractDraw, PerData

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from .._typing import Batch, Condition, KeyArray
+from .._base.typing import Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 
 

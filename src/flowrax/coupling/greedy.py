@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Batch, Condition, KeyArray
+from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance
 from .draw import AbstractDraw, PerData

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from .._typing import Condition, KeyArray, Rows
+from .._base.typing import Condition, KeyArray, Rows
 from .base import AbstractCoupling, Pairs
 
 

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Batch, Condition, KeyArray
+from .._base.checks import check_shape
+from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 
 Flow = Callable[[Batch, KeyArray, Condition], Array]

@@ -19,8 +19,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Batch, Condition, KeyArray
+from .._base.checks import check_shape
+from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance, in_units
 from .draw import AbstractDraw, PerData

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_batch, check_finite, is_traced
-from .._condition import Batched
-from .._result import LogProb, Samples
-from .._typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
-from ..model import Model
+from .._base.checks import check_batch, check_finite, is_traced
+from .._base.condition import Batched
+from .._base.result import LogProb, Samples
+from .._base.typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
+from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, load, save
 from ..verb import log_prob, sample

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import is_traced
-from .._typing import Array, Condition, DType, PyTree
+from .._base.checks import is_traced
+from .._base.typing import Array, Condition, DType, PyTree
 from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
 
 

@@ -1,23 +1,61 @@
-"""Samplers of categorical models: the steps that carry tokens from noise to data."""
+"""Categorical data: priors, paths, models, samplers, losses, guidance and likelihood bounds."""
 
-from .ancestral import Ancestral as Ancestral, even_times as even_times
-from .blocks import Blocks as Blocks
-from .corrector import PredictorCorrector as PredictorCorrector
-from .draw import (
+from . import oracle as oracle
+from .contract import (
+    AbstractCategoricalModel as AbstractCategoricalModel,
+    AbstractLogitModel as AbstractLogitModel,
+    AbstractMoves as AbstractMoves,
+    AbstractSampledModel as AbstractSampledModel,
+    Move as Move,
+)
+from .d3pm import D3PM as D3PM
+from .evidence import WithEvidence as WithEvidence
+from .guidance.classifier_free import ClassifierFreeCategorical as ClassifierFreeCategorical
+from .guidance.predictor import FirstOrderRatio as FirstOrderRatio, LikelihoodRatio as LikelihoodRatio
+from .loss.bound import CategoricalBound as CategoricalBound
+from .loss.cross_entropy import (
+    AbstractTokenWeight as AbstractTokenWeight,
+    Bound as Bound,
+    CrossEntropy as CrossEntropy,
+    InverseRemaining as InverseRemaining,
+)
+from .loss.generalised_kl import GeneralisedKL as GeneralisedKL
+from .loss.hybrid import Hybrid as Hybrid
+from .model import CategoricalModel as CategoricalModel
+from .path.base import AbstractCategoricalPath as AbstractCategoricalPath
+from .path.mixture import Mixture as Mixture
+from .path.reverse import (
+    AbstractReverse as AbstractReverse,
+    AveragedJoint as AveragedJoint,
+    AveragedPosterior as AveragedPosterior,
+    variational_term as variational_term,
+)
+from .path.transitions import AbstractTransitions as AbstractTransitions, Ordinal as Ordinal, Transitions as Transitions
+from .prior import (
+    AbstractCategoricalPrior as AbstractCategoricalPrior,
+    Categorical as Categorical,
+    Masked as Masked,
+    UniformCategorical as UniformCategorical,
+    pad_classes as pad_classes,
+)
+from .sampler.ancestral import Ancestral as Ancestral, even_times as even_times
+from .sampler.blocks import Blocks as Blocks
+from .sampler.corrector import PredictorCorrector as PredictorCorrector
+from .sampler.draw import (
     data_probabilities as data_probabilities,
     data_weights as data_weights,
     draw as draw,
     log_tempered as log_tempered,
 )
-from .first_hitting import FirstHitting as FirstHitting
-from .jumps import (
+from .sampler.first_hitting import FirstHitting as FirstHitting
+from .sampler.jumps import (
     AbstractRateMoves as AbstractRateMoves,
     AbstractSiteMoves as AbstractSiteMoves,
     Euler as Euler,
     MixtureJump as MixtureJump,
     TauLeaping as TauLeaping,
 )
-from .order import (
+from .sampler.order import (
     AbstractOrder as AbstractOrder,
     Confidence as Confidence,
     Entropy as Entropy,
@@ -25,15 +63,34 @@ from .order import (
     Margin as Margin,
     RandomOrder as RandomOrder,
 )
-from .path_planning import PathPlanning as PathPlanning
-from .purity import Purity as Purity
-from .rates import AbstractRateGuide as AbstractRateGuide, guided_jumps as guided_jumps, jump_rates as jump_rates
-from .remasking import (
+from .sampler.path_planning import PathPlanning as PathPlanning
+from .sampler.purity import Purity as Purity
+from .sampler.rates import (
+    AbstractRateGuide as AbstractRateGuide,
+    guided_jumps as guided_jumps,
+    jump_rates as jump_rates,
+)
+from .sampler.remasking import (
     AbstractRemasking as AbstractRemasking,
     Capped as Capped,
     Loop as Loop,
     Remasking as Remasking,
     Rescaled as Rescaled,
 )
-from .score import score as score
-from .unmask import Unmask as Unmask
+from .sampler.score import score as score
+from .sampler.unmask import Unmask as Unmask
+from .schedule import (
+    AbstractMasking as AbstractMasking,
+    CosineMasking as CosineMasking,
+    LogLinearMasking as LogLinearMasking,
+    PolynomialMasking as PolynomialMasking,
+)
+from .sites import (
+    at_class as at_class,
+    invert as invert,
+    log_or_infinity as log_or_infinity,
+    mean_where as mean_where,
+    probabilities_of as probabilities_of,
+    spread as spread,
+)
+from .tabulated import TabulatedMasking as TabulatedMasking

@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Event, KeyArray
+from .._base.typing import Array, Event, KeyArray
 
 VectorField = Callable[[Event], Event]
 

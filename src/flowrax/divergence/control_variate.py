@@ -10,7 +10,7 @@ start and at the end of each step.
 
 from typing import ClassVar
 
-from .._typing import Array, Event, KeyArray
+from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField
 from .exact import Exact
 

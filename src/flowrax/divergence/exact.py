@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Event, KeyArray
+from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField, jacobian_products
 
 # Chunks of fewer products save little memory compared with the evaluation of the field.

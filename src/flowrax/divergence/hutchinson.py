@@ -6,7 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Event, KeyArray
+from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField, jacobian_products, key_or_raise, standard_error_of_mean
 from .probes import AbstractProbes, Rademacher
 

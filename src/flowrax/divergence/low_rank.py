@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array
+from .._base.typing import Array
 
 
 @jax.custom_jvp

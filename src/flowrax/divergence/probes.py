@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray, Shape
+from .._base.typing import Array, DType, KeyArray, Shape
 
 
 class AbstractProbes(eqx.Module):

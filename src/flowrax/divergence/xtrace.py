@@ -6,15 +6,8 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Event, KeyArray
-from .base import (
-    AbstractDivergence,
-    VectorField,
-    exact_trace,
-    jacobian_products,
-    key_or_raise,
-    standard_error_of_mean,
-)
+from .._base.typing import Array, Event, KeyArray
+from .base import AbstractDivergence, VectorField, exact_trace, jacobian_products, key_or_raise, standard_error_of_mean
 from .low_rank import orthonormal_basis
 from .probes import Sphere
 

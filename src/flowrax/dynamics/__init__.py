@@ -1,5 +1,8 @@
 """Dynamics: the ODEs and SDEs that a model defines, as diffrax terms."""
 
+from . import chain as chain
+from .base import AbstractDynamics as AbstractDynamics, AbstractPathDynamics as AbstractPathDynamics
+from .churn import Churn as Churn
 from .diffusion import (
     SBDM as SBDM,
     AbstractDiffusion as AbstractDiffusion,
@@ -21,14 +24,10 @@ from .diffusion import (
     SineHump as SineHump,
 )
 from .flow import ProbabilityFlow as ProbabilityFlow
+from .jump import Jump as Jump
 from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin
-from .noise import gaussian_prior as gaussian_prior, scaled_score as scaled_score, shaped as shaped
 from .predictor_corrector import PredictorCorrector as PredictorCorrector
+from .restart import Restart as Restart
 from .reverse_sde import ReverseSDE as ReverseSDE
 from .score_sde import AbstractScoreSDE as AbstractScoreSDE
-from .semilinear import SemilinearTerm as SemilinearTerm
-from .tempered import (
-    HybridSDE as HybridSDE,
-    StochasticFlow as StochasticFlow,
-    TemperedFlow as TemperedFlow,
-)
+from .tempered import HybridSDE as HybridSDE, StochasticFlow as StochasticFlow, TemperedFlow as TemperedFlow

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_not_negative
-from .._typing import Array, Scalar, Times
+from .._base.checks import check_not_negative
+from .._base.typing import Array, Scalar, Times
 from ..schedule import AbstractSchedule
 
 

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 import diffrax as dfx
 
-from .._typing import Condition, Event, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
+from .._base.typing import Condition, Event, PyTree, Scalar
+from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
-from .semilinear import SemilinearTerm
+from ..stepper import SemilinearTerm
+from .base import AbstractPathDynamics, NoiseMaker
 
 
 class ProbabilityFlow(AbstractPathDynamics):

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from .._checks import check_steps_of_noise, check_time
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._base.checks import check_steps_of_noise, check_time
+from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..model import gaussian_prior, scaled_score, shaped
+from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
-from .noise import gaussian_prior, scaled_score, shaped
+from .base import AbstractDynamics, NoiseMaker
 
 
 def score_at(time: float, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from .._checks import check_steps_of_noise
-from .._typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractDynamics, NoiseMaker
+from .._base.checks import check_steps_of_noise
+from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
+from ..model import scaled_score, shaped
+from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
-from .noise import scaled_score, shaped
+from .base import AbstractDynamics, NoiseMaker
 
 
 class Corrected(dfx.AbstractWrappedSolver):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import equinox as eqx
 
-from .._checks import check_interval
-from .._typing import Array, Scalar
+from .._base.checks import check_interval
+from .._base.typing import Array, Scalar
 from ..schedule import AbstractSchedule
 from .diffusion import SBDM, AbstractDiffusion, as_diffusion
 from .score_sde import AbstractScoreSDE

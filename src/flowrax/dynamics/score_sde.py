@@ -12,14 +12,15 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 
-from .._checks import check_interval, check_steps_of_noise
-from .._typing import Array, Condition, Event, PyTree, Scalar
-from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
-from ..prediction import Converted
+from .._base.checks import check_interval, check_steps_of_noise
+from .._base.typing import Array, Condition, Event, PyTree, Scalar
+from ..model import scaled_score, shaped
+from ..model.contract import TIME_MARGIN, AbstractContinuousModel
+from ..model.prediction import Converted
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
-from .noise import scaled_score, shaped
-from .semilinear import SemilinearTerm
+from ..stepper import SemilinearTerm
+from .base import AbstractPathDynamics, NoiseMaker
 
 
 class AbstractScoreSDE(AbstractPathDynamics):

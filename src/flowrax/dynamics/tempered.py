@@ -15,13 +15,14 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_interval, check_not_negative, check_time
-from .._typing import Array, Condition, Event, PyTree, Scalar
-from ..abstract import AbstractContinuousModel, AbstractPathDynamics, NoiseMaker
+from .._base.checks import check_interval, check_not_negative, check_time
+from .._base.typing import Array, Condition, Event, PyTree, Scalar
+from ..model import scaled_score
+from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
+from .base import AbstractPathDynamics, NoiseMaker
 from .diffusion import AbstractDiffusion, Cotangent, as_diffusion
-from .noise import scaled_score
 from .reverse_sde import ReverseSDE
 from .score_sde import AbstractScoreSDE
 

@@ -1,7 +1,6 @@
 """Many solves at once, on a grid or adaptively, and their gradient."""
 
 from .bound import AbstractEquation as AbstractEquation
-from .moves import MovePlan as MovePlan, keeps_steps as keeps_steps, sample_moves as sample_moves
 from .placement import Placement as Placement, on_each_device as on_each_device, place as place
 from .saving import check_saveat as check_saveat
 from .solve import (

@@ -3,7 +3,7 @@
 import diffrax as dfx
 import equinox as eqx
 
-from .._typing import PyTree
+from .._base.typing import PyTree
 from .bound import AbstractEquation, BoundSample, Progress
 from .saving import Saved, Saver
 from .stepping import Stepping

@@ -15,8 +15,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._result import RESULTS
-from .._typing import Array, PyTree, Scalar
+from .._base.result import RESULTS
+from .._base.typing import Array, PyTree, Scalar
 from ..stepper.init_solver import init_solver
 from .stages import has_few_stages, step_by_stages
 from .stepping import FIRST_STEP, Stepping

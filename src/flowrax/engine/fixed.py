@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._result import RESULTS
-from .._typing import Array, PyTree
+from .._base.result import RESULTS
+from .._base.typing import Array, PyTree
 from .batch import Batch
 from .bound import Interval, Point
 from .lanes import Outcome

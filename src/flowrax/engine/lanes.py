@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from .._result import RESULTS
-from .._typing import Array, Int, PyTree
+from .._base.result import RESULTS
+from .._base.typing import Array, Int, PyTree
 from ..stepper.march import any_in_batch
 from .batch import Batch
 from .bound import Interval, Progress

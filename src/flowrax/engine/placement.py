@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import is_traced
-from .._typing import Array, PyTree
+from .._base.checks import is_traced
+from .._base.typing import Array, PyTree
 
 Placement = tuple[Mesh, str | tuple[str, ...]]
 """A mesh of devices and those of its axes along which samples are split."""

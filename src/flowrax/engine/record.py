@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import PyTree
+from .._base.typing import PyTree
 from .bound import Interval, Point
 
 # Points are kept for every step where they fit into this many bytes, else for about the square root of the steps.

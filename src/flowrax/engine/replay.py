@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, PyTree
+from .._base.typing import Array, PyTree
 from .batch import Batch
 from .bound import Interval, Point
 from .record import Record

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import is_traced
-from .._typing import Array, Int, PyTree
+from .._base.checks import is_traced
+from .._base.typing import Array, Int, PyTree
 from .bound import BoundSample, Interval
 from .stepping import Stepping
 from .trees import put

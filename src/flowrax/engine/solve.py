@@ -14,8 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._result import RESULTS, Stats
-from .._typing import Array, DType, PyTree
+from .._base.result import RESULTS, Stats
+from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound import AbstractEquation
 from .fixed import solve_fixed

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, PyTree, Scalar
+from .._base.typing import Array, PyTree, Scalar
 
 # More are left to diffrax's loop, which compiles the field once. Written out, Dopri5's seven take about as long to
 # compile as its loop, and twice as long with their gradient where the network is deep.

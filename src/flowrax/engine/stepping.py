@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_time, is_traced, time_dtype
-from .._typing import Array, DType, KeyArray, Numbers, PyTree, Shape
+from .._base.checks import check_time, is_traced, time_dtype
+from .._base.typing import Array, DType, KeyArray, Numbers, PyTree, Shape
 from ..stepper import GridBrownianPath, levy_area_of
 
 Grid = int | Numbers

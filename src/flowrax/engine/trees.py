@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, PyTree
+from .._base.typing import Array, PyTree
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ import abc
 
 import equinox as eqx
 
-from .._typing import Array, Condition, DType, Event, Scalar, Shape
-from ..abstract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
-from ..dynamics import scaled_score
+from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
+from ..model import scaled_score
+from ..model.contract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..observation import LinearGaussian
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule, Scales

@@ -10,8 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, DType, Event, Scalar, Shape
-from ..abstract import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
+from ..model.contract import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 

@@ -10,8 +10,8 @@ $r^2$ is the exact posterior variance for data from $\mathcal{N}(0, s_d^2 I)$, f
 import jax
 import jax.numpy as jnp
 
-from .._typing import Condition, Event, Scalar
-from ..abstract import AbstractContinuousModel, AbstractPrediction
+from .._base.typing import Condition, Event, Scalar
+from ..model.contract import AbstractContinuousModel, AbstractPrediction
 from ..observation import LinearGaussian
 from ..prior import AbstractGaussianPrior
 from .base import AbstractGuidance

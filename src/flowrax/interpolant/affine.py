@@ -2,7 +2,7 @@ r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$, with the conditional velocity $\d
 
 from typing import ClassVar
 
-from .._typing import Event, KeyArray, Times
+from .._base.typing import Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractInterpolant
 

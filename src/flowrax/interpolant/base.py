@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 
-from .._typing import Event, KeyArray, Times
+from .._base.typing import Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .gamma import AbstractGamma
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Event, KeyArray, Times
+from .._base.typing import Array, Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractInterpolant
 from .gamma import AbstractGamma

@@ -12,9 +12,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, KeyArray, Scalar
-from ..abstract import AbstractFeatureNetwork
-from ..model import Model
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar
+from ..model.network import AbstractFeatureNetwork
+from ..model.trained import Model
 from ..times import AbstractTimes
 from .matching import AbstractLoss, Matching
 

@@ -11,10 +11,10 @@ $\dot\gamma$ does. The remaining terms are bounded, because $e^+ - e^-$ vanishes
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, KeyArray, Scalar
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar
 from ..interpolant import Latent
-from ..model import Model
-from ..target import Velocity
+from ..model.target import Velocity
+from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Batch, Condition, Event, KeyArray, Scalar
-from ..abstract import AbstractNetwork, AbstractTimelessNetwork
-from ..model import Model
-from ..target import Velocity
+from .._base.typing import Array, Batch, Condition, Event, KeyArray, Scalar
+from ..model.network import AbstractNetwork, AbstractTimelessNetwork
+from ..model.target import Velocity
+from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import AbstractReduction, Mean

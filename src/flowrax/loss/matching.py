@@ -14,8 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
-from ..model import Model
+from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
+from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
 from .reductions import AbstractReduction, Mean
 from .weights import AbstractWeight, Uniform

@@ -14,13 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_interval
-from .._typing import Array, Condition, Event, KeyArray, Scalar, Times
-from ..abstract import AbstractAverageVelocity
-from ..model import Model
-from ..preconditioner import Unscaled
+from .._base.checks import check_interval
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
+from ..model import average_velocity
+from ..model.trained import Model
 from ..prior import project
-from ..target import Velocity
 from ..times import AbstractTimes, Pairs
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import AbstractReduction, Sum
@@ -150,14 +148,3 @@ class MeanFlowMatching(AbstractLoss):
         velocity = jax.lax.stop_gradient(velocity)
         output, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))
         return output, jax.lax.stop_gradient(velocity + jnp.asarray(r - t, x.dtype) * rate)
-
-
-def average_velocity(model: Model) -> AbstractAverageVelocity:
-    """The network of a model of the average velocity. Raises `ValueError` for any other model."""
-    plain = isinstance(model.preconditioner, Unscaled) and isinstance(model.target, Velocity)
-    if not isinstance(model.network, AbstractAverageVelocity) or not plain:
-        raise ValueError(
-            "The model has no average velocity; build it as Model(nn.AverageVelocity(network), schedule), with the "
-            "target Velocity() and no preconditioner."
-        )
-    return model.network

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, Shape
+from .._base.typing import Array, Condition, Event, Shape
 
 MaskOf = Callable[[Condition], Array]
 """Selects the mask of an event from its condition."""

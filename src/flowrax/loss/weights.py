@@ -15,10 +15,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_time
-from .._typing import Array, Times
+from .._base.checks import check_time
+from .._base.typing import Array, Times
+from ..model.target import AbstractTarget, Noise, Score
 from ..schedule import AbstractSchedule, Scales
-from ..target import AbstractTarget, Noise, Score
 
 
 class AbstractWeight(eqx.Module):

@@ -8,7 +8,6 @@ from .energy import (
     dot_energy as dot_energy,
     norm_energy as norm_energy,
 )
-from .evidence import WithEvidence as WithEvidence
 from .features import FourierFeatures as FourierFeatures
 from .mlp import MLP as MLP, ResidualMLP as ResidualMLP
 from .projected import Projected as Projected, Projector as Projector

@@ -1,7 +1,7 @@
 """Any network as a network of the average velocity."""
 
-from .._typing import Condition, Event, KeyArray, Network, Scalar
-from ..abstract import AbstractAverageVelocity, call_network
+from .._base.typing import Condition, Event, KeyArray, Network, Scalar
+from ..model.network import AbstractAverageVelocity, call_network
 
 
 class AverageVelocity(AbstractAverageVelocity):

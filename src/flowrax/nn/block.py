@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Bool, KeyArray
+from .._base.typing import Array, Bool, KeyArray
 from .context import zeroed
 
 Heads = Callable[[Array, Array, Array], tuple[Array, Array, Array]]

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced
-from .._typing import Array, Condition, DType, KeyArray, Scalar, Shape
+from .._base.checks import is_traced
+from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape
 from .features import FourierFeatures, flat_condition
 
 Layer = TypeVar("Layer", bound=eqx.Module)

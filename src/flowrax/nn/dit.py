@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_shape
-from .._typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
-from ..abstract import AbstractFeatureNetwork
+from .._base.checks import check_shape
+from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
+from ..model.network import AbstractFeatureNetwork
 from .block import Block, modulated
 from .context import Context, check_image, zeroed
 

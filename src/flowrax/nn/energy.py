@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, KeyArray, Network, Scalar
-from ..abstract import AbstractNetwork, AbstractTimelessNetwork, call_network
+from .._base.typing import Array, Condition, Event, KeyArray, Network, Scalar
+from ..model.network import AbstractNetwork, AbstractTimelessNetwork, call_network
 
 
 class Timeless(AbstractTimelessNetwork):

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray, Scalar
+from .._base.typing import Array, DType, KeyArray, Scalar
 
 
 class FourierFeatures(eqx.Module):

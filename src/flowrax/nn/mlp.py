@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
-from ..abstract import AbstractNetwork
+from .._base.checks import check_shape
+from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
+from ..model.network import AbstractNetwork
 from .features import FourierFeatures
 
 Activation = Callable[[Array], Array]

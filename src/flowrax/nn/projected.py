@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax
 
-from .._typing import Array, Condition, Event, KeyArray, Scalar
-from ..abstract import AbstractFeatureNetwork
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar
+from ..model.network import AbstractFeatureNetwork
 
 
 class Projector(eqx.Module):

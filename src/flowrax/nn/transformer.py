@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_shape
-from .._typing import Array, Bool, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ..abstract import AbstractFeatureNetwork
+from .._base.checks import check_shape
+from .._base.typing import Array, Bool, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ..loss.reductions import MaskOf
+from ..model.network import AbstractFeatureNetwork
 from .block import Block, modulated
 from .context import Context, zeroed
 

@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, Condition, Event, KeyArray, Scalar, Shape
-from ..abstract import AbstractNetwork
+from .._base.checks import check_shape
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Shape
+from ..model.network import AbstractNetwork
 from .context import Context, check_image, zeroed
 
 _MOST_GROUPS = 8

@@ -1,12 +1,5 @@
 """Oracles: distributions whose exact models are known in closed form, as reference solutions for tests."""
 
 from .base import AbstractOracle as AbstractOracle, OracleModel as OracleModel
-from .categorical import (
-    AbstractCategoricalOracle as AbstractCategoricalOracle,
-    ExactDenoiser as ExactDenoiser,
-    Joint as Joint,
-)
 from .gaussian import Gaussian as Gaussian
 from .gaussian_mixture import GaussianMixture as GaussianMixture
-from .markov import Markov as Markov
-from .sites import Sites as Sites

@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
-from ..abstract import AbstractContinuousModel, AbstractPrediction
+from .._base.typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
+from ..model.contract import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
 from .coordinates import Coordinates, Mapped, whitening

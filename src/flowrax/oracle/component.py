@@ -15,8 +15,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, DType, Event, Numbers, Scalar
+from .._base.checks import check_shape
+from .._base.typing import Array, DType, Event, Numbers, Scalar
 
 
 class Component(eqx.Module):

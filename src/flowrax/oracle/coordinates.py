@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import is_traced
-from .._typing import Array, DType, Event, KeyArray, Shape
+from .._base.checks import is_traced
+from .._base.typing import Array, DType, Event, KeyArray, Shape
 from ..prior import AbstractGaussianPrior, AbstractPrior
 
 if TYPE_CHECKING:

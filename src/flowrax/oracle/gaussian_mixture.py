@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import as_floats, check_finite, check_shape
-from .._typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
+from .._base.checks import as_floats, check_finite, check_shape
+from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from .base import AbstractOracle
 from .component import Component, check_observation, component_of
 

@@ -1,20 +1,8 @@
 """Priors: the distribution of the noise, or of another source."""
 
 from .base import AbstractGaussianPrior as AbstractGaussianPrior, AbstractPrior as AbstractPrior
-from .categorical import (
-    AbstractCategoricalPrior as AbstractCategoricalPrior,
-    Categorical as Categorical,
-    Masked as Masked,
-    UniformCategorical as UniformCategorical,
-    pad_classes as pad_classes,
-)
 from .centred import CentredGaussian as CentredGaussian, remove_centre as remove_centre
-from .conditional import (
-    Conditional as Conditional,
-    check_range as check_range,
-    given as given,
-    row_of as row_of,
-)
+from .conditional import Conditional as Conditional, check_range as check_range, given as given, row_of as row_of
 from .correlated import CorrelatedGaussian as CorrelatedGaussian
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, Event, KeyArray, Scalar, Shape
+from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 
 
 class AbstractPrior(eqx.Module):

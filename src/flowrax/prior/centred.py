@@ -3,8 +3,8 @@ r"""Centred point clouds: $x_0 = P (\mu + s \xi)$, where $P$ subtracts the mean 
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import check_shape, check_std
-from .._typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
+from .._base.checks import check_shape, check_std
+from .._base.typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
 

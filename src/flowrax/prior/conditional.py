@@ -10,9 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced
-from .._condition import Batched, condition_of, split_condition
-from .._typing import Array, Batch, Condition, DType, Event, PyTree, Scalar, Shape
+from .._base.checks import is_traced
+from .._base.condition import Batched, condition_of, split_condition
+from .._base.typing import Array, Batch, Condition, DType, Event, PyTree, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .scaled import check_prior
 

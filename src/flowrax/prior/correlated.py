@@ -5,8 +5,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._checks import as_floats, check_finite, check_shape, is_traced
-from .._typing import Array, DType, Event, Numbers, Scalar, Shape
+from .._base.checks import as_floats, check_finite, check_shape, is_traced
+from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 from .spectrum import Spectrum
 

@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax
 
-from .._checks import as_floats, check_finite
-from .._typing import Array, DType, Event, KeyArray, Numbers, Shape
+from .._base.checks import as_floats, check_finite
+from .._base.typing import Array, DType, Event, KeyArray, Numbers, Shape
 from .base import AbstractPrior
 
 

@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_shape, check_std, is_traced
-from .._typing import Array, DType, Event, Numbers, Scalar, Shape
+from .._base.checks import check_shape, check_std, is_traced
+from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
 

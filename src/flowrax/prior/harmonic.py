@@ -8,7 +8,7 @@ $\cos (\pi k (i + \tfrac12) / n)$. In three dimensions the root mean square dist
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, DType, Event, Scalar, Shape
+from .._base.typing import Array, DType, Event, Scalar, Shape
 from .base import AbstractGaussianPrior
 from .spectrum import Spectrum
 

@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_shape
-from .._typing import Array, DType, Event, KeyArray, Scalar, Shape
+from .._base.checks import check_shape
+from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .gaussian import Gaussian
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Event, Scalar
+from .._base.typing import Array, Event, Scalar
 
 
 class Spectrum(eqx.Module):

@@ -10,11 +10,7 @@ from .clock import (
 )
 from .conditional_ot import ConditionalOT as ConditionalOT
 from .cosine import Cosine as Cosine
-from .discrete import (
-    DiscreteSchedule as DiscreteSchedule,
-    ddpm_cosine as ddpm_cosine,
-    ddpm_linear as ddpm_linear,
-)
+from .discrete import DiscreteSchedule as DiscreteSchedule, ddpm_cosine as ddpm_cosine, ddpm_linear as ddpm_linear
 from .learned import LearnedSNR as LearnedSNR
 from .linear import Linear as Linear
 from .log_snr import (
@@ -23,15 +19,9 @@ from .log_snr import (
     LinearSNR as LinearSNR,
     LogLinearSNR as LogLinearSNR,
 )
-from .masking import (
-    AbstractMasking as AbstractMasking,
-    CosineMasking as CosineMasking,
-    LogLinearMasking as LogLinearMasking,
-    PolynomialMasking as PolynomialMasking,
-)
 from .polynomial import Polynomial as Polynomial
 from .shifted import ResolutionShift as ResolutionShift, shift_time as shift_time
-from .tabulated import Tabulated as Tabulated, TabulatedMasking as TabulatedMasking
+from .tabulated import Tabulated as Tabulated
 from .variance_exploding import EDM as EDM, VarianceExploding as VarianceExploding
 from .variance_preserving import (
     AbstractVariancePreserving as AbstractVariancePreserving,

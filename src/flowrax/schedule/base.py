@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, Times
+from .._base.typing import Array, DType, Times
 
 
 class Scales(eqx.Module):

@@ -11,7 +11,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Times
+from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, ArrayLike, Numbers, Times
+from .._base.typing import Array, ArrayLike, Numbers, Times
 
 
 class DiscreteSchedule(eqx.Module):

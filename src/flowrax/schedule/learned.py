@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from .._checks import as_floats
-from .._typing import Array, KeyArray, Times
+from .._base.checks import as_floats
+from .._base.typing import Array, KeyArray, Times
 from .log_snr import AbstractLogSNR
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Times
+from .._base.typing import Array, Times
 from .base import AbstractSchedule
 from .polynomial import lost_power, power
 from .variance_preserving import AbstractVariancePreserving

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Times
+from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from .._typing import Array, Times
+from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Times
+from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray, Scalar, Shape
+from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 
 BrownianRecord = dfx.BrownianIncrement | dfx.SpaceTimeLevyArea | dfx.SpaceTimeTimeLevyArea
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, PyTree, Scalar
+from .._base.typing import Array, PyTree, Scalar
 
 State = PyTree[Array]
 

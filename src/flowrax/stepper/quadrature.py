@@ -6,7 +6,7 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 
-from .._typing import PyTree
+from .._base.typing import PyTree
 from .init_solver import init_solver
 
 

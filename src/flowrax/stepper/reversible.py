@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, PyTree, Scalar
+from .._base.typing import Array, PyTree, Scalar
 
 # The largest number of stages that are unrolled. Differentiated as a loop they used 2 to 3 times as much memory and
 # took 6 to 13% longer; unrolling this many less than doubles the compile time.

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Bool, PyTree, Scalar
+from .._base.typing import Array, Bool, PyTree, Scalar
 from .march import March, Record, share_of_interval
 from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
 

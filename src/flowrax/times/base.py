@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray, Times
+from .._base.typing import Array, DType, KeyArray, Times
 
 
 class AbstractTimes(eqx.Module):

@@ -3,7 +3,7 @@ r"""Distributions of times that are defined through the noise level."""
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray, Times
+from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
 from .samplers import Stratified

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_fraction, check_interval
-from .._typing import Array, DType, KeyArray, Times
+from .._base.checks import check_fraction, check_interval
+from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
 from .samplers import Stratified, Uniform

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, KeyArray, Times
+from .._base.typing import Array, KeyArray, Times
 from .base import AbstractUnitTimes
 from .samplers import Uniform
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Batch, Event, KeyArray, Scalar
+from .._base.typing import Array, Batch, Event, KeyArray, Scalar
 from ..schedule import AbstractSchedule, Linear
 from .even import rate_grid
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_interval
-from .._typing import Array, Numbers
+from .._base.checks import check_interval
+from .._base.typing import Array, Numbers
 
 
 def linear_grid(num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:

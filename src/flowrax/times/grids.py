@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_interval
-from .._typing import Array
+from .._base.checks import check_interval
+from .._base.typing import Array
 from ..schedule import AbstractSchedule
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, DType, KeyArray
+from .._base.typing import Array, DType, KeyArray
 from .base import AbstractUnitTimes
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._condition import Batched
-from .._typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
+from .._base.condition import Batched
+from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
 from ..loss import AbstractLoss
 from .checkpoint import load, save

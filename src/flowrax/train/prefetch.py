@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Batch, Condition, KeyArray, PyTree
+from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..coupling import AbstractHostCoupling
 from .step import Task
 

@@ -6,18 +6,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_finite, check_shape
-from .._condition import Batched
-from .._typing import Batch, BatchLike, KeyArray
-from ..categorical import CategoricalModel
+from .._base.checks import check_finite, check_shape
+from .._base.condition import Batched
+from .._base.typing import Batch, BatchLike, KeyArray
 from ..coupling import AbstractCoupling
-from ..interpolant import AbstractTransitions
-from ..joint import JointModel
-from ..loss import AbstractLoss, Antithetic, Apart, CrossEntropy, JointMatching, Matching
-from ..model import Model
+from ..discrete import AbstractTransitions, CrossEntropy
+from ..discrete.model import CategoricalModel
+from ..joint import Apart, JointMatching
+from ..joint.model import JointModel
+from ..loss import AbstractLoss, Antithetic, Matching
+from ..model.target import Velocity
+from ..model.trained import Model
 from ..prior import check_range
 from ..schedule import AbstractSchedule
-from ..target import Velocity
 from ..times import Stratified
 from .step import Augment
 

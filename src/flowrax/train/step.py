@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
+from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, given

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Event, PyTree, Scalar
+from .._base.typing import Array, Event, PyTree, Scalar
 from ..divergence import AbstractDivergence, ControlVariate
 from ..dynamics import ProbabilityFlow
 from ..stepper import Trapezoidal

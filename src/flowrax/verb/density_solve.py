@@ -4,13 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._condition import Batched, split_condition
-from .._result import LogProb, raise_if_failed
-from .._typing import Array, Batch, Condition, KeyArray, PyTree
-from ..abstract import AbstractContinuousModel
+from .._base.condition import Batched, split_condition
+from .._base.result import LogProb, raise_if_failed
+from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
 from ..engine import SolveSpec, on_each_device, place, solve
+from ..model.contract import AbstractContinuousModel
 from ..prior import row_of
 from .augmented import augmented_state
 from .options import ModelEquation, Start

@@ -9,10 +9,10 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._typing import Array, Condition, Event, Scalar
-from ..abstract import AbstractContinuousModel
+from .._base.typing import Array, Condition, Event, Scalar
 from ..dynamics import AbstractScoreSDE
-from ..model import check_data
+from ..model.contract import AbstractContinuousModel
+from ..model.trained import check_data
 
 
 class AbstractLastStep(eqx.Module):

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import is_traced
-from .._condition import Batched
-from .._result import RESULTS, LogProb, is_failed
-from .._typing import Array, Batch, Condition, PyTree, Shape
+from .._base.checks import is_traced
+from .._base.condition import Batched
+from .._base.result import RESULTS, LogProb, is_failed
+from .._base.typing import Array, Batch, Condition, PyTree, Shape
 from ..divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson, Rademacher
 from ..engine import Stepping
 from .density_solve import DensitySolve

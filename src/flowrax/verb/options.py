@@ -12,21 +12,14 @@ import diffrax as dfx
 import equinox as eqx
 import optimistix as optx
 
-from .._checks import check_time
-from .._typing import Array, Condition, KeyArray, PyTree
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves, AbstractSampledModel
+from .._base.checks import check_time
+from .._base.typing import Array, Condition, KeyArray, PyTree
+from ..discrete.contract import AbstractMoves, AbstractSampledModel
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
-from ..engine import (
-    AbstractEquation,
-    Grid,
-    ProgressLike,
-    SolveSpec,
-    Stepping,
-    check_saveat,
-    make_noise,
-    make_stepping,
-)
+from ..dynamics.base import AbstractDynamics
+from ..engine import AbstractEquation, Grid, ProgressLike, SolveSpec, Stepping, check_saveat, make_noise, make_stepping
+from ..model.contract import AbstractContinuousModel, AbstractModel
 from ..prior import row_of
 from ..stepper import check_predictions
 from .augmented import augmented_norm, augmented_solver, augmented_terms

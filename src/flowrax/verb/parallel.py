@@ -17,11 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._condition import Batched, split_condition
-from .._result import RESULTS, Samples, Stats, raise_if_failed
-from .._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from ..abstract import AbstractContinuousModel, AbstractDynamics
+from .._base.condition import Batched, split_condition
+from .._base.result import RESULTS, Samples, Stats, raise_if_failed
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
+from ..model.contract import AbstractContinuousModel
 from .options import ModelEquation, SolveOptions, default_dynamics
 from .sample import check_starts, draw_start
 

@@ -11,13 +11,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._condition import Batched
-from .._result import RESULTS, Stats
-from .._typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel
+from .._base.condition import Batched
+from .._base.result import RESULTS, Stats
+from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
 from ..divergence import AbstractDivergence, Exact
+from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
 from ..guidance import AbstractGuidance, GuidedModel, PiGDM
+from ..model.contract import AbstractContinuousModel, AbstractModel
 from ..observation import LinearGaussian
 from .last_step import AbstractLastStep
 from .log_prob import log_prob

@@ -10,14 +10,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._condition import Batched, cast_condition, split_condition
-from .._result import Samples, raise_if_failed
-from .._typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from ..abstract import AbstractContinuousModel, AbstractDynamics, AbstractModel, AbstractMoves
+from .._base.condition import Batched, cast_condition, split_condition
+from .._base.result import Samples, raise_if_failed
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from ..discrete.contract import AbstractMoves
+from ..discrete.sample import sample_by_moves
 from ..divergence import AbstractDivergence, Exact
+from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike, Solved, SolveSpec, mark_nonfinite, on_each_device, place, solve
+from ..model.contract import AbstractContinuousModel, AbstractModel
 from ..prior import check_range, row_of
-from ..sample_moves import sample_by_moves
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, default_dynamics

@@ -25,11 +25,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._typing import Array, DType, Event, PyTree, Scalar
-from ...abstract import AbstractContinuousModel
-from ...dynamics import SemilinearTerm, gaussian_prior
-from ...model import check_data
+from ..._base.typing import Array, DType, Event, PyTree, Scalar
+from ...model import gaussian_prior
+from ...model.contract import AbstractContinuousModel
+from ...model.trained import check_data
 from ...prior import AbstractGaussianPrior
+from ..semilinear import SemilinearTerm
 
 _SERIES_TERMS = 18
 

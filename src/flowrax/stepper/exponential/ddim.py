@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import diffrax as dfx
 
-from ..._typing import Event, PyTree, Scalar
-from ...chain.kernel import kernel
+from ..._base.typing import Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, times
+from .kernel import kernel
 
 
 class DDIM(AbstractExponentialSolver):

@@ -11,7 +11,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._typing import Array, Event, PyTree, Scalar
+from ..._base.typing import Array, Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, Problem, psi, times
 
 

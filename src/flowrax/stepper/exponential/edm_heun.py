@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import diffrax as dfx
 import jax.numpy as jnp
 
-from ..._typing import Event, PyTree, Scalar
+from ..._base.typing import Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, times
 
 

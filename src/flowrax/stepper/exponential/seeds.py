@@ -14,7 +14,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._typing import Event, PyTree, Scalar
+from ..._base.typing import Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, Problem, times
 
 

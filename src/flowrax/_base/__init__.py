@@ -1,0 +1,1 @@
+"""Types, argument checks, conditions and records of results: what every room needs."""

@@ -1,0 +1,41 @@
+"""Conditions: one for all samples, or one for each sample."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .typing import Condition, DType, PyTree
+
+
+class Batched(eqx.Module):
+    """Marks a condition with a leading axis of length n on every leaf: sample i is conditioned on row i."""
+
+    value: PyTree
+    """The conditions, a PyTree whose leaves have shape `(n, ...)`."""
+
+
+def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Condition | Batched:
+    """Converts the leaves to arrays, floating ones to `dtype`; raises `ValueError` unless `Batched` has `n` rows."""
+
+    def cast(leaf: object) -> object:
+        array = jnp.asarray(leaf)
+        return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array
+
+    condition = jax.tree.map(cast, condition)
+    if isinstance(condition, Batched):
+        for leaf in jax.tree.leaves(condition):
+            if leaf.ndim == 0 or leaf.shape[0] != n:
+                raise ValueError(
+                    f"condition=Batched(...) has a leaf of shape {leaf.shape}; its leading axis must be n={n}."
+                )
+    return condition
+
+
+def split_condition(condition: Condition | Batched) -> tuple[Condition, PyTree]:
+    """The shared condition, and the rows to map over; one of the two is None."""
+    return (None, condition.value) if isinstance(condition, Batched) else (condition, None)
+
+
+def condition_of(shared: Condition, row: PyTree) -> Condition:
+    """The condition of one sample, from `split_condition`'s shared part and this sample's row."""
+    return shared if row is None else row

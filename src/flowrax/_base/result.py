@@ -1,0 +1,125 @@
+"""The results of `sample` and `log_prob`, and the error messages of failed solves."""
+
+import math
+from typing import TypeVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .checks import is_traced
+from .typing import Array, Event, Int, PerSample, PyTree
+
+RESULTS = dfx.RESULTS
+"""The result codes of a solve, which are diffrax's; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
+
+
+T = TypeVar("T", bound=eqx.Module)
+
+
+class SolveError(RuntimeError):
+    """Raised for a solve that did not reach its end; the message counts the samples and states the likely cause."""
+
+
+class Stats(eqx.Module):
+    """The work done for each sample, as integer arrays of shape `(n,)`."""
+
+    num_steps: Int[Array, "*n"]
+    """The number of attempted steps."""
+    num_rejected: Int[Array, "*n"]
+    """The number of steps that the step size control rejected."""
+    num_evaluations: Int[Array, "*n"]
+    """The number of evaluations of the drift, including those of rejected steps and of a last step."""
+
+
+class Samples(eqx.Module):
+    """The result of `sample`, for `n` samples."""
+
+    x: PyTree[Array]
+    """The samples, `(n, *event)`: the states at the end of the dynamics' interval."""
+    log_prob: PerSample | None
+    """`(n,)`, the log-densities of the samples in nats; None unless `with_log_prob=True`."""
+    standard_error: PerSample | None
+    """`(n,)`, the standard errors of `log_prob`, which are zero for an exact divergence."""
+    trajectory: PyTree[Array] | None
+    """`(n, times, *event)`, the states at the times of `saveat`."""
+    times: Array | None
+    """`(n, times)`, the times of `trajectory`."""
+    stats: Stats
+    """The work done for each sample."""
+    result: RESULTS
+    """`(n,)`, one result code per sample."""
+
+
+class LogProb(eqx.Module):
+    """The result of `log_prob`, for `n` events."""
+
+    value: PerSample
+    """`(n,)`, the log-density at `t_max` in nats; a log-probability for classes."""
+    standard_error: PerSample
+    """`(n,)`, the standard error of `value` from the divergence estimate: zero for an exact divergence, infinite for a
+    single probe. For a bound, the standard error of its Monte Carlo draws."""
+    latent: Event | None
+    """`(n, *event)`, the state at `t_min` that flows into each row of `x`; None for a bound."""
+    stats: Stats
+    """The work done for each row."""
+    result: RESULTS
+    """`(n,)`, one result code per row."""
+    is_bound: bool = eqx.field(static=True, default=False)
+    """Whether `value` is a lower bound rather than the log-density."""
+    num_probes: Int[Array, "*n"] | None = None
+    """`(n,)`, the number of probes used for each row; None unless `target_standard_error` is given."""
+    discretisation_error: PerSample | None = None
+    """`(n,)`, an estimate of the error of `value` due to the steps of the solve, in nats and signed; NaN where the
+    finer solve failed."""
+
+    def bits_per_token(self, num_tokens: int | Array) -> Array:
+        """The negative log-probability in bits per token; an upper bound where `value` is a lower bound.
+
+        **Arguments:**
+
+        - `num_tokens`: the number of tokens in an event, an integer for all events or an array `(n,)`.
+
+        **Returns:** an array `(n,)`.
+        """
+        return -self.value / (jnp.asarray(num_tokens, self.value.dtype) * math.log(2))
+
+
+def is_failed(result: RESULTS) -> Array:
+    """Whether each solve failed."""
+    return jnp.logical_not(result == RESULTS.successful)
+
+
+def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
+    failed = np.asarray(is_failed(result))
+    limit = int(np.sum(np.asarray(result == RESULTS.max_steps_reached)))
+    short = int(np.sum(np.asarray(result == RESULTS.dt_min_reached)))
+    count = int(failed.sum())
+    if limit:
+        cause = (
+            f"the limit of max_steps={max_steps} was reached in {limit}; raise max_steps, loosen rtol and atol, "
+            "or look for NaN in the network's output."
+        )
+    elif short:
+        cause = (
+            f"the steps became too small for the precision of time in {short}; the velocity may be singular there: "
+            "loosen rtol and atol, or exclude the singularity with t_min and t_max."
+        )
+    else:
+        cause = "the state became NaN or infinite; check the network's output, or take smaller steps."
+    return f"{verb}: {count} of {failed.size} solves failed: {cause} throw=False returns the successful rows."
+
+
+def raise_if_failed(verb: str, tree: T, result: RESULTS, max_steps: int | None) -> T:
+    """Returns `tree`, or raises [`SolveError`][]; inside `jit`, a run-time error with a fixed message."""
+    failed = is_failed(result)
+    if is_traced(failed):
+        sentence = (
+            f"{verb}: a solve failed (NaN, or the limit of steps was reached); "
+            "call it outside jit or with throw=False to see which."
+        )
+        return eqx.error_if(tree, jnp.any(failed), sentence)
+    if bool(jnp.any(failed)):
+        raise SolveError(_message(verb, result, max_steps))
+    return tree

@@ -1,0 +1,1 @@
+"""Guidance of categorical models and of their jumps."""

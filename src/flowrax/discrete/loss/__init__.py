@@ -1,0 +1,1 @@
+"""Losses for models of categorical events."""

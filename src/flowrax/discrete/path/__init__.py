@@ -1,0 +1,1 @@
+"""Paths of categorical events from noise to data."""

@@ -1,0 +1,291 @@
+r"""Models of events with several parts, continuous and categorical, such as the positions and types of atoms.
+
+One network takes all parts as input, and every part has its own path, prior and prediction. A step updates each part
+while the other parts keep their values at the start of the step. This adds an error of first order in the step to the
+errors of the parts' own solvers (Campbell et al. 2024).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._base.checks import check_interval, time_dtype
+from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
+from ..coupling import Independent
+from ..discrete import even_times
+from ..discrete.contract import AbstractMoves, AbstractSampledModel, Move
+from ..discrete.model import CategoricalModel
+from ..dynamics import ProbabilityFlow
+from ..dynamics.base import AbstractDynamics
+from ..engine import evaluations_per_step
+from ..model.network import AbstractNetwork, call_network
+from ..model.preconditioner import Unscaled
+from ..model.trained import Model, network_dtype
+from ..prior import AbstractPrior
+from ..stepper import GridBrownianPath, levy_area_of
+
+Part = Model | CategoricalModel
+
+
+class Slot(AbstractNetwork):
+    """A placeholder for the network of a part; the part uses the shared network of its [`JointModel`][].
+
+    Raises `ValueError` when called.
+    """
+
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        raise ValueError("Slot() is a placeholder for the network of a part; call the network of the JointModel.")
+
+
+class Said(AbstractNetwork):
+    """A network that returns a fixed output: the part's share of one evaluation of the shared network."""
+
+    output: Array
+
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        return self.output
+
+
+class Seen(AbstractNetwork):
+    """The shared network as the network of one part, with the other parts held fixed."""
+
+    network: Network
+    name: str = eqx.field(static=True)
+    separate_times: bool = eqx.field(static=True)
+    times: Any
+    others: dict[str, Array]
+
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        times = {**self.times, self.name: t} if self.separate_times else t
+        return call_network(self.network, times, {**self.others, self.name: x}, condition, key=key)[self.name]
+
+
+class JointPrior(AbstractPrior):
+    """The product of the priors of the parts, which are independent."""
+
+    parts: dict[str, AbstractPrior]
+
+    def __init__(self, parts: Mapping[str, AbstractPrior]):
+        """**Arguments:**
+
+        - `parts`: the prior of each part, by name.
+        """
+        self.parts = dict(parts)
+
+    @property
+    def shape(self) -> Any:
+        return {name: part.shape for name, part in self.parts.items()}
+
+    @property
+    def dtype(self) -> Any:
+        return {name: part.dtype for name, part in self.parts.items()}
+
+    @property
+    def rank(self) -> Any:
+        """The sum of the parts' ranks."""
+        return sum(part.rank for part in self.parts.values())
+
+    def draw(self, key: KeyArray) -> dict[str, Array]:
+        keys = jax.random.split(key, len(self.parts))
+        return {name: part.draw(k) for (name, part), k in zip(sorted(self.parts.items()), keys, strict=True)}
+
+    def log_density(self, x: dict[str, Array]) -> Array:
+        """The sum of the parts' log-densities, a scalar in nats."""
+        return sum((part.log_density(x[name]) for name, part in self.parts.items()), jnp.zeros(()))
+
+
+class JointPaths(eqx.Module):
+    """The paths of the parts, by name."""
+
+    parts: dict[str, Any]
+
+    def noise(self, key: KeyArray, x0: dict[str, Array]) -> dict[str, PyTree]:
+        """The randomness of each path: a draw of its prior and any further noise."""
+        keys = jax.random.split(key, len(self.parts))
+        return {name: path.noise(k, x0[name]) for (name, path), k in zip(sorted(self.parts.items()), keys, strict=True)}
+
+
+class JointModel(AbstractSampledModel):
+    """A model of events that are dictionaries of parts, with one network shared by all parts.
+
+    **Reference:** [@campbell2024generative].
+    """
+
+    network: Network
+    parts: dict[str, Part]
+    coupling: Independent
+    separate_times: bool = eqx.field(static=True)
+    dtype: DType = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+
+    def __init__(self, network: Network, parts: Mapping[str, Part], *, separate_times: bool = False):
+        """**Arguments:**
+
+        - `network`: `network(t, x, condition)` for one event `x`, a dictionary of the parts' arrays. It returns a
+            dictionary of outputs, each of the kind the part's own network would return: the shape of the part, or its
+            logits.
+        - `parts`: a [`Model`][] or [`CategoricalModel`][] for each name, with `Slot()` as its network. Raises
+            `ValueError` for a part that has a preconditioner or a coupling other than `Independent()`.
+        - `separate_times`: whether `t` is a dictionary too, with a time for each part. Such a model is trained on all
+            combinations of times, and can therefore sample any part conditioned on any others. Default: False.
+        """
+        self.network, self.parts, self.coupling = network, dict(parts), Independent()
+        self.separate_times = separate_times
+        for name, part in self.parts.items():
+            if isinstance(part, Model) and not isinstance(part.preconditioner, Unscaled):
+                raise ValueError(f"Part {name} has a preconditioner; parts share one network, so scale within it.")
+            if not part.coupling.independent:
+                raise ValueError(f"Part {name} has a coupling; the parts of a JointModel need coupling=Independent().")
+        self.dtype = time_dtype(network_dtype(network))
+        self.t_min = min(part.t_min for part in self.parts.values())
+        self.t_max = max(part.t_max for part in self.parts.values())
+        check_interval(self.t_min, self.t_max)
+
+    @property
+    def prior(self) -> JointPrior:
+        """The prior of all parts."""
+        return JointPrior({name: part.prior for name, part in self.parts.items()})
+
+    @property
+    def source(self) -> JointPrior:
+        return JointPrior({name: part.source for name, part in self.parts.items()})
+
+    @property
+    def interpolant(self) -> JointPaths:
+        """The paths of all parts."""
+        return JointPaths({name: part.interpolant for name, part in self.parts.items()})
+
+    @property
+    def default_sampler(self) -> "JointMoves":
+        return JointMoves()
+
+    def events(self, name: str, x: PyTree, size: int | None = None) -> dict[str, Array]:
+        """A batch of events by part; raises `ValueError` unless all parts are present with the same batch size."""
+        if not isinstance(x, Mapping) or set(x) != set(self.parts):
+            raise ValueError(f"{name} must be a dictionary of the parts {sorted(self.parts)}.")
+        rows = {part: self.parts[part].events(f"{name}[{part!r}]", value, size) for part, value in x.items()}
+        if len({len(value) for value in rows.values()}) != 1:
+            raise ValueError(f"The parts of {name} have different batch sizes.")
+        return rows
+
+    def times_of(self, t: Mapping[str, Scalar]) -> Any:
+        """The time argument of the network: all times if it takes separate times, otherwise the shared time."""
+        return dict(t) if self.separate_times else t[sorted(t)[0]]
+
+    def outputs(
+        self, t: Mapping[str, Scalar], x: dict[str, Array], condition: Condition = None, *, key: KeyArray | None = None
+    ) -> dict[str, Array]:
+        """The outputs of all parts from one evaluation of the network; raises `ValueError` if parts are missing."""
+        said = call_network(self.network, self.times_of(t), x, condition, key=key)
+        if not isinstance(said, Mapping) or set(said) != set(self.parts):
+            got = sorted(said) if isinstance(said, Mapping) else type(said).__name__
+            raise ValueError(
+                f"The network returned {got}; it must return a dictionary of the parts {sorted(self.parts)}."
+            )
+        return dict(said)
+
+    def said(self, name: str, outputs: Mapping[str, Array]) -> Part:
+        """One part as a model whose prediction is fixed to its entry in `outputs`."""
+        return eqx.tree_at(lambda m: m.network, self.parts[name], Said(outputs[name]))
+
+    def seen(self, name: str, t: Mapping[str, Scalar], x: dict[str, Array]) -> Part:
+        """One part as a model of its own, with the other parts fixed to their values in `x` at the times `t`."""
+        network = Seen(self.network, name, self.separate_times, dict(t), x)
+        return eqx.tree_at(lambda m: m.network, self.parts[name], network)
+
+
+def _default(part: Part) -> AbstractDynamics | AbstractMoves:
+    return part.default_sampler if isinstance(part, CategoricalModel) else ProbabilityFlow()
+
+
+class JointMoves(AbstractMoves):
+    """Advances all parts by one step, each by its own dynamics or sampler, given the others at the start of the step.
+
+    By default continuous parts take an Euler step of the probability flow and categorical parts an ancestral step; the
+    network is then evaluated once per step.
+    """
+
+    dynamics: dict[str, AbstractDynamics | AbstractMoves] = eqx.field(default_factory=dict)
+    """The dynamics or sampler of each part that does not use its default. The state of a dynamics must be the event."""
+    solver: dfx.AbstractSolver = dfx.Euler()
+    """The solver of the continuous parts, which takes one step at a time. Default: `diffrax.Euler()`."""
+    clocks: dict[str, Callable[[Array], Array]] = eqx.field(default_factory=dict)
+    """The time of a part as a non-decreasing function of the time of the steps; needs a model with separate times. A
+    clock that stays at 1 keeps the part as given in `x0`, so that the other parts are drawn conditioned on it."""
+
+    def times(self, model: JointModel, grid: Any) -> Array:
+        if self.clocks and not model.separate_times:
+            raise ValueError(
+                "clocks need a model with separate times; this JointModel was made with separate_times=False."
+            )
+        unknown = (set(self.dynamics) | set(self.clocks)) - set(model.parts)
+        if unknown:
+            raise ValueError(f"There is no part {sorted(unknown)}; the model has {sorted(model.parts)}.")
+        times = even_times(model, grid)
+        for name, how in self.dynamics.items():
+            own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractMoves) else times
+            if len(own) != len(times):
+                raise ValueError(
+                    f"The sampler of part {name} takes {len(own) - 1} steps, but grid has {len(times) - 1} steps."
+                )
+        return times
+
+    @property
+    def evaluations(self) -> int:
+        """The evaluations of the network per step of the part that needs the most."""
+        jumps = [moves.evaluations for moves in self.dynamics.values() if isinstance(moves, AbstractMoves)]
+        return max([self._stages, *jumps])
+
+    @property
+    def _stages(self) -> int:
+        return evaluations_per_step(self.solver)
+
+    def move(
+        self, model: JointModel, step: Move, x: dict[str, Array], condition: Condition, key: KeyArray
+    ) -> dict[str, Array]:
+        hows = {name: self.dynamics.get(name, _default(part)) for name, part in model.parts.items()}
+        ends = {name: self._ends(name, part, hows[name], step) for name, part in model.parts.items()}
+        starts = {name: start for name, (start, _) in ends.items()}
+        outputs = model.outputs(starts, x, condition)
+        after = {}
+        for number, name in enumerate(sorted(model.parts)):
+            how = hows[name]
+            once = (how.evaluations if isinstance(how, AbstractMoves) else self._stages) == 1
+            alone = model.said(name, outputs) if once else model.seen(name, starts, x)
+            start, end = ends[name]
+            first = None if step.first is None else step.first[name]
+            shared = None if step.key is None else jax.random.fold_in(step.key, number)
+            own = Move(step.index, step.count, start, end, first, shared)
+            act = how.move if isinstance(how, AbstractMoves) else self._integrate(how)
+            moved = act(alone, own, x[name], condition, jax.random.fold_in(key, number))
+            after[name] = jnp.where(end > start, moved, x[name])
+        return after
+
+    def _ends(self, name: str, part: Part, how: AbstractDynamics | AbstractMoves, step: Move) -> tuple[Array, Array]:
+        clock = self.clocks.get(name, lambda t: t)
+        low, high = (part.t_min, part.t_max)
+        if isinstance(how, AbstractDynamics):
+            assert isinstance(part, Model)
+            low, high = how.interval(part)
+        start, end = (jnp.clip(clock(t), low, high) for t in (step.start, step.end))
+        return start, end
+
+    def _integrate(self, dynamics: AbstractDynamics) -> Callable[..., Array]:
+        def act(model: Model, step: Move, x: Array, condition: Condition, key: KeyArray) -> Array:
+            ends = jnp.stack([step.start, step.end])
+
+            def noise(shape: tuple[int, ...], index: int) -> dfx.AbstractBrownianPath:
+                own = jax.random.fold_in(key, index)
+                return GridBrownianPath(ends, shape, own, dtype=x.dtype, levy_area=levy_area_of(self.solver))
+
+            terms, args = dynamics.terms(model, condition, noise)
+            state = self.solver.init(terms, step.start, step.end, x, args)
+            after, *_ = self.solver.step(terms, step.start, step.end, x, args, state, jnp.asarray(False))
+            return after
+
+        return act

@@ -1,0 +1,63 @@
+r"""The contract of networks: any callable `network(t, x, condition)` for one event, or a class of this file."""
+
+import abc
+import functools
+from typing import Any
+
+import equinox as eqx
+
+from .._base.typing import Array, Condition, Event, KeyArray, Network, PyTree, Scalar
+
+
+class AbstractNetwork(eqx.Module):
+    """A network that may be random in training (dropout). A plain callable `network(t, x, condition)` also works."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
+        """The output, with the shape of `x`; logits have an additional last axis of classes.
+
+        The output is deterministic if `key` is None.
+        """
+
+
+def with_key(network: Network, key: KeyArray | None) -> Network:
+    """The network as a function of `(t, x, condition)`; the key goes to networks that may be random."""
+    return functools.partial(network, key=key) if isinstance(network, AbstractNetwork) else network
+
+
+def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
+    """The output of any network; the key goes to networks that may be random."""
+    return with_key(network, key)(t, x, condition)
+
+
+class AbstractTimelessNetwork(AbstractNetwork):
+    """A network that does not depend on time. A model with such a network has no score."""
+
+
+class AbstractFeatureNetwork(AbstractNetwork):
+    """A network that exposes its hidden features, for losses that use them."""
+
+    @abc.abstractmethod
+    def hidden(
+        self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """The output, and the hidden features of every block."""
+
+    def __call__(self, t: Scalar, x: Array, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        return self.hidden(t, x, condition, key=key)[0]
+
+
+class AbstractAverageVelocity(AbstractNetwork):
+    r"""A network of the average velocity of the flow, $u(t, r, x) = (\phi_{t \to r}(x) - x) / (r - t)$.
+
+    Called like any other network, it returns the instantaneous velocity $u(t, t, x)$.
+    """
+
+    @abc.abstractmethod
+    def average(
+        self, t: Scalar, r: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None
+    ) -> Event:
+        """The average velocity between time `t`, where the event is `x`, and time `r`."""
+
+    def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
+        return self.average(t, t, x, condition, key=key)
