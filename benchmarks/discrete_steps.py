@@ -38,7 +38,7 @@ def flowrax(case, num_classes, batch):
     import jax.numpy as jnp
 
     import flowrax as frx
-    from flowrax.discrete.contract import Move
+    from flowrax.discrete.contract import SamplerStep
 
     shape = (SITES,)
     logits, data, lost = inputs(num_classes, batch)
@@ -58,12 +58,12 @@ def flowrax(case, num_classes, batch):
 
     def step(key, logits, x, data):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-        now = Move(jnp.asarray(0), INDICES, jnp.asarray(0.5), jnp.asarray(0.5 + 1 / INDICES))
-        return jax.vmap(lambda x, row, key: moves.move(model, now, x, row, key))(x, logits, keys)
+        now = SamplerStep(jnp.asarray(0), INDICES, jnp.asarray(0.5), jnp.asarray(0.5 + 1 / INDICES))
+        return jax.vmap(lambda x, row, key: moves.step(model, now, x, row, key))(x, logits, keys)
 
     def loss(key, logits, x, data):
         levels = jnp.where(x == data, -1.0, 1.0)
-        value = frx.discrete.CrossEntropy(weight=frx.discrete.Bound())
+        value = frx.discrete.CrossEntropy(weight=frx.discrete.ELBOWeight())
         return jax.vmap(lambda x, level, x1, row: value(model, jnp.asarray(0.5), (x, level), x1, row))(
             x, levels, data, logits
         )

@@ -17,7 +17,7 @@ def compare(report, model, law, quick):
     x = trajectories(model, points)
     for count in PROBES:
         rademacher = spread(model, frx.Hutchinson(count), x, keys)
-        other = spread(model, frx.Hutchinson(count, law=law), x, keys)
+        other = spread(model, frx.Hutchinson(count, distribution=law), x, keys)
         report.number(f"Rademacher, {count} probes: standard error", rademacher, "nats")
         report.bar(f"Hadamard / Rademacher standard error, {count} probes", other / rademacher, at_most=0.85)
 

@@ -23,7 +23,7 @@ import flowrax as frx
 import ngrams
 from corpus import LENGTH, Corpus
 from flowrax import discrete
-from flowrax.discrete.contract import AbstractMoves
+from flowrax.discrete.contract import AbstractSampler
 
 
 class Settings(NamedTuple):
@@ -56,7 +56,7 @@ QUICK = Settings(
     test_windows=4,
 )
 
-SAMPLERS: dict[str, tuple[AbstractMoves, int | None]] = {
+SAMPLERS: dict[str, tuple[AbstractSampler, int | None]] = {
     "Ancestral, 32 steps": (discrete.Ancestral(), 32),
     "Ancestral, 128 steps": (discrete.Ancestral(), 128),
     "Ancestral, 128 steps, temperature 0.8": (discrete.Ancestral(0.8), 128),

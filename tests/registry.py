@@ -187,8 +187,8 @@ class ChosenTarget(AbstractTarget):
     def _at(self, name, *arguments):
         return _switch(self.index, [getattr(t, name) for t in TARGETS.values()], arguments[0], *arguments)
 
-    def of(self, data, noise, s):
-        return self._at("of", data, noise, s)
+    def from_pair(self, data, noise, s):
+        return self._at("from_pair", data, noise, s)
 
     def data(self, output, x, s):
         return self._at("data", output, x, s)
@@ -236,4 +236,4 @@ class ExactNetwork(eqx.Module):
     def __call__(self, t, x, condition):
         s = self.schedule.scales(t, x.dtype)
         _, data, score = self.oracle.posterior_terms(s.alpha, s.sigma, x)
-        return self.target.of(data, -s.sigma * score, s)
+        return self.target.from_pair(data, -s.sigma * score, s)

@@ -7,7 +7,7 @@ import numpy as np
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import Move
+from flowrax.discrete.contract import SamplerStep
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
 PI = [0.2, 0.5, 0.3]
@@ -48,7 +48,7 @@ def product(rows, states):
 @eqx.filter_jit
 def matrices(model, moves, start, end):
     """The chances of one step, and of a correction after it, between all states."""
-    states, step = states_of(model), Move(jnp.asarray(0), 1, start, end)
+    states, step = states_of(model), SamplerStep(jnp.asarray(0), 1, start, end)
     corrected = isinstance(moves, discrete.PredictorCorrector)
     kinds = [moves.predictor.probabilities, moves.correction] if corrected else [moves.probabilities]
     return [product(jax.vmap(lambda x, kind=kind: kind(model, step, x))(states), states) for kind in kinds]

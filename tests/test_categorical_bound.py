@@ -94,7 +94,7 @@ def test_tight_for_every_event_with_the_exact_rates(name, x64):
     np.testing.assert_allclose(continuous_bound(model), -np.log(TABLE.ravel()), rtol=1e-7)
     rows = np.repeat(EVENTS, 60, axis=0)
     answer = frx.log_prob(model, rows, key=jax.random.key(0))
-    assert answer.is_bound and answer.latent is None and np.all(answer.stats.num_evaluations == 128)
+    assert answer.is_bound and answer.x0 is None and np.all(answer.stats.num_evaluations == 128)
     assert_agree(answer, -np.log(TABLE.ravel()))
 
 

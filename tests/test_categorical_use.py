@@ -74,8 +74,8 @@ def test_grids(grid, message):
 
 def parts(shape=(2,)):
     return {
-        "position": frx.Model(frx.Slot(), frx.Linear(), shape=shape),
-        "type": frx.CategoricalModel(frx.Slot(), SCHEDULE, prior=masked(shape)),
+        "position": frx.Model(frx.SharedNetwork(), frx.Linear(), shape=shape),
+        "type": frx.CategoricalModel(frx.SharedNetwork(), SCHEDULE, prior=masked(shape)),
     }
 
 
@@ -90,14 +90,14 @@ def test_parts_keep_what_was_given():
     model = frx.JointModel(Joint(jnp.ones(())), parts())
     x0 = {"position": np.zeros((50, 2)), "type": np.tile([1, 3], (50, 1))}
     for moves in (discrete.PathPlanning(keep_given=True), discrete.Remasking(discrete.Capped(0.5), keep_given=True)):
-        both = frx.JointMoves(dynamics={"type": moves})
+        both = frx.JointSampler(dynamics={"type": moves})
         x = frx.sample(model, jax.random.key(0), 50, dynamics=both, grid=6, x0=x0).x
         assert np.all(x["type"][:, 0] == 1) and np.all(x["type"] < 3)
 
 
 def test_parts_have_the_steps_of_their_moves():
     model = frx.JointModel(Joint(jnp.ones(())), parts((8,)))
-    moves = frx.JointMoves(dynamics={"type": discrete.Unmask(discrete.RandomOrder(), per_step=1)})
+    moves = frx.JointSampler(dynamics={"type": discrete.Unmask(discrete.RandomOrder(), per_step=1)})
     with pytest.raises(ValueError, match="grid|steps"):
         frx.sample(model, jax.random.key(0), 2, dynamics=moves, grid=4)
 
@@ -105,7 +105,7 @@ def test_parts_have_the_steps_of_their_moves():
 def test_parts_keep_to_the_interval_of_their_dynamics():
     """The default noise of ReverseSDE is infinite at an end of the path."""
     model = frx.JointModel(Joint(jnp.ones(())), parts())
-    moves = frx.JointMoves(dynamics={"position": frx.ReverseSDE()})
+    moves = frx.JointSampler(dynamics={"position": frx.ReverseSDE()})
     assert np.all(np.isfinite(frx.sample(model, jax.random.key(0), 5, dynamics=moves, grid=8).x["position"]))
 
 
@@ -113,8 +113,8 @@ def test_molecules_of_several_sizes():
     """A prior of the row for the positions: masked atoms stay at zero in training and in draws."""
     position = frx.prior.Conditional(lambda c: frx.prior.Gaussian((3,), std=c), (3,))
     molecule = {
-        "position": frx.Model(frx.Slot(), frx.Linear(), shape=(3,), prior=position),
-        "type": frx.CategoricalModel(frx.Slot(), SCHEDULE, prior=masked((3,))),
+        "position": frx.Model(frx.SharedNetwork(), frx.Linear(), shape=(3,), prior=position),
+        "type": frx.CategoricalModel(frx.SharedNetwork(), SCHEDULE, prior=masked((3,))),
     }
     real = np.tile([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], (20, 1)).astype(np.float32)
     data = {"position": real * 2, "type": np.zeros((40, 3), np.int32)}

@@ -63,7 +63,7 @@ def test_blocks_of_one_are_refused():
 
 
 def setting(getkey):
-    network = frx.nn.MLP((2,), key=getkey(), hidden=(16,), num_frequencies=2)
+    network = frx.nn.MLP((2,), key=getkey(), width=16, depth=1, num_frequencies=2)
     model = frx.Model(network, frx.Linear(), shape=(2,), coupling=frx.ExactOT(block_size=8))
     return model, jax.random.normal(getkey(), (100, 2))
 

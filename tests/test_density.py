@@ -116,7 +116,7 @@ def test_samples_carry_their_density_and_trajectory(x64):
             (np.asarray(draws.x) - SHIFT) / SCALE,
             condition=(c - CONDITION_SHIFT) / CONDITION_SCALE,
             **TIGHT,
-        ).latent
+        ).x0
     )
     np.testing.assert_allclose((np.asarray(draws.trajectory[:, 0]) - SHIFT) / SCALE, source, atol=1e-7)
 
@@ -200,13 +200,13 @@ def test_sampling_and_latent_are_inverse_for_exploding_variance(x64):
         )
     )
     back = density.log_prob(draws.x, **TIGHT)
-    np.testing.assert_allclose(back.latent, x0, atol=1e-5)
+    np.testing.assert_allclose(back.x0, x0, atol=1e-5)
     np.testing.assert_allclose(back.value, draws.log_prob, atol=1e-5)
 
 
 def small(size, condition_size=0, key=0):
     network = frx.nn.MLP(
-        (size,), key=jax.random.key(key), condition_size=condition_size, hidden=(32, 32), num_frequencies=4
+        (size,), key=jax.random.key(key), condition_size=condition_size, width=32, depth=2, num_frequencies=4
     )
     return frx.Model(network, frx.Linear(), shape=(size,))
 

@@ -14,7 +14,7 @@ HOLES = np.where(DATA > 1.0, np.nan, DATA)
 
 def small(size, condition_size=0, key=0):
     network = frx.nn.MLP(
-        (size,), key=jax.random.key(key), condition_size=condition_size, hidden=(32, 32), num_frequencies=4
+        (size,), key=jax.random.key(key), condition_size=condition_size, width=32, depth=2, num_frequencies=4
     )
     return frx.Model(network, frx.Linear(), shape=(size,))
 

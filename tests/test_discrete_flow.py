@@ -11,7 +11,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import Move
+from flowrax.discrete.contract import SamplerStep
 from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 
@@ -121,7 +121,7 @@ def purity_law(model, moves, grid):
     @jax.jit
     def of_steps(starts, ends):
         def chances(start, end):
-            return moves.chances(model, Move(jnp.asarray(0), 1, start, end))
+            return moves.chances(model, SamplerStep(jnp.asarray(0), 1, start, end))
 
         rows = jax.vmap(lambda t: jax.vmap(lambda x: model.log_probabilities(t, x))(states_of(model)))(starts)
         return jax.vmap(chances)(starts, ends), rows
@@ -184,7 +184,7 @@ def test_sites_of_any_rank_and_keys(prior):
         phases = jnp.arange(4.0 if prior == "masked" else 3.0)
         return jnp.sin(2 * x.astype(phases.dtype)[..., None] + phases.reshape((1,) * x.ndim + (-1,)))
 
-    step = Move(jnp.asarray(0), 1, jnp.asarray(0.3), jnp.asarray(0.4))
+    step = SamplerStep(jnp.asarray(0), 1, jnp.asarray(0.3), jnp.asarray(0.4))
     x = jnp.array([3, 0, 2, 1] if prior == "masked" else [2, 0, 1, 1], jnp.int32)
     square, row = (
         frx.CategoricalModel(network, LINEAR, prior=PRIORS[prior](shape), dtype=jnp.float32) for shape in ((2, 2), (4,))

@@ -37,9 +37,9 @@ class Exact(frx.model.network.AbstractNetwork):
 
 def parts():
     return {
-        "position": frx.Model(frx.Slot(), frx.Linear(), shape=(1,)),
+        "position": frx.Model(frx.SharedNetwork(), frx.Linear(), shape=(1,)),
         "type": frx.CategoricalModel(
-            frx.Slot(), frx.discrete.LogLinearMasking(0.0), prior=frx.discrete.Masked.exclusive((1,), 3)
+            frx.SharedNetwork(), frx.discrete.LogLinearMasking(0.0), prior=frx.discrete.Masked.exclusive((1,), 3)
         ),
     }
 
@@ -57,7 +57,7 @@ def distance(x):
 def test_the_exact_network_gives_the_joint_law(dynamics, x64):
     """The types have their frequencies, and the positions of each type its law, as the steps become many."""
     model = frx.JointModel(Exact(), parts())
-    moves = frx.JointMoves(dynamics={} if dynamics is None else {"position": dynamics})
+    moves = frx.JointSampler(dynamics={} if dynamics is None else {"position": dynamics})
     draws = {n: frx.sample(model, jax.random.key(0), 20_000, dynamics=moves, grid=n) for n in (16, 128)}
     (_, coarse), (pvalue, fine) = (distance(draw.x) for draw in draws.values())
     assert np.all(draws[16].stats.num_evaluations == 16)
@@ -68,7 +68,7 @@ def test_the_exact_network_gives_the_joint_law(dynamics, x64):
 def test_one_part_given_the_other(x64):
     """With a time for each, the type of a position that was given has the probabilities of Bayes' theorem."""
     model = frx.JointModel(Exact(separate=True), parts(), separate_times=True)
-    moves = frx.JointMoves(clocks={"position": jnp.ones_like})
+    moves = frx.JointSampler(clocks={"position": jnp.ones_like})
     position, n = 1.2, 20_000
     x0 = {"position": np.full((n, 1), position), "type": np.full((n, 1), 3)}
     x = frx.sample(model, jax.random.key(1), n, dynamics=moves, grid=4, x0=x0).x
@@ -95,7 +95,7 @@ def test_fit_trains_one_network_for_both(separate):
     rng = np.random.default_rng(0)
     types = rng.choice(3, size=4000, p=CHANCES)
     data = {"type": types[:, None], "position": (MEANS[types] + STD * rng.standard_normal(4000))[:, None]}
-    network = Net(frx.nn.MLP((7,), hidden=(64, 64), key=jax.random.key(0)))
+    network = Net(frx.nn.MLP((7,), width=64, depth=2, key=jax.random.key(0)))
     model = frx.JointModel(network, parts(), separate_times=separate)
     result = frx.fit(
         model, data, jax.random.key(1), optimizer=optax.adam(5e-3), num_steps=500, validation=data, progress=False
@@ -111,11 +111,11 @@ def test_errors():
     with pytest.raises(ValueError, match="dictionary of the parts"):
         frx.sample(model, jax.random.key(0), 2, x0=np.zeros((2, 1)))
     with pytest.raises(ValueError, match="separate_times=False"):
-        frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointMoves(clocks={"type": jnp.ones_like}))
+        frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointSampler(clocks={"type": jnp.ones_like}))
     with pytest.raises(ValueError, match="There is no part"):
-        frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointMoves(dynamics={"types": frx.discrete.Ancestral()}))
+        frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointSampler(dynamics={"types": frx.discrete.Ancestral()}))
     scaled = frx.Model(
-        frx.Slot(), frx.EDM(), frx.Data(), shape=(1,), preconditioner=frx.EDMPreconditioner(sigma_data=1.0)
+        frx.SharedNetwork(), frx.EDM(), frx.Data(), shape=(1,), preconditioner=frx.EDMPreconditioner(sigma_data=1.0)
     )
     with pytest.raises(ValueError, match="preconditioner"):
         frx.JointModel(Exact(), {**parts(), "position": scaled})

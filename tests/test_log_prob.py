@@ -137,8 +137,8 @@ def test_latent_is_where_the_flow_comes_from(x64):
     model = frx.oracle.Gaussian(jnp.arange(3.0), covariance).model(frx.Cosine())
     x = model.oracle.sample(jax.random.key(0), (20,))
     back = frx.log_prob(model, x, rtol=1e-9, atol=1e-9)
-    assert np.allclose(model.oracle.flow(model.schedule, 0.0, 1.0, back.latent), x, rtol=0, atol=1e-6)
-    forth = frx.sample(model, jax.random.key(0), 20, x0=back.latent, with_log_prob=True, rtol=1e-9, atol=1e-9)
+    assert np.allclose(model.oracle.flow(model.schedule, 0.0, 1.0, back.x0), x, rtol=0, atol=1e-6)
+    forth = frx.sample(model, jax.random.key(0), 20, x0=back.x0, with_log_prob=True, rtol=1e-9, atol=1e-9)
     assert np.allclose(forth.x, x, rtol=0, atol=1e-6)
     assert np.allclose(forth.log_prob, back.value, rtol=0, atol=1e-6)
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import Move
+from flowrax.discrete.contract import SamplerStep
 from states import LINEAR, TABLE, exact, falls_at_order, law_after, marginal, states_of
 
 CUBE = np.random.default_rng(2).dirichlet(np.full(27, 0.7)).reshape(3, 3, 3)
@@ -125,7 +125,7 @@ def test_tokens_compete_in_path_planning_and_given_ones_stay():
 def test_temperature_leaves_the_speed_alone(x64):
     """It is that of the tokens: rows sum to one, and as many masks stay at any temperature."""
     model = exact("masked")
-    step = Move(jnp.asarray(0), 1, jnp.asarray(0.3), jnp.asarray(0.4))
+    step = SamplerStep(jnp.asarray(0), 1, jnp.asarray(0.3), jnp.asarray(0.4))
     x = jnp.array([3, 3], jnp.int32)
     rows = [discrete.Ancestral(temperature).probabilities(model, step, x) for temperature in (1.0, 0.5, 0.0)]
     for row in rows:
@@ -153,7 +153,7 @@ def test_score_is_a_ratio_of_probabilities(x64):
 def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
     """With the exact denoiser, by quadrature over the time and sums over what is masked; padding counts for nothing."""
     model = exact("masked", schedule)
-    loss = frx.discrete.CrossEntropy(weight=frx.discrete.Bound(), per_token=False)
+    loss = frx.discrete.CrossEntropy(weight=frx.discrete.ELBOWeight(), per_token=False)
     points, weights = np.polynomial.legendre.leggauss(24)
     x1, masks = jnp.array([2, 0], jnp.int32), jnp.array([3, 3], jnp.int32)
 
@@ -190,7 +190,7 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
             "cannot be divided into blocks of 3",
         ),
         (lambda: discrete.sampler.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
-        (lambda: frx.discrete.Bound()(exact("uniform"), 0.5), "has no mask"),
+        (lambda: frx.discrete.ELBOWeight()(exact("uniform"), 0.5), "has no mask"),
     ],
 )
 def test_refusals(make, message):

@@ -162,7 +162,7 @@ def test_mistakes_are_named(key):
 @pytest.mark.accuracy
 def test_one_trained_jump_goes_where_the_flow_goes(getkey):
     oracle = frx.oracle.Gaussian(np.float32(MEAN), np.float32(COVARIANCE))
-    network = frx.nn.AverageVelocity(frx.nn.MLP((2,), key=getkey(), condition_size=1, hidden=(64, 64)))
+    network = frx.nn.AverageVelocity(frx.nn.MLP((2,), key=getkey(), condition_size=1, width=64, depth=2))
     model = frx.Model(network, frx.Linear(), shape=(2,))
     loss = frx.loss.MeanFlowMatching(power=0.0)
     data = oracle.sample(getkey(), (4096,))

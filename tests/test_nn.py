@@ -19,7 +19,7 @@ def silu(x):
 
 
 def test_mlp_is_the_composition_it_claims(x64, key):
-    network = frx.nn.MLP((2, 2), key=key, condition_size=3, hidden=(5, 4), num_frequencies=3, frequency_scale=2.0)
+    network = frx.nn.MLP((2, 2), key=key, condition_size=3, width=5, depth=2, num_frequencies=3, frequency_scale=2.0)
     x, condition = np.arange(4.0).reshape(2, 2), {"a": np.array([1.0, -1.0]), "b": np.array(0.5)}
     h = np.concatenate([numpy_features(network.features, 0.3), condition["a"], [condition["b"]], x.reshape(-1)])
     for layer in network.layers[:-1]:

@@ -310,7 +310,7 @@ def test_validation_pairs_in_batches_of_the_size_of_training(getkey):
 def test_conditional_pairs_are_found_ahead(getkey):
     """The same as within the step, of data that carry conditions."""
     coupling = ExactOT(block_size=8, cost=Conditional(by=lambda c: c > 0), draw=Joint())
-    network = frx.nn.MLP((2,), condition_size=1, key=getkey(), hidden=(8,), num_frequencies=2)
+    network = frx.nn.MLP((2,), condition_size=1, key=getkey(), width=8, depth=1, num_frequencies=2)
     task, parameters = task_of(coupling, network)
     data, condition = jax.random.normal(getkey(), (100, 2)), jax.random.normal(getkey(), (100, 1))
     state, key, steps = first_state(parameters, task.optimizer), getkey(), jnp.asarray(5, jnp.int32)

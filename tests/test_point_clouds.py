@@ -99,7 +99,7 @@ def test_flow_and_density_are_those_of_the_points_that_count(kind, x64, key):
     draws = frx.sample(model, key, len(MASKS), x0=x0, with_log_prob=True, **options)
     back = frx.log_prob(model, draws.x, **options)
     assert_in_range(kind, draws.x, MASKS)
-    assert_in_range(kind, back.latent, MASKS)
+    assert_in_range(kind, back.x0, MASKS)
     for i, mask in enumerate(MASKS):
         few, x = kept(mask), np.asarray(draws.x[i]).reshape(-1)[kept(mask)]
         # At t = 1, where alpha is one and sigma zero.
@@ -138,7 +138,7 @@ def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     # One condition for all, and the data prediction at the end.
     warped, few = frx.model.warp(padded("centred", t_max=0.9), frx.Cosine()), kept(MASKS[0])
     row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), conditions("centred", MASKS))
-    x0 = pr.given(warped, row).source.draw(key)
+    x0 = pr.bind_condition(warped, row).source.draw(key)
     options = dict(condition=row, x0=x0[None], last_step=frx.Tweedie(), rtol=1e-8, atol=1e-8)
     x = frx.sample(warped, key, 1, **options).x
     assert_in_range("centred", x, MASKS[:1])
@@ -281,7 +281,7 @@ ERRORS = {
     "sample": (lambda key: frx.sample(trainable(), key, 2), "depends on the condition; pass condition="),
     "log_prob": (lambda key: frx.log_prob(trainable(), jnp.zeros((1, *SHAPE))), "depends on the condition"),
     "fit": (lambda key: frx.fit(trainable(), jnp.zeros((4, *SHAPE)), key), "depends on the condition"),
-    "source": (lambda key: trainable().source, "prior.given"),
+    "source": (lambda key: trainable().source, "prior.bind_condition"),
     "predict": (lambda key: trainable().predict(jnp.asarray(0.5), jnp.zeros(SHAPE)), "depends on the condition"),
     "padding in an event": (
         lambda key: frx.log_prob(trainable("plain"), jnp.ones((1, *SHAPE)), condition=ONE),
@@ -294,11 +294,11 @@ ERRORS = {
         "data leaves the range",
     ),
     "another shape": (
-        lambda key: pr.given(pr.Conditional(lambda c: pr.Gaussian((2,)), SHAPE), ONE),
+        lambda key: pr.bind_condition(pr.Conditional(lambda c: pr.Gaussian((2,)), SHAPE), ONE),
         r"A draw of prior has shape \(2,\)",
     ),
     "no Gaussian": (
-        lambda key: pr.given(pr.Conditional(lambda c: pr.Empirical(np.zeros((2, *SHAPE))), SHAPE), ONE),
+        lambda key: pr.bind_condition(pr.Conditional(lambda c: pr.Empirical(np.zeros((2, *SHAPE))), SHAPE), ONE),
         "must return a Gaussian prior; got Empirical",
     ),
     "estimator": (lambda key: frx.DensityEstimator(trainable()), "this prior depends on the condition"),

@@ -57,7 +57,7 @@ def test_stochastic_guidance_reaches_the_same_posterior(x64, key):
 
 
 def test_gradient_through_posterior(x64, key):
-    network = frx.nn.MLP((4,), key=key, hidden=(8,), num_frequencies=2)
+    network = frx.nn.MLP((4,), key=key, width=8, depth=1, num_frequencies=2)
     model = frx.Model(network, frx.Linear(), shape=(4,), dtype=jnp.float64)
     model = jax.tree.map(lambda a: a.astype(jnp.float64) if hasattr(a, "astype") else a, model)
 

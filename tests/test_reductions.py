@@ -52,13 +52,13 @@ def test_an_error_measured_in_another_target_is_the_error_of_that_prediction(x64
             model = frx.Model(lambda t, x, c: output, schedule, predicted, shape=(3,), dtype=jnp.float64)
             data, noise = predicted.data(output, x, s), predicted.noise(output, x, s)
             for measured in targets:
-                value = frx.Matching(weight=frx.loss.ErrorIn(measured))(model, t, x0, x1)
-                error = measured.of(data, noise, s) - measured.of(x1, x0, s)
+                value = frx.Matching(weight=frx.loss.MeasuredIn(measured))(model, t, x0, x1)
+                error = measured.from_pair(data, noise, s) - measured.from_pair(x1, x0, s)
                 np.testing.assert_allclose(value, np.mean(error**2), rtol=1e-9)
 
 
 def test_the_flow_loss_of_a_flow_is_finite_at_the_data(x64):
-    weight, schedule = frx.loss.ErrorIn(frx.Velocity()), frx.Linear()
+    weight, schedule = frx.loss.MeasuredIn(frx.Velocity()), frx.Linear()
     t = jnp.asarray([0.0, 1.0])
     np.testing.assert_array_equal(weight(frx.Velocity(), schedule, t, schedule.scales(t)), 1.0)
     np.testing.assert_array_equal(frx.loss.Truncated(0.8)(frx.Velocity(), schedule, t, schedule.scales(t)), [1, 0])
@@ -89,7 +89,7 @@ def test_denoising_score_matching_with_the_likelihood_weight(x64, key):
     model = frx.Model(lambda t, x, c: output, schedule, frx.Score(), shape=(3,), dtype=jnp.float64)
     sigma, g = float(schedule.sigma(t)), float(schedule.diffusion(t))
     for weight, error in (
-        (frx.loss.ErrorIn(frx.Noise()), x0 + sigma * output),
+        (frx.loss.MeasuredIn(frx.Noise()), x0 + sigma * output),
         (frx.loss.Likelihood(), g / sigma * x0 + g * output),
     ):
         value = frx.Matching(weight=weight, reduction=frx.loss.Sum())(model, t, x0, x1)

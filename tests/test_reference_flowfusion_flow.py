@@ -102,7 +102,7 @@ def test_log_prob(kind, x64):
     got = density.log_prob(REFERENCE["x"], condition=conditions(kind), **TIGHT)
     np.testing.assert_allclose(got.value, REFERENCE[f"log_prob_{kind}"], rtol=0, atol=3e-9)
     if kind == "uncond":
-        np.testing.assert_allclose(got.latent, REFERENCE["xT_uncond"], rtol=0, atol=3e-9)
-        source = jax.vmap(density.model.source.log_density)(got.latent)
+        np.testing.assert_allclose(got.x0, REFERENCE["xT_uncond"], rtol=0, atol=3e-9)
+        source = jax.vmap(density.model.source.log_density)(got.x0)
         change = got.value - source + density.standard.log_scale(density.model.prior)
         np.testing.assert_allclose(change, REFERENCE["logjac_uncond"][:, 0], rtol=0, atol=3e-9)

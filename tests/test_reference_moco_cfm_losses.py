@@ -40,7 +40,7 @@ def test_losses(prediction, measured, masked):
     if prediction == "data" and measured == "velocity":
         velocity = (OUTPUT - x) / (1 - T[:, None, None] + EPSILON)
         output = x + (1 - T[:, None, None]) * velocity
-    loss = frx.Matching(weight=frx.loss.ErrorIn(frx.Velocity()), reduction=per_node(masked))
+    loss = frx.Matching(weight=frx.loss.MeasuredIn(frx.Velocity()), reduction=per_node(masked))
     value = losses(prediction, loss, output)
     if measured == "data":
         value = value * (1 - T) ** 2 / ((1 - T) ** 2 + EPSILON)
@@ -55,7 +55,7 @@ def test_targets_and_conversions(prediction):
 
     def convert(t, x, output, data, noise):
         s = schedule.scales(t)
-        return target.of(data, noise, s), target.data(output, x, s), target.velocity(output, x, s)
+        return target.from_pair(data, noise, s), target.data(output, x, s), target.velocity(output, x, s)
 
     wanted, data, velocity = jax.jit(jax.vmap(convert))(t, x, output, jnp.asarray(DATA), jnp.asarray(NOISE))
     np.testing.assert_allclose(wanted, REFERENCE[f"{prediction}/target"], rtol=1e-10, atol=1e-12)

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import Move
+from flowrax.discrete.contract import SamplerStep
 from states import LINEAR
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_dfm.npz")
@@ -40,7 +40,7 @@ def by_row(kind, function):
     """The function of each row's state, number and step, stacked."""
 
     def one(x, i, start, end):
-        return function(x, i, Move(jnp.asarray(0), 2, start, end))
+        return function(x, i, SamplerStep(jnp.asarray(0), 2, start, end))
 
     rows = jnp.asarray(X[kind], jnp.int32), jnp.asarray(ROWS), jnp.asarray(T), jnp.asarray(T + DT)
     return np.asarray(jax.jit(jax.vmap(one))(*rows))
@@ -142,9 +142,9 @@ def test_interpolation(kind, x64):
 def test_greedy_tokens(kind, x64):
     """One step to the data at temperature zero, from where nothing is known."""
     start = jnp.full((LENGTH,), MASK, jnp.int32)
-    step = Move(jnp.asarray(0), 1, jnp.asarray(0.0), jnp.asarray(1.0))
+    step = SamplerStep(jnp.asarray(0), 1, jnp.asarray(0.0), jnp.asarray(1.0))
     for moves in (discrete.MixtureJump(0.0), discrete.Euler(temperature=0.0)):
-        got = by_row(kind, lambda x, i, _, m=moves: m.move(model(kind), step, start, i, jax.random.key(0)))
+        got = by_row(kind, lambda x, i, _, m=moves: m.step(model(kind), step, start, i, jax.random.key(0)))
         assert np.array_equal(got, REFERENCE[f"{kind}/argmax"])
 
 
@@ -153,5 +153,5 @@ def test_how_many_masks_purity_lifts(x64):
     chances = by_row("mask", lambda x, i, step: jnp.stack(discrete.Purity(1.0).chances(model("mask"), step)))
     np.testing.assert_allclose(chances[:, 0], REFERENCE["unmask_prob_purity_eta1"], rtol=1e-12)
     np.testing.assert_allclose(chances[:, 1], np.where(T + DT < 1, DT, 0), rtol=1e-12)
-    x = by_row("mask", lambda x, i, step: discrete.Purity(1.0).move(model("mask"), step, x, i, jax.random.key(i)))
+    x = by_row("mask", lambda x, i, step: discrete.Purity(1.0).step(model("mask"), step, x, i, jax.random.key(i)))
     assert np.all(x[-1] != MASK)

@@ -49,8 +49,8 @@ def moved(moves, index=0, count=3, fixed=None):
     first = jnp.asarray(np.full_like(X, MASK) if fixed is None else np.where(fixed, X, MASK), jnp.int32)
 
     def one(x, i, t):
-        step = frx.discrete.contract.Move(index[i], count, t, t, first[i])
-        return moves.move(model(), step, x, i, jax.random.key(0))
+        step = frx.discrete.contract.SamplerStep(index[i], count, t, t, first[i])
+        return moves.step(model(), step, x, i, jax.random.key(0))
 
     return by_row(one)
 
@@ -70,7 +70,7 @@ def test_probabilities_of_the_data(name, x64):
 def test_schedule_weight_and_interpolation(name, x64):
     schedule = SCHEDULES[name]
     np.testing.assert_allclose(schedule.mask_probability(1 - T), REFERENCE[f"{name}/p_mask"], rtol=1e-10)
-    weight = [frx.discrete.Bound()(model(name), jnp.asarray(1 - t)) for t in T]
+    weight = [frx.discrete.ELBOWeight()(model(name), jnp.asarray(1 - t)) for t in T]
     np.testing.assert_allclose(weight, REFERENCE[f"{name}/loss_weight"], rtol=1e-10)
     # They mask below the probability of a mask, we above that of none.
     level = jnp.asarray(1 - REFERENCE["rand_u2"])
@@ -86,7 +86,7 @@ def test_schedule_weight_and_interpolation(name, x64):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_losses(name, weight, x64):
     """Their `global_mean` is the sum over the batch, divided by the real tokens of it or, unmasked, by one event's."""
-    weighting, group = frx.discrete.Bound() if weight else None, f"{name}/loss_w{weight}"
+    weighting, group = frx.discrete.ELBOWeight() if weight else None, f"{name}/loss_w{weight}"
     real = REFERENCE["mask"]
 
     def losses(masked, per_token):
@@ -121,7 +121,7 @@ def test_step(name, x64):
         moves = frx.discrete.Ancestral(temperature)
         return by_row(
             lambda x, i, t: moves.probabilities(
-                model(name), frx.discrete.contract.Move(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
+                model(name), frx.discrete.contract.SamplerStep(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
             )
         )
 

@@ -53,7 +53,7 @@ def test_path(name, x64):
     x0, x1 = jnp.asarray(REFERENCE["x0"]), jnp.asarray(REFERENCE["x1"])
     assert agrees(jax.vmap(path.interpolate)(T, x0, x1), REFERENCE[f"{name}/xt"])
     scales = jax.vmap(SCHEDULES[name].scales)(jnp.asarray(T))
-    assert agrees(jax.vmap(lambda *a: frx.Velocity().of(*a))(x1, x0, scales), REFERENCE[f"{name}/ut"])
+    assert agrees(jax.vmap(lambda *a: frx.Velocity().from_pair(*a))(x1, x0, scales), REFERENCE[f"{name}/ut"])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

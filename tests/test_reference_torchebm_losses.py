@@ -37,7 +37,7 @@ def test_flow_matching(name):
     schedule = SCHEDULES[name]
     assert_exact(losses(frx.Matching(), network, schedule), REFERENCE[f"fm/{name}/loss"])
     # Their negated velocity is minus the network; their weight is 1 / (1 - t).
-    weighted = frx.Matching(weight=frx.loss.OfTime(lambda t: 1 / (1 - t)))
+    weighted = frx.Matching(weight=frx.loss.TimeWeight(lambda t: 1 / (1 - t)))
     assert_exact(losses(weighted, negated, schedule), REFERENCE[f"fm/{name}/loss_neg_w"])
     model = frx.Model(network, schedule, shape=(3,), dtype=jnp.float64)
     x = jax.vmap(model.interpolant.interpolate)(jnp.asarray(T), jnp.asarray(X0), jnp.asarray(X1))
@@ -72,9 +72,9 @@ def test_weights_of_noise_and_score(name, prediction):
         frx.nn.Timeless(network),
         {
             # Theirs are weights of the noise error, and their drift term is half of g^2.
-            "None": frx.loss.ErrorIn(frx.Noise()),
-            "velocity": frx.loss.ErrorIn(frx.Velocity()),
-            "likelihood": frx.loss.Likelihood() * frx.loss.OfTime(lambda t: 0.5),
+            "None": frx.loss.MeasuredIn(frx.Noise()),
+            "velocity": frx.loss.MeasuredIn(frx.Velocity()),
+            "likelihood": frx.loss.Likelihood() * frx.loss.TimeWeight(lambda t: 0.5),
         },
     )
     for key, weight in weights.items():

@@ -67,7 +67,7 @@ def test_both_kinds_of_score_network(name, s, x64):
 def test_the_perceptron_has_their_features_in_another_order(x64):
     """[sin, cos](2 pi W t), condition, x; theirs have x before the condition: columns of the first weight move."""
     ours = frx.nn.MLP(
-        (2,), key=jax.random.key(0), condition_size=1, hidden=(5,), num_frequencies=3, frequency_scale=16.0
+        (2,), key=jax.random.key(0), condition_size=1, width=5, depth=1, num_frequencies=3, frequency_scale=16.0
     )
     weight, bias = (np.asarray(v) for v in (ours.layers[0].weight, ours.layers[0].bias))
     theirs = np.concatenate([weight[:, :6], weight[:, 7:], weight[:, 6:7]], axis=1)

@@ -46,7 +46,7 @@ def convert(target, schedule, form, t, x, output):
     """The model whose network gives `output`, read in `form`."""
     scales = schedule.scales(t)
     if form == "v":
-        return frx.V().of(target.data(output, x, scales), target.noise(output, x, scales), scales)
+        return frx.V().from_pair(target.data(output, x, scales), target.noise(output, x, scales), scales)
     return getattr(target, form)(output, x, scales)
 
 
@@ -64,10 +64,10 @@ def test_all_conversions(name, exact, x64):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_of_is_the_value_of_the_target(name, exact, x64):
-    """`of` the exact data and noise is the exact value of each target."""
+    """`from_pair` the exact data and noise is the exact value of each target."""
     t, _, forms = exact[name]
     for source, target in TARGETS.items():
-        of = lambda t, data, noise, target=target: target.of(data, noise, SCHEDULES[name].scales(t))  # noqa: E731
+        of = lambda t, data, noise, target=target: target.from_pair(data, noise, SCHEDULES[name].scales(t))  # noqa: E731
         got = jax.vmap(jax.vmap(of))(t, forms["data"], forms["noise"])
         size = 1 + np.abs(forms[source]).max(axis=(1, 2), keepdims=True)
         assert np.max(np.abs(got - forms[source]) / size) <= 1e-10, source
@@ -93,8 +93,8 @@ def test_gain_is_the_slope_of_the_target_in_the_data(target, x64):
     for schedule in SCHEDULES.values():
         for t in TIMES:
             s = schedule.scales(t)
-            low, high = (target.of(d, (x - s.alpha * d) / s.sigma, s) for d in (data - step, data + step))
-            # `of` is linear in the data, so that the quotient is exact but for rounding.
+            low, high = (target.from_pair(d, (x - s.alpha * d) / s.sigma, s) for d in (data - step, data + step))
+            # `from_pair` is linear in the data, so that the quotient is exact but for rounding.
             assert float(target.gain(s)) == pytest.approx(float(high - low) / (2 * step), rel=1e-8)
 
 

@@ -27,7 +27,7 @@ def verbs():
     """Sampling, log-densities and one training step of a conditional estimator, on all devices of the process."""
     data = split(3 + 2 * jax.random.normal(KEY, (64, 2)))
     condition = split(jax.random.normal(jax.random.fold_in(KEY, 1), (64, 1)))
-    network = frx.nn.MLP((2,), key=KEY, condition_size=1, hidden=(16,))
+    network = frx.nn.MLP((2,), key=KEY, condition_size=1, width=16, depth=1)
     estimator = frx.DensityEstimator(frx.Model(network, frx.Linear(), shape=(2,)), condition=np.zeros(1))
     fitted = estimator.fit(
         data, KEY, condition=condition, num_steps=1, batch_size=32, optimizer=optax.sgd(1e-2), progress=False

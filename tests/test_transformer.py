@@ -166,7 +166,7 @@ def test_fit_finds_the_law_of_each_class(x64, key):
     with numpy_draws():
         network = frx.nn.Transformer((3,), 3, key=key, **options)
     model = frx.CategoricalModel(network, frx.discrete.LogLinearMasking(), prior=frx.discrete.Masked.exclusive((3,), 2))
-    loss = frx.discrete.CrossEntropy(weight=frx.discrete.Bound(), per_token=False, mask=real)
+    loss = frx.discrete.CrossEntropy(weight=frx.discrete.ELBOWeight(), per_token=False, mask=real)
     options = {"num_steps": 200, "batch_size": 128, "optimizer": optax.adam(1e-2), "progress": False}
     fit = frx.fit(model, data, key, condition=condition, loss=loss, validate_every=50, **options)
     assert fit.history["train_loss"][-1] == pytest.approx(np.log(2), abs=0.03)

@@ -195,7 +195,7 @@ def test_runs_in_both_precisions_with_nans_trapped(wide):
             samples = frx.sample(model, KEY, 3, with_log_prob=True)
             noisy = frx.sample(model, KEY, 3, dynamics=frx.ReverseSDE(), grid=64)
             answer = frx.log_prob(model, samples.x, key=KEY, divergence=frx.Hutchinson(4))
-            for leaf in (samples.x, samples.log_prob, noisy.x, answer.value, answer.standard_error, answer.latent):
+            for leaf in (samples.x, samples.log_prob, noisy.x, answer.value, answer.standard_error, answer.x0):
                 assert leaf.dtype == dtype
             assert np.allclose(samples.log_prob, model.oracle.log_prob(samples.x), rtol=0, atol=1e-3)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mkdocs.utils import get_relative_url
 
-from flowrax import _base
+from flowrax._base import citation
 
 PAGE = "references.md"
 MARKER = "<!-- every reference -->"
@@ -54,7 +54,7 @@ def item(key: str, entry: dict[str, str]) -> str:
 
 def references() -> Iterator[tuple[str, dict[str, str]]]:
     """The key and the fields of every entry."""
-    for key, text in _base.citation._references().items():
+    for key, text in citation._references().items():
         yield key, fields(text)
 
 

@@ -51,7 +51,7 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
-from .joint import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
+from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching
 from .model import (
     Bridge as Bridge,

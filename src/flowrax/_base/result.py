@@ -60,7 +60,7 @@ class LogProb(eqx.Module):
     standard_error: PerSample
     """`(n,)`, the standard error of `value` from the divergence estimate: zero for an exact divergence, infinite for a
     single probe. For a bound, the standard error of its Monte Carlo draws."""
-    latent: Event | None
+    x0: Event | None
     """`(n, *event)`, the state at `t_min` that flows into each row of `x`; None for a bound."""
     stats: Stats
     """The work done for each row."""

@@ -6,8 +6,8 @@ from .base import AbstractCoupling as AbstractCoupling, AbstractHostCoupling as 
 from .cost import Conditional as Conditional, KabschDistance as KabschDistance, SquaredDistance as SquaredDistance
 from .draw import AbstractDraw as AbstractDraw, Joint as Joint, PerData as PerData, PerNoise as PerNoise
 from .exact_ot import ExactOT as ExactOT
-from .given import Given as Given
 from .greedy import Greedy as Greedy
 from .independent import Independent as Independent
+from .measured import MeasuredPairs as MeasuredPairs
 from .reflow import Reflow as Reflow
 from .sinkhorn import Plan as Plan, Sinkhorn as Sinkhorn, UnbalancedSinkhorn as UnbalancedSinkhorn

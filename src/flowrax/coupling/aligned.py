@@ -10,7 +10,7 @@ import numpy as np
 from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .alignment import kabsch
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
-from .cost import Cost, KabschDistance, Of, SquaredDistance, of_rows
+from .cost import Cost, Extract, KabschDistance, SquaredDistance, of_rows
 from .draw import AbstractDraw
 from .exact_ot import ExactOT
 
@@ -26,10 +26,10 @@ class Kabsch(AbstractCoupling):
 
     noise_to_data: bool = eqx.field(static=True)
     translate: bool = eqx.field(static=True)
-    mask: Of | None
+    mask: Extract | None
     independent: ClassVar[bool] = False
 
-    def __init__(self, *, noise_to_data: bool = True, translate: bool = False, mask: Of | None = None) -> None:
+    def __init__(self, *, noise_to_data: bool = True, translate: bool = False, mask: Extract | None = None) -> None:
         """**Arguments:**
 
         - `noise_to_data`: whether to rotate the noise onto the data; otherwise the data are rotated onto the noise and
@@ -83,7 +83,7 @@ class EquivariantOT(AbstractHostCoupling):
         cost: Cost | None = None,
         noise_to_data: bool = True,
         translate: bool = False,
-        mask: Of | None = None,
+        mask: Extract | None = None,
         draw: AbstractDraw | None = None,
     ) -> None:
         """**Arguments:**
@@ -111,7 +111,7 @@ class EquivariantOT(AbstractHostCoupling):
         return self.alignment.turn(self.transport.pairs(key, x0, x1, condition, order), condition)
 
 
-def _one_mask(cost: Cost, mask: Of | None) -> Of | None:
+def _one_mask(cost: Cost, mask: Extract | None) -> Extract | None:
     alone = of_rows(cost)
     if not isinstance(alone, KabschDistance | SquaredDistance):
         return mask

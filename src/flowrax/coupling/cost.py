@@ -15,7 +15,7 @@ from .alignment import kabsch_cost
 
 Cost = Callable[[Batch, Batch, Condition], Array]
 """`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs of data (rows) and noise (columns)."""
-Of = Callable[[Condition], Array]
+Extract = Callable[[Condition], Array]
 """Selects an array of a condition, such as `lambda c: c["mask"]`; the leaves and the result are `(n, ...)`."""
 
 
@@ -25,7 +25,7 @@ class SquaredDistance(eqx.Module):
     `mask` selects the mask from the condition, `(n, *points)` for events `(*points, ...)`. Default: all points count.
     """
 
-    mask: Of | None = None
+    mask: Extract | None = None
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         n = x1.shape[0]
@@ -51,7 +51,7 @@ class KabschDistance(eqx.Module):
     """
 
     squared: bool = True
-    mask: Of | None = None
+    mask: Extract | None = None
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         cost = kabsch_cost(x1, x0, None if self.mask is None else self.mask(condition).astype(bool))
@@ -72,10 +72,10 @@ class Conditional(eqx.Module):
     """
 
     cost: Cost
-    by: Of
+    by: Extract
     weight: float
 
-    def __init__(self, cost: Cost | None = None, *, by: Of | None = None, weight: float = float("inf")) -> None:
+    def __init__(self, cost: Cost | None = None, *, by: Extract | None = None, weight: float = float("inf")) -> None:
         """**Arguments:**
 
         - `cost`: the cost between data and noise. Default: `SquaredDistance()`.

@@ -169,7 +169,7 @@ class DensityEstimator(eqx.Module):
         - `key`, `num_samples`: as in [`flowrax.sample`][].
         - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
         - `options`: further arguments of [`flowrax.sample`][]; `dynamics=ReverseSDE(), grid=100`, for example, takes
-            100 steps of the reverse SDE. A start `x0` is the standardised state at `t_min`, like `LogProb.latent`.
+            100 steps of the reverse SDE. A start `x0` is the standardised state at `t_min`, like `LogProb.x0`.
 
         **Returns:** [`Samples`][] with states and densities in the units of the data.
 

@@ -4,9 +4,9 @@ from . import oracle as oracle
 from .contract import (
     AbstractCategoricalModel as AbstractCategoricalModel,
     AbstractLogitModel as AbstractLogitModel,
-    AbstractMoves as AbstractMoves,
     AbstractSampledModel as AbstractSampledModel,
-    Move as Move,
+    AbstractSampler as AbstractSampler,
+    SamplerStep as SamplerStep,
 )
 from .d3pm import D3PM as D3PM
 from .evidence import WithEvidence as WithEvidence
@@ -15,8 +15,8 @@ from .guidance.predictor import FirstOrderRatio as FirstOrderRatio, LikelihoodRa
 from .loss.bound import CategoricalBound as CategoricalBound
 from .loss.cross_entropy import (
     AbstractTokenWeight as AbstractTokenWeight,
-    Bound as Bound,
     CrossEntropy as CrossEntropy,
+    ELBOWeight as ELBOWeight,
     InverseRemaining as InverseRemaining,
 )
 from .loss.generalised_kl import GeneralisedKL as GeneralisedKL
@@ -49,8 +49,8 @@ from .sampler.draw import (
 )
 from .sampler.first_hitting import FirstHitting as FirstHitting
 from .sampler.jumps import (
-    AbstractRateMoves as AbstractRateMoves,
-    AbstractSiteMoves as AbstractSiteMoves,
+    AbstractRateSampler as AbstractRateSampler,
+    AbstractSiteSampler as AbstractSiteSampler,
     Euler as Euler,
     MixtureJump as MixtureJump,
     TauLeaping as TauLeaping,

@@ -11,8 +11,8 @@ from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
 
 
-class Move(eqx.Module):
-    """One sampler step of [`AbstractMoves`][], from time `start` to time `end`."""
+class SamplerStep(eqx.Module):
+    """One sampler step of [`AbstractSampler`][], from time `start` to time `end`."""
 
     index: Array
     """The index of the step, from 0 to `count - 1`."""
@@ -24,10 +24,10 @@ class Move(eqx.Module):
     """The event before the first step. It marks, for example, which tokens are observed and which are masked."""
     key: KeyArray | None = None
     """The sample's key, identical at every step, for randomness that the steps share. Randomness of a single step uses
-    the key passed to `move`."""
+    the key passed to `step`."""
 
 
-class AbstractMoves(eqx.Module):
+class AbstractSampler(eqx.Module):
     """A sampler with its own discrete steps, for models without an ODE or SDE: for example jumps between classes."""
 
     @abc.abstractmethod
@@ -35,12 +35,12 @@ class AbstractMoves(eqx.Module):
         """The times of `k` steps, `(k + 1,)`; `grid` is the argument of `sample`."""
 
     @abc.abstractmethod
-    def move(self, model: Any, step: Move, x: PyTree, condition: Condition, key: KeyArray) -> PyTree:
+    def step(self, model: Any, step: SamplerStep, x: PyTree, condition: Condition, key: KeyArray) -> PyTree:
         """The event after one step. A token of -1 marks a failed sample."""
 
     @property
     @abc.abstractmethod
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         """The number of network evaluations per step."""
 
 
@@ -49,7 +49,7 @@ class AbstractSampledModel(AbstractModel):
 
     @property
     @abc.abstractmethod
-    def default_sampler(self) -> AbstractMoves:
+    def default_sampler(self) -> AbstractSampler:
         """The sampler that `sample` uses unless it is given another."""
 
 

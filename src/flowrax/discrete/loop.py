@@ -12,14 +12,14 @@ from .._base.typing import Array, Condition, PyTree
 from ..engine import ProgressLike, in_lanes
 from ..engine.solve import make_meter
 from ..model.contract import AbstractModel
-from ..prior import row_of
-from .contract import AbstractMoves, Move
+from ..prior import bind_row
+from .contract import AbstractSampler, SamplerStep
 
 
-class MovePlan(eqx.Module):
+class SamplerSpec(eqx.Module):
     """The settings of a run that all samples share."""
 
-    moves: AbstractMoves
+    sampler: AbstractSampler
     times: Array
     keeps: bool = eqx.field(static=True)
     """Whether to keep the states at all times."""
@@ -39,22 +39,22 @@ def keeps_steps(saveat: dfx.SaveAt | None) -> bool:
     return True
 
 
-def sample_moves(
-    plan: MovePlan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
+def run_sampler(
+    plan: SamplerSpec, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
     """Draws the samples numbered `index`: sample `i` uses `fold_in(key, i)`, and its step `k` the k-th fold of that."""
     return in_lanes(lambda rows: _together(plan, model, condition, key, *rows), (index, x0, rows), plan.lanes)
 
 
 def _together(
-    plan: MovePlan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
+    plan: SamplerSpec, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
     count, meter = plan.times.shape[0] - 1, make_meter(plan.progress)
     # For each sample, one key for its initial state and one for its steps.
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
 
     def source(key: Array, row: PyTree) -> PyTree:
-        return row_of(model, condition, row)[0].source.draw(key)
+        return bind_row(model, condition, row)[0].source.draw(key)
 
     start = jax.vmap(source)(keys[:, 0], rows) if x0 is None else x0
     n = index.shape[0]
@@ -65,9 +65,9 @@ def _together(
 
         def one(x: PyTree, first: PyTree, key: Array, row: PyTree) -> PyTree:
             # Index `count` is unused by any step, so shared and per-step draws are independent.
-            step = Move(k, count, begin, end, first, jax.random.fold_in(key, count))
-            own, given = row_of(model, condition, row)
-            return plan.moves.move(own, step, x, given, jax.random.fold_in(key, k))
+            step = SamplerStep(k, count, begin, end, first, jax.random.fold_in(key, count))
+            own, given = bind_row(model, condition, row)
+            return plan.sampler.step(own, step, x, given, jax.random.fold_in(key, k))
 
         x = jax.vmap(one)(x, start, keys[:, 1], rows)
         # A later step may replace a failed token, so remember the failure.
@@ -78,7 +78,7 @@ def _together(
     (x, failed, progress), states = jax.lax.scan(body, (start, jnp.zeros(n, bool), meter.init()), steps)
     meter.close(progress)
     number = jnp.full(n, count, jnp.int32)
-    stats = Stats(number, jnp.zeros_like(number), number * plan.moves.evaluations)
+    stats = Stats(number, jnp.zeros_like(number), number * plan.sampler.num_evaluations_per_step)
     trajectory = None
     if plan.keeps:
         joined = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)

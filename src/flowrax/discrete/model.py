@@ -14,7 +14,7 @@ from ..coupling import AbstractCoupling, Independent
 from ..model.network import call_network
 from ..model.trained import network_dtype
 from ..prior import AbstractPrior
-from .contract import AbstractLogitModel, AbstractMoves
+from .contract import AbstractLogitModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
 from .path.mixture import Mixture
 from .prior import AbstractCategoricalPrior
@@ -71,7 +71,7 @@ class CategoricalModel(AbstractLogitModel):
         return self.prior
 
     @property
-    def default_sampler(self) -> AbstractMoves:
+    def default_sampler(self) -> AbstractSampler:
         return Ancestral()
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:

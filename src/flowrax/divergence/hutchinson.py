@@ -22,33 +22,33 @@ class Hutchinson(AbstractDivergence):
     """
 
     num_probes: int = eqx.field(static=True)
-    law: AbstractProbes
+    distribution: AbstractProbes
     needs_key: ClassVar[bool] = True
 
-    def __init__(self, num_probes: int = 1, law: AbstractProbes | None = None):
+    def __init__(self, num_probes: int = 1, distribution: AbstractProbes | None = None):
         """**Arguments:**
 
         - `num_probes`: the number of probes, each of which costs one product with the Jacobian per evaluation of the
             field. Raises `ValueError` unless `num_probes >= 1`.
-        - `law`: the distribution of the probes. Default: `Rademacher()`.
+        - `distribution`: the distribution of the probes. Default: `Rademacher()`.
         """
         if num_probes < 1:
             raise ValueError(f"num_probes must be at least 1; got {num_probes}.")
-        self.num_probes, self.law = num_probes, Rademacher() if law is None else law
+        self.num_probes, self.distribution = num_probes, Rademacher() if distribution is None else distribution
 
     @property
     def num_estimates(self) -> int:
         return self.num_probes
 
     def probes(self, key: KeyArray | None, x: Event) -> Array:
-        return self.law(key_or_raise(self, key), (self.num_probes, *x.shape), x.dtype)
+        return self.distribution(key_or_raise(self, key), (self.num_probes, *x.shape), x.dtype)
 
     def __call__(self, field: VectorField, x: Event, probes: Array | None) -> tuple[Event, Array]:
         assert probes is not None
         value, products = jacobian_products(field, x)
         vectors = probes.reshape(self.num_probes, -1)
         estimates = jnp.sum(vectors * products(vectors), axis=1)
-        ratio = self.law.error_ratio(self.num_probes, math.prod(x.shape))
+        ratio = self.distribution.error_ratio(self.num_probes, math.prod(x.shape))
         if ratio == 1:
             return value, estimates
         mean = jnp.mean(estimates)

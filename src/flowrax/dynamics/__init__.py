@@ -17,11 +17,11 @@ from .diffusion import (
     Odds as Odds,
     Parabola as Parabola,
     QuadraticDecay as QuadraticDecay,
+    RaisedSine as RaisedSine,
     Scaled as Scaled,
     Sigma as Sigma,
     SigmoidPower as SigmoidPower,
-    SineBump as SineBump,
-    SineHump as SineHump,
+    SinePulse as SinePulse,
 )
 from .flow import ProbabilityFlow as ProbabilityFlow
 from .jump import Jump as Jump

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._base.typing import Array, Event, PyTree, Scalar
 from ..model.contract import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver, DPMSolverPP, UniPC
-from ..stepper.exponential.base import times
+from ..stepper.exponential.base import scaled
 from .renoise import AbstractRenoised, inner_solver, renoise
 
 
@@ -36,7 +36,7 @@ class _Churned(dfx.AbstractItoSolver):
         self, terms: Any, t0: Scalar, t1: Scalar, y0: Event, args: PyTree, solver_state: Any, made_jump: Any
     ) -> tuple[Any, ...]:
         flow, noise = terms.terms
-        xi = times(1 / jnp.sqrt(t1 - t0), noise.contr(t0, t1).astype(y0.dtype))[0]
+        xi = scaled(1 / jnp.sqrt(t1 - t0), noise.contr(t0, t1).astype(y0.dtype))[0]
         start, y = self.churn.back(args[0], jnp.asarray(t0), jnp.asarray(t1), y0, xi)
         y1, _, _, solver_state, result = self.solver.step(flow, start, t1, y, args, solver_state, jnp.asarray(True))
         return y1, None, {"y0": y0, "y1": y1}, solver_state, result
@@ -105,5 +105,5 @@ class Churn(AbstractRenoised):
         inside &= (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
         raised = schedule.time_at(log_snr - 2 * jnp.log1p(jnp.asarray(self.gamma, log_snr.dtype)))
         earlier = jnp.where(inside, jnp.clip(raised.astype(t0.dtype), model.t_min, t0), t0)
-        moved = renoise(model, safe, earlier, y, times(jnp.asarray(self.noise, t0.dtype), xi))
+        moved = renoise(model, safe, earlier, y, scaled(jnp.asarray(self.noise, t0.dtype), xi))
         return earlier, jnp.where(inside, moved, y)

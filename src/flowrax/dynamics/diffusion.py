@@ -115,7 +115,7 @@ class Parabola(AbstractDiffusion):
         return False
 
 
-class SineBump(AbstractDiffusion):
+class SinePulse(AbstractDiffusion):
     r"""$w = c \sin^2 \pi t$ ("increasing-decreasing" in SiT)."""
 
     scale: float = 1.0
@@ -139,7 +139,7 @@ class LinearGrowth(AbstractDiffusion):
         return False
 
 
-class SineHump(AbstractDiffusion):
+class RaisedSine(AbstractDiffusion):
     r"""$w = \tfrac14 (c \sin \pi t + 1)^2$: 1/4 at both ends, largest at $t = 1/2$ for $c > 0$."""
 
     scale: float = 1.0

@@ -19,7 +19,7 @@ from ..model import gaussian_prior, shaped
 from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..stepper import AbstractExponentialSolver, EDMHeun
-from ..stepper.exponential.base import shift, times
+from ..stepper.exponential.base import scaled, shift
 from .base import AbstractPathDynamics, NoiseMaker
 from .flow import ProbabilityFlow
 
@@ -29,7 +29,7 @@ def renoise(model: AbstractContinuousModel, t: Array, earlier: Array, x: Event, 
     schedule = model.schedule
     keep = schedule.alpha(earlier) / schedule.alpha(t)
     std = schedule.sigma(earlier) * jnp.sqrt(-jnp.expm1(schedule.log_snr(earlier) - schedule.log_snr(t)))
-    moved = times(keep, x) + times(std, xi)
+    moved = scaled(keep, x) + scaled(std, xi)
     return moved + shift(gaussian_prior(model), schedule.sigma(earlier) - keep * schedule.sigma(t))
 
 

@@ -14,7 +14,7 @@ from .._base.checks import check_interval
 from .._base.typing import Array, Event, PyTree, Scalar
 from ..model.contract import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver
-from ..stepper.exponential.base import times
+from ..stepper.exponential.base import scaled
 from .renoise import AbstractRenoised, inner_solver, renoise
 
 
@@ -41,7 +41,7 @@ class _Restarted(dfx.AbstractItoSolver):
         y1, _, _, inner, result = self.solver.step(flow, t0, t1, y0, args, inner, made_jump | moved)
 
         def again(y: Event) -> Event:
-            draws = times(1 / jnp.sqrt(t1 - t0), noise.contr(t0, t1).astype(y0.dtype))
+            draws = scaled(1 / jnp.sqrt(t1 - t0), noise.contr(t0, t1).astype(y0.dtype))
             return jax.lax.scan(lambda y, xi: (self._once(flow, jnp.asarray(t1), y, xi, args), None), y, draws)[0]
 
         hit = (t0 < self.restart.t_max) & (self.restart.t_max <= t1)

@@ -16,7 +16,7 @@ from .._base.checks import check_interval, check_steps_of_noise
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score, shaped
 from ..model.contract import TIME_MARGIN, AbstractContinuousModel
-from ..model.prediction import Converted
+from ..model.prediction import AffinePrediction
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from ..stepper import SemilinearTerm
@@ -67,7 +67,7 @@ class AbstractScoreSDE(AbstractPathDynamics):
             # An unused score must still be finite, or its gradient is NaN.
             t = jnp.asarray(t)
             safe = jnp.minimum(t, jnp.asarray(model.score_interval[1], t.dtype))
-            if isinstance(prediction, Converted):
+            if isinstance(prediction, AffinePrediction):
                 scales = model.schedule.scales(safe, x.dtype)
                 scored = eqx.tree_at(lambda converted: converted.scales, prediction, scales)
             else:

@@ -14,7 +14,7 @@ import optimistix as optx
 
 from .._base.result import RESULTS
 from .._base.typing import Array, Int, PyTree
-from ..stepper.march import any_in_batch
+from ..stepper.accepted_steps import any_in_batch
 from .batch import Batch
 from .bound import Interval, Progress
 from .record import Record, capacity_for, empty_points

@@ -15,7 +15,7 @@ Placement = tuple[Mesh, str | tuple[str, ...]]
 """A mesh of devices and those of its axes along which samples are split."""
 
 
-def place(rows: PyTree, shared: PyTree) -> tuple[PyTree, Placement | None]:
+def shard_rows(rows: PyTree, shared: PyTree) -> tuple[PyTree, Placement | None]:
     """All leaves of `rows` split as the first leaf that is, and how; unchanged where none is.
 
     Where `shared` is under a transformation the compiler places the work, on a mesh whose axes are left to it.
@@ -48,7 +48,7 @@ def on_each_device(
     **Arguments:**
 
     - `function`: called with the numbers `index` of its rows, the whole of `range(n)` on one device.
-    - `placement`: as [`place`][] gives it; None for one device.
+    - `placement`: as [`shard_rows`][] gives it; None for one device.
     - `n`: the number of rows.
     - `shared`: common to all rows.
     - `rows`: each leaf has one row per sample, as have the leaves of the answer.

@@ -18,8 +18,8 @@ from .._base.result import RESULTS, Stats
 from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound import AbstractEquation
-from .fixed import solve_fixed
 from .lanes import Outcome, solve_lanes
+from .on_grid import solve_fixed
 from .replay import Cotangents, pull_back
 from .saving import Saved, make_saver
 from .stepping import Stepping, evaluations_per_step

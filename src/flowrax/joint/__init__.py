@@ -1,4 +1,4 @@
 """Events of several parts, continuous and categorical, under one network."""
 
-from .loss import Apart as Apart, JointMatching as JointMatching
-from .model import JointModel as JointModel, JointMoves as JointMoves, Slot as Slot
+from .loss import IndependentTimes as IndependentTimes, JointMatching as JointMatching
+from .model import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork

@@ -14,7 +14,7 @@ from ..loss import AbstractLoss, ConditionDropout, Matching
 from ..times import AbstractTimes, Stratified
 
 
-class Apart(AbstractTimes):
+class IndependentTimes(AbstractTimes):
     """Draws an independent time for each part of a joint model."""
 
     parts: int = eqx.field(static=True)
@@ -36,8 +36,8 @@ class JointMatching(AbstractLoss):
     - `losses`: the loss of each part, by name. Default: `CrossEntropy()` for categorical parts and `Matching()` for
       others.
     - `weights`: the weight $\omega_p$ of each part, by name. Default: 1.
-    - `times`: the distribution of the times: one time for all parts or, with [`Apart`][], one for each part in the
-      order of their names. The `times` of the parts' losses are ignored.
+    - `times`: the distribution of the times: one time for all parts or, with [`IndependentTimes`][], one for
+      each part in the order of their names. The `times` of the parts' losses are ignored.
     - `condition_dropout`: for classifier-free guidance.
 
     Raises `ValueError` for a loss that evaluates the network itself, or that has its own condition dropout.
@@ -86,7 +86,7 @@ class JointMatching(AbstractLoss):
         outputs = model.outputs(own, x, condition, key=network_key)
         total = jnp.zeros((), model.dtype)
         for name in names:
-            part = model.said(name, outputs)
+            part = model.part_from_output(name, outputs)
             default = CrossEntropy() if isinstance(part, CategoricalModel) else Matching()
             value = self.losses.get(name, default)(part, own[name], x0[name], x1[name], given)
             total = total + self.weights.get(name, 1.0) * value.astype(total.dtype)

@@ -17,7 +17,7 @@ from .._base.checks import check_interval, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from ..coupling import Independent
 from ..discrete import even_times
-from ..discrete.contract import AbstractMoves, AbstractSampledModel, Move
+from ..discrete.contract import AbstractSampledModel, AbstractSampler, SamplerStep
 from ..discrete.model import CategoricalModel
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
@@ -31,17 +31,19 @@ from ..stepper import GridBrownianPath, levy_area_of
 Part = Model | CategoricalModel
 
 
-class Slot(AbstractNetwork):
+class SharedNetwork(AbstractNetwork):
     """A placeholder for the network of a part; the part uses the shared network of its [`JointModel`][].
 
     Raises `ValueError` when called.
     """
 
     def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:
-        raise ValueError("Slot() is a placeholder for the network of a part; call the network of the JointModel.")
+        raise ValueError(
+            "SharedNetwork() is a placeholder for the network of a part; call the network of the JointModel."
+        )
 
 
-class Said(AbstractNetwork):
+class FixedOutput(AbstractNetwork):
     """A network that returns a fixed output: the part's share of one evaluation of the shared network."""
 
     output: Array
@@ -50,7 +52,7 @@ class Said(AbstractNetwork):
         return self.output
 
 
-class Seen(AbstractNetwork):
+class PartView(AbstractNetwork):
     """The shared network as the network of one part, with the other parts held fixed."""
 
     network: Network
@@ -129,7 +131,7 @@ class JointModel(AbstractSampledModel):
         - `network`: `network(t, x, condition)` for one event `x`, a dictionary of the parts' arrays. It returns a
             dictionary of outputs, each of the kind the part's own network would return: the shape of the part, or its
             logits.
-        - `parts`: a [`Model`][] or [`CategoricalModel`][] for each name, with `Slot()` as its network. Raises
+        - `parts`: a [`Model`][] or [`CategoricalModel`][] for each name, with `SharedNetwork()` as its network. Raises
             `ValueError` for a part that has a preconditioner or a coupling other than `Independent()`.
         - `separate_times`: whether `t` is a dictionary too, with a time for each part. Such a model is trained on all
             combinations of times, and can therefore sample any part conditioned on any others. Default: False.
@@ -161,8 +163,8 @@ class JointModel(AbstractSampledModel):
         return JointPaths({name: part.interpolant for name, part in self.parts.items()})
 
     @property
-    def default_sampler(self) -> "JointMoves":
-        return JointMoves()
+    def default_sampler(self) -> "JointSampler":
+        return JointSampler()
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> dict[str, Array]:
         """A batch of events by part; raises `ValueError` unless all parts are present with the same batch size."""
@@ -189,28 +191,28 @@ class JointModel(AbstractSampledModel):
             )
         return dict(said)
 
-    def said(self, name: str, outputs: Mapping[str, Array]) -> Part:
+    def part_from_output(self, name: str, outputs: Mapping[str, Array]) -> Part:
         """One part as a model whose prediction is fixed to its entry in `outputs`."""
-        return eqx.tree_at(lambda m: m.network, self.parts[name], Said(outputs[name]))
+        return eqx.tree_at(lambda m: m.network, self.parts[name], FixedOutput(outputs[name]))
 
-    def seen(self, name: str, t: Mapping[str, Scalar], x: dict[str, Array]) -> Part:
+    def part_view(self, name: str, t: Mapping[str, Scalar], x: dict[str, Array]) -> Part:
         """One part as a model of its own, with the other parts fixed to their values in `x` at the times `t`."""
-        network = Seen(self.network, name, self.separate_times, dict(t), x)
+        network = PartView(self.network, name, self.separate_times, dict(t), x)
         return eqx.tree_at(lambda m: m.network, self.parts[name], network)
 
 
-def _default(part: Part) -> AbstractDynamics | AbstractMoves:
+def _default(part: Part) -> AbstractDynamics | AbstractSampler:
     return part.default_sampler if isinstance(part, CategoricalModel) else ProbabilityFlow()
 
 
-class JointMoves(AbstractMoves):
+class JointSampler(AbstractSampler):
     """Advances all parts by one step, each by its own dynamics or sampler, given the others at the start of the step.
 
     By default continuous parts take an Euler step of the probability flow and categorical parts an ancestral step; the
     network is then evaluated once per step.
     """
 
-    dynamics: dict[str, AbstractDynamics | AbstractMoves] = eqx.field(default_factory=dict)
+    dynamics: dict[str, AbstractDynamics | AbstractSampler] = eqx.field(default_factory=dict)
     """The dynamics or sampler of each part that does not use its default. The state of a dynamics must be the event."""
     solver: dfx.AbstractSolver = dfx.Euler()
     """The solver of the continuous parts, which takes one step at a time. Default: `diffrax.Euler()`."""
@@ -228,7 +230,7 @@ class JointMoves(AbstractMoves):
             raise ValueError(f"There is no part {sorted(unknown)}; the model has {sorted(model.parts)}.")
         times = even_times(model, grid)
         for name, how in self.dynamics.items():
-            own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractMoves) else times
+            own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractSampler) else times
             if len(own) != len(times):
                 raise ValueError(
                     f"The sampler of part {name} takes {len(own) - 1} steps, but grid has {len(times) - 1} steps."
@@ -236,37 +238,43 @@ class JointMoves(AbstractMoves):
         return times
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         """The evaluations of the network per step of the part that needs the most."""
-        jumps = [moves.evaluations for moves in self.dynamics.values() if isinstance(moves, AbstractMoves)]
+        jumps = [
+            sampler.num_evaluations_per_step
+            for sampler in self.dynamics.values()
+            if isinstance(sampler, AbstractSampler)
+        ]
         return max([self._stages, *jumps])
 
     @property
     def _stages(self) -> int:
         return evaluations_per_step(self.solver)
 
-    def move(
-        self, model: JointModel, step: Move, x: dict[str, Array], condition: Condition, key: KeyArray
+    def step(
+        self, model: JointModel, step: SamplerStep, x: dict[str, Array], condition: Condition, key: KeyArray
     ) -> dict[str, Array]:
-        hows = {name: self.dynamics.get(name, _default(part)) for name, part in model.parts.items()}
-        ends = {name: self._ends(name, part, hows[name], step) for name, part in model.parts.items()}
+        updates = {name: self.dynamics.get(name, _default(part)) for name, part in model.parts.items()}
+        ends = {name: self._ends(name, part, updates[name], step) for name, part in model.parts.items()}
         starts = {name: start for name, (start, _) in ends.items()}
         outputs = model.outputs(starts, x, condition)
         after = {}
         for number, name in enumerate(sorted(model.parts)):
-            how = hows[name]
-            once = (how.evaluations if isinstance(how, AbstractMoves) else self._stages) == 1
-            alone = model.said(name, outputs) if once else model.seen(name, starts, x)
+            how = updates[name]
+            once = (how.num_evaluations_per_step if isinstance(how, AbstractSampler) else self._stages) == 1
+            alone = model.part_from_output(name, outputs) if once else model.part_view(name, starts, x)
             start, end = ends[name]
             first = None if step.first is None else step.first[name]
             shared = None if step.key is None else jax.random.fold_in(step.key, number)
-            own = Move(step.index, step.count, start, end, first, shared)
-            act = how.move if isinstance(how, AbstractMoves) else self._integrate(how)
+            own = SamplerStep(step.index, step.count, start, end, first, shared)
+            act = how.step if isinstance(how, AbstractSampler) else self._integrate(how)
             moved = act(alone, own, x[name], condition, jax.random.fold_in(key, number))
             after[name] = jnp.where(end > start, moved, x[name])
         return after
 
-    def _ends(self, name: str, part: Part, how: AbstractDynamics | AbstractMoves, step: Move) -> tuple[Array, Array]:
+    def _ends(
+        self, name: str, part: Part, how: AbstractDynamics | AbstractSampler, step: SamplerStep
+    ) -> tuple[Array, Array]:
         clock = self.clocks.get(name, lambda t: t)
         low, high = (part.t_min, part.t_max)
         if isinstance(how, AbstractDynamics):
@@ -276,7 +284,7 @@ class JointMoves(AbstractMoves):
         return start, end
 
     def _integrate(self, dynamics: AbstractDynamics) -> Callable[..., Array]:
-        def act(model: Model, step: Move, x: Array, condition: Condition, key: KeyArray) -> Array:
+        def act(model: Model, step: SamplerStep, x: Array, condition: Condition, key: KeyArray) -> Array:
             ends = jnp.stack([step.start, step.end])
 
             def noise(shape: tuple[int, ...], index: int) -> dfx.AbstractBrownianPath:

@@ -99,5 +99,5 @@ class Matching(AbstractLoss):
     def measure(self, model: Model, output: Event, t: Scalar, x0: Event, x1: Event, condition: Condition) -> Array:
         """The loss of an `output` in the model's target. `condition` is the full condition, which may hold a mask."""
         scales = model.schedule.scales(t, x1.dtype)
-        error = output - model.regressand(x0, x1, scales, t)
+        error = output - model.regression_target(x0, x1, scales, t)
         return self.weight(model.target, model.schedule, t, scales) * self.reduction(error, condition)

@@ -5,8 +5,8 @@ $\gamma$ and $\gamma'$ of the two targets, $\omega\, \lVert e' \rVert^2 = \omega
 \rVert^2$, so the objective is the same for every target.
 
 The gains assume white noise. With a prior of covariance $C$ the score error is $C^{-1}$ times the error that the gains
-imply. A weight that converts from a score error (`Likelihood`, `ErrorIn(Score())`), or any converted weight on a score
-target (such as `SNR`), therefore weights all directions as if $C = I$.
+imply. A weight that converts from a score error (`Likelihood`, `MeasuredIn(Score())`), or any converted weight on a
+score target (such as `SNR`), therefore weights all directions as if $C = I$.
 """
 
 import abc
@@ -49,13 +49,13 @@ class Uniform(AbstractWeight):
         return jnp.ones_like(s.alpha)
 
 
-class ErrorIn(AbstractWeight):
+class MeasuredIn(AbstractWeight):
     r"""Weight one on the error of another target: the network predicts one quantity and the loss measures another.
 
     The weight is $(\gamma' / \gamma)^2$, with the gain $\gamma'$ of the measured target and $\gamma$ of the model's
-    target. A data prediction with `ErrorIn(Velocity())` is trained as a flow: for the linear schedule, the squared data
-    error is divided by $(1 - t)^2$. On a noise prediction, `ErrorIn(Data())` is the weight 1/SNR; on a data prediction,
-    `ErrorIn(Noise())` is the SNR.
+    target. A data prediction with `MeasuredIn(Velocity())` is trained as a flow: for the linear schedule, the squared
+    data error is divided by $(1 - t)^2$. On a noise prediction, `MeasuredIn(Data())` is the weight 1/SNR; on a data
+    prediction, `MeasuredIn(Noise())` is the SNR.
     """
 
     measured: AbstractTarget
@@ -67,7 +67,7 @@ class ErrorIn(AbstractWeight):
         return (self.measured.gain(s) / target.gain(s)) ** 2
 
 
-class OfTime(AbstractWeight):
+class TimeWeight(AbstractWeight):
     """Any function of time, as a weight on the error of the model's own target."""
 
     function: Callable[[Times], Array]
@@ -126,7 +126,7 @@ class SNR(AbstractWeight):
     r"""$\alpha^2 / \sigma^2$ on the data error, equal to weight one on the noise error (Ho et al. 2020, eq. 14)."""
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
-        return ErrorIn(Noise())(target, schedule, t, s)
+        return MeasuredIn(Noise())(target, schedule, t, s)
 
 
 class MinSNR(AbstractWeight):

@@ -14,7 +14,7 @@ from .contract import AbstractPrediction
 from .target import AbstractTarget, Latent, Score, Velocity
 
 
-class Converted(AbstractPrediction):
+class AffinePrediction(AbstractPrediction):
     """A network's output, converted on access by the table of `target`."""
 
     output: Event

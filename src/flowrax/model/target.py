@@ -29,7 +29,7 @@ class AbstractTarget(eqx.Module):
     """One row of the table. `output` and `x` are single events, and `s` holds the scales at the time of `x`."""
 
     @abc.abstractmethod
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         """The regression target of the network, given a draw of data and noise."""
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractTarget(eqx.Module):
 class Data(AbstractTarget):
     """The network predicts the data (a denoiser)."""
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         return data
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:
@@ -89,7 +89,7 @@ class Noise(AbstractTarget):
     $\alpha(1) / \alpha(t_{\min})$. Prefer [`Velocity`][], [`V`][] or [`Data`][] for these schedules.
     """
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         return noise
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:
@@ -114,7 +114,7 @@ class Noise(AbstractTarget):
 class Velocity(AbstractTarget):
     """The network predicts the velocity (flow matching)."""
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         return s.alpha_rate * data + s.sigma_rate * noise
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:
@@ -139,7 +139,7 @@ class Velocity(AbstractTarget):
 class Score(AbstractTarget):
     """The network predicts the score of the marginal (Song et al. 2021)."""
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         return -noise / s.sigma
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:
@@ -167,7 +167,7 @@ class V(AbstractTarget):
     The conversion to data and noise is never singular.
     """
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         return s.alpha * noise - s.sigma * data
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:
@@ -196,7 +196,7 @@ class Latent(AbstractTarget):
     noise, so this target is not in the table, and the methods raise `ValueError`.
     """
 
-    def of(self, data: Event, noise: Event, s: Scales) -> Event:
+    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
         raise ValueError(_NOT_AFFINE)
 
     def data(self, output: Event, x: Event, s: Scales) -> Event:

@@ -12,7 +12,7 @@ from .._base.checks import check_interval, check_shape, is_traced
 from .._base.typing import Condition, DType, Event, KeyArray, Network, Scalar, Shape
 from ..coupling import AbstractCoupling, Independent
 from ..interpolant import AbstractInterpolant, Affine, Latent
-from ..prior import AbstractPrior, Gaussian, blurred, check_prior, given, project, rescaled
+from ..prior import AbstractPrior, Gaussian, bind_condition, blurred, check_prior, project, rescaled
 from ..schedule import AbstractSchedule, Scales
 from .contract import NOISE_MARGIN, TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
 from .network import AbstractTimelessNetwork, with_key
@@ -20,7 +20,7 @@ from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (
     TIMELESS,
     VELOCITY_ONLY,
-    Converted,
+    AffinePrediction,
     LatentPrediction,
     check_latent,
     conditional_score,
@@ -161,9 +161,9 @@ class Model(AbstractContinuousModel):
 
     def _project(self, x: Event, condition: Condition) -> Event:
         # With a latent the state is not confined to the range of the prior.
-        return project(given(self.prior, condition), x) if self.interpolant.gamma is None else x
+        return project(bind_condition(self.prior, condition), x) if self.interpolant.gamma is None else x
 
-    def regressand(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
+    def regression_target(self, x0: Event, x1: Event, scales: Scales, t: Scalar | None = None) -> Event:
         """The regression target of the output, given a draw of noise and data. Paths with a latent also need `t`."""
         if isinstance(self.interpolant, Latent):
             assert t is not None, "a path with a latent needs the time"
@@ -174,15 +174,15 @@ class Model(AbstractContinuousModel):
             )
         if isinstance(self.target, Score):
             return conditional_score(gaussian_or_raise(self.prior, independent=True), x0, scales)
-        return self.target.of(x1, x0, scales)
+        return self.target.from_pair(x1, x0, scales)
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> AbstractPrediction:
-        x, prior = self._project(x, condition), given(self.prior, condition)
+        x, prior = self._project(x, condition), bind_condition(self.prior, condition)
         scales, output = self.schedule.scales(t, x.dtype), self.output(t, x, condition)
         if self.interpolant.gamma is not None:
             return LatentPrediction(output, self.target, self.interpolant.gamma(t).astype(x.dtype))
         timeless = isinstance(self.network, AbstractTimelessNetwork)
-        return Converted(output, x, scales, self.target, prior, self.coupling.independent, timeless)
+        return AffinePrediction(output, x, scales, self.target, prior, self.coupling.independent, timeless)
 
 
 def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
@@ -204,14 +204,14 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     return low, high
 
 
-def check_data(model: AbstractContinuousModel, who: str, start: Scalar, end: Scalar) -> None:
-    """Raises `ValueError` if the data prediction is infinite at `start` or `end`. `who` is named in the message."""
+def check_data(model: AbstractContinuousModel, caller: str, start: Scalar, end: Scalar) -> None:
+    """Raises `ValueError` if the data prediction is infinite at `start` or `end`. `caller` is named in the message."""
     low, high = data_interval(model)
     if low <= start and end <= high:
         return
     t, mend = (start, f"t_min={low}") if start < low else (end, f"t_max={high}")
     raise ValueError(
-        f"{who} needs the data prediction at t={t}, where a velocity on {type(model.schedule).__name__} does not "
+        f"{caller} needs the data prediction at t={t}, where a velocity on {type(model.schedule).__name__} does not "
         f"determine it; give the model {mend}, or another target."
     )
 

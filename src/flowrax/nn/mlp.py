@@ -1,7 +1,7 @@
 r"""Multilayer perceptrons of $[\text{features}(t), c, x]$."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -30,7 +30,8 @@ class MLP(AbstractNetwork):
         *,
         key: KeyArray,
         condition_size: int = 0,
-        hidden: Sequence[int] = (256, 256, 256),
+        width: int = 256,
+        depth: int = 3,
         activation: Activation = jax.nn.silu,
         num_frequencies: int = 8,
         frequency_scale: float = 1.0,
@@ -40,15 +41,16 @@ class MLP(AbstractNetwork):
         - `shape`: the shape of one event.
         - `key`: draws frequencies and weights.
         - `condition_size`: the total number of elements of all leaves of a condition; 0 for no condition.
-        - `hidden`: the widths of the hidden layers.
+        - `width`: number of units of each hidden layer.
+        - `depth`: number of hidden layers.
         - `activation`: the activation function, elementwise.
         - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
         """
         self.shape, self.activation, self.condition_size = tuple(shape), activation, condition_size
         size = math.prod(self.shape)
-        feature_key, *keys = jax.random.split(key, len(hidden) + 2)
+        feature_key, *keys = jax.random.split(key, depth + 2)
         self.features = FourierFeatures(num_frequencies, frequency_scale, key=feature_key)
-        widths = (2 * num_frequencies + size + condition_size, *hidden, size)
+        widths = (2 * num_frequencies + size + condition_size, *([width] * depth), size)
         self.layers = tuple(
             eqx.nn.Linear(fan_in, fan_out, key=k)
             for fan_in, fan_out, k in zip(widths[:-1], widths[1:], keys, strict=True)

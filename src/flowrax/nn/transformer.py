@@ -45,7 +45,7 @@ class Transformer(AbstractFeatureNetwork):
 
     context: Context
     tokens: eqx.nn.Embedding
-    places: eqx.nn.Embedding | None
+    positions: eqx.nn.Embedding | None
     blocks: tuple[Block, ...]
     norm: eqx.nn.LayerNorm
     modulation: eqx.nn.Linear
@@ -113,7 +113,7 @@ class Transformer(AbstractFeatureNetwork):
         )
         size = self.context.size
         self.tokens = eqx.nn.Embedding(num_tokens, width, key=keys[1])
-        self.places = None if rotary else eqx.nn.Embedding(math.prod(self.shape), width, key=keys[2])
+        self.positions = None if rotary else eqx.nn.Embedding(math.prod(self.shape), width, key=keys[2])
         self.blocks = tuple(Block(width, num_heads, mlp_ratio, dropout, key=k, context_size=size) for k in keys[5:])
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
         self.modulation = zeroed(eqx.nn.Linear(size, 2 * width, key=keys[3]))
@@ -127,15 +127,15 @@ class Transformer(AbstractFeatureNetwork):
         mask, told = self._split(condition)
         context = jax.nn.silu(self.context(t, told, dtype))
         h = self.tokens.weight[x.reshape(-1)]
-        turn = None
-        if self.places is None:
-            turn = _Rotation(h.shape[0], h.shape[1] // self.blocks[0].attention.num_heads, dtype)
+        rotation = None
+        if self.positions is None:
+            rotation = _Rotation(h.shape[0], h.shape[1] // self.blocks[0].attention.num_heads, dtype)
         else:
-            h = h + self.places.weight
+            h = h + self.positions.weight
         seen = []
         for index, block in enumerate(self.blocks):
             own = None if key is None else jax.random.fold_in(key, index)
-            h = block(h, context, own, mask=mask, heads=turn)
+            h = block(h, context, own, mask=mask, heads=rotation)
             seen.append(h)
         shift, scale = self.modulation(context).reshape(2, 1, -1)
         out = jax.vmap(self.read_out)(modulated(self.norm, h, shift, scale))
@@ -160,9 +160,9 @@ class _Rotation:
         self.cosine, self.sine = jnp.asarray(np.cos(angles), dtype), jnp.asarray(np.sin(angles), dtype)
 
     def __call__(self, query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-        return self.turned(query), self.turned(key), value
+        return self.rotate(query), self.rotate(key), value
 
-    def turned(self, z: Array) -> Array:
+    def rotate(self, z: Array) -> Array:
         """`z`, `(length, num_heads, size)`, rotated; the two halves of its last axis are the pairs."""
         a, b = jnp.split(z, 2, axis=-1)
         return jnp.concatenate([a * self.cosine - b * self.sine, a * self.sine + b * self.cosine], axis=-1)

@@ -62,31 +62,31 @@ class Coordinates(eqx.Module):
 class Mapped(AbstractPrior):
     """The distribution of events whose coordinates have a given distribution."""
 
-    law: AbstractPrior
+    distribution: AbstractPrior
     coordinates: Coordinates
     offset: Array
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
 
-    def __init__(self, law: AbstractPrior, coordinates: Coordinates, offset: Array) -> None:
+    def __init__(self, distribution: AbstractPrior, coordinates: Coordinates, offset: Array) -> None:
         """**Arguments:**
 
-        - `law`: the distribution of the coordinates `(r,)`.
+        - `distribution`: the distribution of the coordinates `(r,)`.
         - `coordinates`: the map from coordinates to events.
         - `offset`: added to the event, of the shape of an event.
         """
-        self.law, self.coordinates, self.offset = law, coordinates, offset
-        self.shape, self.dtype = coordinates.shape, law.dtype
+        self.distribution, self.coordinates, self.offset = distribution, coordinates, offset
+        self.shape, self.dtype = coordinates.shape, distribution.dtype
 
     @property
     def rank(self) -> int | Array:
-        return self.law.rank
+        return self.distribution.rank
 
     def draw(self, key: KeyArray) -> Event:
-        return self.coordinates.outward(self.law.draw(key)) + self.offset
+        return self.coordinates.outward(self.distribution.draw(key)) + self.offset
 
     def log_density(self, x: Event) -> Array:
-        return self.law.log_density(self.coordinates.inward(x - self.offset)) - self.coordinates.log_volume()
+        return self.distribution.log_density(self.coordinates.inward(x - self.offset)) - self.coordinates.log_volume()
 
 
 def whitening(prior: AbstractGaussianPrior) -> Coordinates:

@@ -2,7 +2,12 @@
 
 from .base import AbstractGaussianPrior as AbstractGaussianPrior, AbstractPrior as AbstractPrior
 from .centred import CentredGaussian as CentredGaussian, remove_centre as remove_centre
-from .conditional import Conditional as Conditional, check_range as check_range, given as given, row_of as row_of
+from .conditional import (
+    Conditional as Conditional,
+    bind_condition as bind_condition,
+    bind_row as bind_row,
+    check_range as check_range,
+)
 from .correlated import CorrelatedGaussian as CorrelatedGaussian
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian

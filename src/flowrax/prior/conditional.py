@@ -25,10 +25,10 @@ class Conditional(AbstractGaussianPrior):
     !!! example
 
         ```python
-        def law(condition):
+        def make_prior(condition):
             return prior.CentredGaussian((9, 3), mask=condition["mask"])
 
-        model = frx.Model(network, frx.Linear(), shape=(9, 3), prior=prior.Conditional(law, (9, 3)))
+        model = frx.Model(network, frx.Linear(), shape=(9, 3), prior=prior.Conditional(make_prior, (9, 3)))
         ```
 
     On an affine path, the model of each sample is exactly the model of its valid points: masked nodes are zero in the
@@ -36,26 +36,26 @@ class Conditional(AbstractGaussianPrior):
     density. For points that are not centred, return
     `Gaussian((9, 3), std=jnp.broadcast_to(condition["mask"][:, None], (9, 3)))` instead.
 
-    `sample`, `log_prob` and the other functions bind the prior to the condition of each sample with [`given`][]. In
-    `fit`, couplings pair standard normal noise with data; the noise is then transformed to the prior of the data point
+    `sample`, `log_prob` and the other functions bind the prior to the condition of each sample with
+    [`bind_condition`][]. In `fit`, couplings pair standard normal noise with data; the noise is then transformed to the prior of the data point
     that it is paired with, so noise can be paired with data of any size. The error norm of adaptive steps in `sample`
     is the root mean square over all elements, including padding.
     """
 
-    law: Callable[[Condition], AbstractGaussianPrior]
+    make_prior: Callable[[Condition], AbstractGaussianPrior]
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
 
     def __init__(
-        self, law: Callable[[Condition], AbstractGaussianPrior], shape: Shape, *, dtype: DType | None = None
+        self, make_prior: Callable[[Condition], AbstractGaussianPrior], shape: Shape, *, dtype: DType | None = None
     ) -> None:
         """**Arguments:**
 
-        - `law`: a function from the condition of one sample to its prior; it is called with traced arrays.
+        - `make_prior`: a function from the condition of one sample to its prior; it is called with traced arrays.
         - `shape`: the shape of one event.
         - `dtype`: the floating dtype of events. Default: JAX's default floating dtype.
         """
-        self.law, self.shape = law, tuple(shape)
+        self.make_prior, self.shape = make_prior, tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
 
     @property
@@ -92,11 +92,11 @@ class Conditional(AbstractGaussianPrior):
 
 _UNKNOWN = (
     "The prior depends on the condition; pass condition= (one for all samples, or Batched), or bind the model to a "
-    "condition with prior.given(model, condition)."
+    "condition with prior.bind_condition(model, condition)."
 )
 
 
-def given(tree: PyTree, condition: Condition) -> PyTree:
+def bind_condition(tree: PyTree, condition: Condition) -> PyTree:
     """Binds every [`Conditional`][] prior in a model, or in any other PyTree, to the condition of one sample.
 
     **Arguments:**
@@ -113,7 +113,7 @@ def given(tree: PyTree, condition: Condition) -> PyTree:
     leaves, structure = jax.tree.flatten(tree, is_leaf=_is_conditional)
     for index, leaf in enumerate(leaves):
         if isinstance(leaf, Conditional):
-            leaves[index] = _law_of(leaf, condition)
+            leaves[index] = _bound_prior(leaf, condition)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -121,30 +121,30 @@ def _is_conditional(leaf: object) -> bool:
     return isinstance(leaf, Conditional)
 
 
-def row_of(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:
+def bind_row(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:
     """Binds a model to the condition of one sample of a batch.
 
     **Arguments:**
 
-    - `tree`: as in [`given`][].
+    - `tree`: as in [`bind_condition`][].
     - `shared`, `row`: the two outputs of `split_condition`, the second one indexed to this sample.
 
     **Returns:** the tree bound to the condition of the sample, and that condition.
     """
     condition = condition_of(shared, row)
-    return given(tree, condition), condition
+    return bind_condition(tree, condition), condition
 
 
-def _law_of(prior: Conditional, condition: Condition) -> AbstractGaussianPrior:
+def _bound_prior(prior: Conditional, condition: Condition) -> AbstractGaussianPrior:
     if condition is None:
         raise ValueError(_UNKNOWN)
-    law = prior.law(condition)
-    if not isinstance(law, AbstractGaussianPrior):
+    bound = prior.make_prior(condition)
+    if not isinstance(bound, AbstractGaussianPrior):
         raise ValueError(
-            f"The function passed to prior.Conditional must return a Gaussian prior; got {type(law).__name__}."
+            f"The function passed to prior.Conditional must return a Gaussian prior; got {type(bound).__name__}."
         )
-    check_prior(law, prior.shape, prior.dtype)
-    return law
+    check_prior(bound, prior.shape, prior.dtype)
+    return bound
 
 
 def check_range(name: str, prior: AbstractPrior, x: Batch, condition: Condition | Batched = None) -> None:
@@ -162,7 +162,7 @@ def check_range(name: str, prior: AbstractPrior, x: Batch, condition: Condition 
     if is_traced(prior, x, condition) or not isinstance(prior, AbstractGaussianPrior) or prior.is_standard:
         return
     shared, rows = split_condition(condition)
-    inside = jax.vmap(lambda x, row: row_of(prior, shared, row)[0].project(x))(x, rows)
+    inside = jax.vmap(lambda x, row: bind_row(prior, shared, row)[0].project(x))(x, rows)
     outside = jnp.max(jnp.abs(x - inside), initial=0)
     if outside > jnp.finfo(x.dtype).eps ** 0.5 * jnp.max(jnp.abs(x), initial=0):
         raise ValueError(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Bool, PyTree, Scalar
-from .march import March, Record, share_of_interval
+from .accepted_steps import March, Record, share_of_interval
 from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
 
 _MESSAGE = (

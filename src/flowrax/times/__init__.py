@@ -5,7 +5,8 @@ from .by_snr import LikelihoodTimes as LikelihoodTimes, LogNormal as LogNormal
 from .composed import Mixture as Mixture, Pairs as Pairs, Shifted as Shifted, Stepped as Stepped, Within as Within
 from .discrete import Discrete as Discrete, time_to_index as time_to_index
 from .entropic import entropic_grid as entropic_grid, entropy_rate as entropy_rate
-from .even import (
+from .grids import edm_grid as edm_grid, log_snr_grid as log_snr_grid
+from .plain_grids import (
     discretize as discretize,
     index_grid as index_grid,
     linear_grid as linear_grid,
@@ -14,7 +15,6 @@ from .even import (
     power_grid as power_grid,
     rate_grid as rate_grid,
 )
-from .grids import edm_grid as edm_grid, log_snr_grid as log_snr_grid
 from .samplers import (
     Antithetic as Antithetic,
     Beta as Beta,

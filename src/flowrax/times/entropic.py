@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.typing import Array, Batch, Event, KeyArray, Scalar
 from ..schedule import AbstractSchedule, Linear
-from .even import rate_grid
+from .plain_grids import rate_grid
 
 
 def entropy_rate(

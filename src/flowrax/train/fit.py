@@ -16,7 +16,7 @@ import numpy as np
 
 from .._base.condition import Batched
 from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
-from ..coupling import AbstractCoupling, AbstractHostCoupling, Given
+from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
 from .checkpoint import load, save
 from .prefetch import Prefetch
@@ -115,7 +115,7 @@ def fit(
     if x0 is not None:
         if augment is not None or coupling is not None:
             raise ValueError("x0 already pairs noise and data; leave out coupling and augment.")
-        model = coupled(model, Given())
+        model = coupled(model, MeasuredPairs())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
     if optimizer is None:
@@ -173,12 +173,12 @@ class _Run:
         """A hash of everything that must not change between the runs that share a checkpoint."""
         digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
         task = self.task
-        law = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
-        described = repr((law, task.batch_size, task.average_decay, self.validate_every))
+        task_model = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
+        described = repr((task_model, task.batch_size, task.average_decay, self.validate_every))
         # The repr of a callable contains its memory address, which differs between processes.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
         # The repr of a module contains only the shapes of its arrays, so their values are added here.
-        arrays = eqx.filter(law, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+        arrays = eqx.filter(task_model, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
         for array in jax.tree.leaves((arrays, self.data, self.condition, self.validation, self.validation_condition)):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

@@ -12,7 +12,7 @@ from .._base.typing import Batch, BatchLike, KeyArray
 from ..coupling import AbstractCoupling
 from ..discrete import AbstractTransitions, CrossEntropy
 from ..discrete.model import CategoricalModel
-from ..joint import Apart, JointMatching
+from ..joint import IndependentTimes, JointMatching
 from ..joint.model import JointModel
 from ..loss import AbstractLoss, Antithetic, Matching
 from ..model.target import Velocity
@@ -109,7 +109,7 @@ def default_loss(model: Trainable) -> AbstractLoss:
     if isinstance(model, CategoricalModel):
         return CrossEntropy()
     if isinstance(model, JointModel):
-        return JointMatching(times=Apart(len(model.parts)) if model.separate_times else Stratified())
+        return JointMatching(times=IndependentTimes(len(model.parts)) if model.separate_times else Stratified())
     is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
     return Antithetic() if is_bridge else Matching()
 

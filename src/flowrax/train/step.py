@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
-from ..prior import AbstractGaussianPrior, Conditional, given
+from ..prior import AbstractGaussianPrior, Conditional, bind_condition
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: turns one stored row into one training event."""
@@ -67,7 +67,7 @@ class Task(eqx.Module):
             z = jax.random.normal(noise_key, x1.shape, x1.dtype)
             return (z if prior.is_standard or isinstance(prior, Conditional) else jax.vmap(prior.transform)(z)), x1
         noise_keys = jax.random.split(noise_key, num_rows(x1))
-        return jax.vmap(lambda key, condition: given(prior, condition).draw(key))(noise_keys, condition), x1
+        return jax.vmap(lambda key, condition: bind_condition(prior, condition).draw(key))(noise_keys, condition), x1
 
     def batch_loss(
         self,
@@ -90,7 +90,7 @@ class Task(eqx.Module):
             pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
         condition, x0 = pairs.follow(condition), pairs.x0
         if isinstance(model.prior, Conditional) and not self.paired:
-            x0 = jax.vmap(lambda x0, condition: given(model.prior, condition).transform(x0))(x0, condition)
+            x0 = jax.vmap(lambda x0, condition: bind_condition(model.prior, condition).transform(x0))(x0, condition)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
 
         # A sixth key: the five above have the numbers 0 to 4.
@@ -98,7 +98,7 @@ class Task(eqx.Module):
         noise = jax.vmap(model.interpolant.noise)(latent_keys, x0)
 
         def one(t: Array, x0: PyTree, x1: PyTree, condition: Condition, key: KeyArray) -> Array:
-            value = self.loss(given(model, condition), t, x0, x1, condition, key=key if training else None)
+            value = self.loss(bind_condition(model, condition), t, x0, x1, condition, key=key if training else None)
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         own = jax.random.split(keys[4], n)

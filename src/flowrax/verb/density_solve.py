@@ -9,9 +9,9 @@ from .._base.result import LogProb, raise_if_failed
 from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
-from ..engine import SolveSpec, on_each_device, place, solve
+from ..engine import SolveSpec, on_each_device, shard_rows, solve
 from ..model.contract import AbstractContinuousModel
-from ..prior import row_of
+from ..prior import bind_row
 from .augmented import augmented_state
 from .options import ModelEquation, Start
 
@@ -37,7 +37,7 @@ class DensitySolve(eqx.Module):
         """
         shared, rows = split_condition(condition)
         equation = ModelEquation(ProbabilityFlow(), self.divergence, self.model, shared)
-        rows, placement = place((x, rows), (equation, self.spec))
+        rows, placement = shard_rows((x, rows), (equation, self.spec))
         answer = on_each_device(_evaluate, placement, x.shape[0], (equation, self.spec, keys), rows)
         return (
             raise_if_failed("log_prob", answer, answer.result, self.spec.stepping.max_steps) if self.throw else answer
@@ -63,7 +63,7 @@ def _evaluate(
     latent, change = solved.y
 
     def source_density(x: Array, row: PyTree) -> Array:
-        return row_of(equation.model, equation.condition, row)[0].source.log_density(x)
+        return bind_row(equation.model, equation.condition, row)[0].source.log_density(x)
 
     # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
     value = jax.vmap(source_density)(latent, rows[1]) - jnp.mean(change, axis=-1)

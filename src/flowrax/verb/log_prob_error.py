@@ -57,7 +57,7 @@ class ErrorOptions(eqx.Module):
             raise ValueError(
                 "target_standard_error adds probes to those of divergence=Hutchinson(num_probes) with num_probes >= 2."
             )
-        if isinstance(probing.law, Rademacher) and (size - 1) * (probing.num_probes - 1) < _LEAST_BITS:
+        if isinstance(probing.distribution, Rademacher) and (size - 1) * (probing.num_probes - 1) < _LEAST_BITS:
             raise ValueError(
                 f"{probing.num_probes} random signs in {size} dimensions are too often all the same, and then show no "
                 "error; use Exact(), divergence.Hadamard() or more probes."
@@ -89,7 +89,7 @@ def solve_with_errors(
                 more = ControlVariate(more, exact=solve.divergence.exact)
             return DensitySolve(solve.model, more, solve.spec, solve.throw)(x[rows], subset, fresh)
 
-        probes, size = probing.law, math.prod(x.shape[1:])
+        probes, size = probing.distribution, math.prod(x.shape[1:])
         exact = probes.num_rows(size) if isinstance(probes, Hadamard) else None
         answer = _add_probes(add, answer, probing.num_probes, errors.target, errors.max_probes, exact)
     if not errors.discretisation:

@@ -14,13 +14,13 @@ import optimistix as optx
 
 from .._base.checks import check_time
 from .._base.typing import Array, Condition, KeyArray, PyTree
-from ..discrete.contract import AbstractMoves, AbstractSampledModel
+from ..discrete.contract import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
 from ..engine import AbstractEquation, Grid, ProgressLike, SolveSpec, Stepping, check_saveat, make_noise, make_stepping
 from ..model.contract import AbstractContinuousModel, AbstractModel
-from ..prior import row_of
+from ..prior import bind_row
 from ..stepper import check_predictions
 from .augmented import augmented_norm, augmented_solver, augmented_terms
 from .last_step import AbstractLastStep
@@ -28,7 +28,7 @@ from .last_step import AbstractLastStep
 DEFAULT_MAX_STEPS = 4096
 
 
-def default_dynamics(model: AbstractModel) -> AbstractDynamics | AbstractMoves:
+def default_dynamics(model: AbstractModel) -> AbstractDynamics | AbstractSampler:
     """The dynamics by which a verb moves a model unless it is given another."""
     return model.default_sampler if isinstance(model, AbstractSampledModel) else ProbabilityFlow()
 
@@ -66,7 +66,7 @@ class SolveOptions(eqx.Module):
             name for name, value in given.items() if value is not None and value is not False and name not in allowed
         ]
 
-    def check_sampler(self, sampler: AbstractMoves) -> None:
+    def check_sampler(self, sampler: AbstractSampler) -> None:
         """Raises `ValueError` for options that a sampler of discrete steps has no use for."""
         name, given = type(sampler).__name__, self.given_beside(("grid", "saveat", "lanes", "progress"))
         if "with_log_prob" in given:
@@ -102,7 +102,7 @@ class SolveOptions(eqx.Module):
     def resolve(
         self,
         model: AbstractModel,
-        dynamics: AbstractDynamics | AbstractMoves,
+        dynamics: AbstractDynamics | AbstractSampler,
         divergence: AbstractDivergence | None = None,
         *,
         backward: bool = False,
@@ -174,7 +174,7 @@ class ModelEquation(AbstractEquation):
 
     def bind(self, start: tuple[PyTree, Start], solver: dfx.AbstractSolver, stepping: Stepping) -> tuple[Any, PyTree]:
         own = start[1]
-        args = row_of(self.model, self.condition, own.row)
+        args = bind_row(self.model, self.condition, own.row)
         if self.divergence is not None:
             return augmented_terms(self.divergence, own.probes), args
         assert own.noise_key is not None

@@ -106,19 +106,10 @@ def posterior(
         )
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
-    # The options of the solve that the likelihood of the prior has in common with the draws.
-    common: dict[str, Any] = {
-        "condition": condition,
-        "solver": solver,
-        "rtol": rtol,
-        "atol": atol,
-        "stepsize_controller": stepsize_controller,
-        "adjoint": adjoint,
-        "lanes": lanes,
-        "max_steps": max_steps,
-        "progress": progress,
-        "throw": throw,
-    }
+    # The options that the draws and the likelihood of the prior have in common.
+    common: dict[str, Any] = {"condition": condition, "solver": solver, "rtol": rtol, "atol": atol, "adjoint": adjoint}
+    common |= {"stepsize_controller": stepsize_controller, "lanes": lanes, "max_steps": max_steps}
+    common |= {"progress": progress, "throw": throw}
     draws = sample(
         guided,
         key,
@@ -131,13 +122,12 @@ def posterior(
         divergence=chosen,
         **common,
     )
-    log_weights = jnp.full(num_samples, -jnp.log(num_samples), model.dtype)
-    log_evidence = None
+    log_weights, log_evidence = jnp.full(num_samples, -jnp.log(num_samples), model.dtype), None
     if chosen is not None:
         assert draws.log_prob is not None
-        prior = log_prob(model, draws.x, key=jax.random.fold_in(key, num_samples), divergence=chosen, **common)
-        joint = prior.value + jax.vmap(observation.log_likelihood)(draws.x)
-        raw = joint - draws.log_prob
+        prior_key = jax.random.fold_in(key, num_samples)
+        prior = log_prob(model, draws.x, key=prior_key, divergence=chosen, **common)
+        raw = prior.value + jax.vmap(observation.log_likelihood)(draws.x) - draws.log_prob
         log_evidence = jax.nn.logsumexp(raw) - jnp.log(num_samples)
         log_weights = jax.nn.log_softmax(raw)
     return PosteriorSamples(

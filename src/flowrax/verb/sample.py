@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.result import Samples, raise_if_failed
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from ..discrete.contract import AbstractMoves
-from ..discrete.sample import sample_by_moves
+from ..discrete.contract import AbstractSampler
+from ..discrete.sample import sample_discretely
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
-from ..engine import Grid, ProgressLike, Solved, SolveSpec, mark_nonfinite, on_each_device, place, solve
+from ..engine import Grid, ProgressLike, Solved, SolveSpec, mark_nonfinite, on_each_device, shard_rows, solve
 from ..model.contract import AbstractContinuousModel, AbstractModel
-from ..prior import check_range, row_of
+from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, default_dynamics
@@ -32,7 +32,7 @@ def sample(
     *,
     condition: Condition | Batched = None,
     x0: BatchLike | Mapping[str, BatchLike] | None = None,
-    dynamics: AbstractDynamics | AbstractMoves | None = None,
+    dynamics: AbstractDynamics | AbstractSampler | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
     atol: float | Array | None = None,
@@ -57,7 +57,7 @@ def sample(
     - `num_samples`: `n`.
     - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
     - `x0`: `(n, *event)`, the states to start from in place of draws from the source; already scaled, as
-        `LogProb.latent`. If its rows are split over devices (by its sharding), each device solves its own rows.
+        `LogProb.x0`. If its rows are split over devices (by its sharding), each device solves its own rows.
     - `dynamics`: `ReverseSDE(...)`, `Langevin(...)`, ... Default: `ProbabilityFlow()`; for categorical and joint models
         the model's default sampler.
     - `solver`: a diffrax solver that fits the dynamics. Default: the dynamics' own; for the flow `Dopri5()`.
@@ -98,9 +98,9 @@ def sample(
     dynamics = default_dynamics(model) if dynamics is None else dynamics
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    if isinstance(dynamics, AbstractMoves):
+    if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
-        return sample_by_moves(
+        return sample_discretely(
             model, key, num_samples, dynamics, condition, x0, grid, saveat, lanes, progress, throw=throw
         )
     if not isinstance(model, AbstractContinuousModel):
@@ -111,7 +111,7 @@ def sample(
     condition, start = check_starts(model, num_samples, condition, x0)
     shared, rows = split_condition(condition)
     equation = ModelEquation(dynamics, carried, model, shared)
-    rows, placement = place((start, rows), (equation, spec))
+    rows, placement = shard_rows((start, rows), (equation, spec))
     answer = on_each_device(_draw, placement, num_samples, (equation, spec, last_step, key), rows)
     return raise_if_failed("sample", answer, answer.result, spec.stepping.max_steps) if throw else answer
 
@@ -139,7 +139,7 @@ class Drawn(eqx.Module):
 def draw_start(equation: ModelEquation, key: KeyArray, index: Array, x0: Event | None, row: PyTree) -> Drawn:
     """Draws the start of sample number `index`."""
     source_key, noise_key, state_key, probe_key = jax.random.split(jax.random.fold_in(key, index), 4)
-    model, _ = row_of(equation.model, equation.condition, row)
+    model, _ = bind_row(equation.model, equation.condition, row)
     source, divergence = equation.dynamics.source(model), equation.divergence
     x: Event = source.draw(source_key) if x0 is None else x0
     if divergence is None:
@@ -175,7 +175,7 @@ def _answer(
         end = jnp.asarray(dynamics.path_time(equation.model, end), end.dtype)
 
         def finish(x: Event, row: PyTree) -> Event:
-            model, condition = row_of(equation.model, equation.condition, row)
+            model, condition = bind_row(equation.model, equation.condition, row)
             return last_step(model, end, x, condition)
 
         x, result = mark_nonfinite(jax.vmap(finish)(x, start.own.row), result)

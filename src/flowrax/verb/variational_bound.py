@@ -128,8 +128,8 @@ def variational_bound(
     rows = jnp.asarray(x, model.dtype)
     check_batch("x", rows, model.shape)
     check_finite("x", rows)
-    law = GaussianReconstruction() if reconstruction is None else reconstruction
-    task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), law)
+    chosen = GaussianReconstruction() if reconstruction is None else reconstruction
+    task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), chosen)
     shared, own = split_condition(cast_condition(condition, model.dtype, rows.shape[0]))
     return _evaluate(task, model, rows, key, shared, own)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ...prior import AbstractPrior
-from ..contract import AbstractCategoricalModel, AbstractMoves
+from ..contract import AbstractCategoricalModel, AbstractSampler
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior
 
@@ -84,7 +84,7 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         return self.model.source
 
     @property
-    def default_sampler(self) -> AbstractMoves:
+    def default_sampler(self) -> AbstractSampler:
         """The sampler of the model without guidance."""
         return self.model.default_sampler
 

@@ -28,7 +28,7 @@ class AbstractTokenWeight(eqx.Module):
         """The factor on the cross-entropy at time `t`, a scalar."""
 
 
-class Bound(AbstractTokenWeight):
+class ELBOWeight(AbstractTokenWeight):
     r"""$\dot\alpha / (1 - \alpha)$: the weight of the continuous-time bound of masked diffusion (Sahoo et al. 2024,
     eq. 10).
 
@@ -43,8 +43,8 @@ class Bound(AbstractTokenWeight):
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:
         if model.prior.mask is None:
             raise ValueError(
-                f"Bound() is the weight of masked diffusion, but {type(model.prior).__name__} has no mask; leave out "
-                "weight=."
+                f"ELBOWeight() is the weight of masked diffusion, but {type(model.prior).__name__} has no mask; leave "
+                "out weight=."
             )
         schedule = model.interpolant.schedule
         return _over(schedule.alpha_rate(t), schedule.mask_probability(t))
@@ -66,7 +66,7 @@ class CrossEntropy(AbstractLoss):
     """
 
     weight: AbstractTokenWeight | None = None
-    """The weight in time, such as [`Bound`][] or [`InverseRemaining`][]. Default: weight one."""
+    """The weight in time, such as [`ELBOWeight`][] or [`InverseRemaining`][]. Default: weight one."""
     times: AbstractTimes = Stratified()
     condition_dropout: ConditionDropout | None = None
     mask: MaskOf | None = None

@@ -80,6 +80,6 @@ class GeneralisedKL(AbstractLoss):
     ) -> Array:
         """The integrand at each site, `(*shape)`, for data `x1` in the state `x` at time `t`."""
         log_p = model.log_probabilities(t, x, condition, key=key)
-        datum, seen = (at_class(log_p, at) for at in (x1, x))
+        clean, observed = (at_class(log_p, at) for at in (x1, x))
         rate = model.interpolant.schedule.unmask_rate(t).astype(log_p.dtype)
-        return rate * jnp.where(x == x1, -jnp.expm1(seen), -datum - jnp.exp(seen))
+        return rate * jnp.where(x == x1, -jnp.expm1(observed), -clean - jnp.exp(observed))

@@ -10,13 +10,13 @@ import numpy as np
 from ..._base.checks import check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ...model.contract import AbstractModel
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..path.reverse import AbstractReverse, AveragedPosterior
 from ..sites import invert
 from .draw import data_probabilities, data_weights, draw
 
 
-class Ancestral(AbstractMoves):
+class Ancestral(AbstractSampler):
     r"""Draws every site independently from $\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$, for $s < t$.
 
     With an exact model each site has the exact marginal for any number of steps. Several sites that jump in the same
@@ -35,20 +35,20 @@ class Ancestral(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)
 
     def probabilities(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         """The probability of every class after the step, `(*shape, K)`."""
         return self._law(model, step, x, data_probabilities(model, step.start, x, condition, self.temperature))
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         # The weights may be unnormalised: the step is linear in them, and draw normalises.
         p1 = data_weights(model, step.start, x, condition, self.temperature)
@@ -60,7 +60,7 @@ class Ancestral(AbstractMoves):
         when, what = jax.random.uniform(key, (2, *x.shape), p1.dtype)
         return jnp.where((x == model.prior.mask) & (when >= kept.astype(p1.dtype)), invert(what, p1), x)
 
-    def _law(self, model: AbstractCategoricalModel, step: Move, x: Tokens, p1: Array) -> Array:
+    def _law(self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, p1: Array) -> Array:
         return self.reverse(model.interpolant, model.prior, step.start, step.end, x, p1)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ...prior import AbstractPrior
-from ..contract import AbstractCategoricalModel, AbstractLogitModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
@@ -51,7 +51,7 @@ class AbstractBlockModel(AbstractCategoricalModel):
         return self.prior
 
     @property
-    def default_sampler(self) -> AbstractMoves:
+    def default_sampler(self) -> AbstractSampler:
         return self.model.default_sampler
 
     def events(self, name: str, x: Any, size: int | None = None) -> Array:
@@ -108,7 +108,7 @@ class BlockLogitModel(AbstractBlockModel, AbstractLogitModel):
         return self.take(self.model.logits(self.time(t), self.put(x), condition, key=key))
 
 
-class Blocks(AbstractMoves):
+class Blocks(AbstractSampler):
     """Semi-autoregressive sampling: draws the blocks of an event from left to right (Arriola et al. 2025).
 
     Each block is drawn by `inner`, conditioned on the unmasked tokens of all other blocks; later blocks stay masked
@@ -123,7 +123,7 @@ class Blocks(AbstractMoves):
         below 1.
     """
 
-    inner: AbstractMoves
+    inner: AbstractSampler
     block: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
@@ -131,8 +131,8 @@ class Blocks(AbstractMoves):
             raise ValueError(f"block must be at least 1; got {self.block}.")
 
     @property
-    def evaluations(self) -> int:
-        return self.inner.evaluations
+    def num_evaluations_per_step(self) -> int:
+        return self.inner.num_evaluations_per_step
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The times of all blocks in turn, each from noise to data; raises `ValueError` if the blocks do not fit."""
@@ -143,8 +143,8 @@ class Blocks(AbstractMoves):
         one = self.inner.times(self._model(model, model.prior.draw(jax.random.key(0)), jnp.asarray(0)), grid)
         return jnp.concatenate([one[:1], *[one[1:]] * (size // self.block)])
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         count = step.count // (x.size // self.block)
         number = (step.index // count).astype(jnp.int32)
@@ -154,8 +154,8 @@ class Blocks(AbstractMoves):
         start = jnp.where(index == 0, jnp.asarray(model.t_min, step.start.dtype), step.start)
         first = None if step.first is None else block.take(step.first)
         shared = None if step.key is None else jax.random.fold_in(step.key, number)
-        inner = Move(index, count, start, step.end, first, shared)
-        return block.put(self.inner.move(block, inner, block.take(x), condition, key))
+        inner = SamplerStep(index, count, start, step.end, first, shared)
+        return block.put(self.inner.step(block, inner, block.take(x), condition, key))
 
     def _model(self, model: AbstractCategoricalModel, x: Tokens, start: Array) -> AbstractBlockModel:
         if isinstance(model, AbstractLogitModel):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..sites import spread
 from .draw import data_probabilities, draw
 from .rates import at
 
 
-class PredictorCorrector(AbstractMoves):
+class PredictorCorrector(AbstractSampler):
     r"""Follows every step of `predictor` by corrector steps, which leave $p_t$ invariant.
 
     A corrector step draws a clean token from $p(x_1 | x_t)$ and then redraws the site from $q_t(\cdot | x_1)$. The site
@@ -36,7 +36,7 @@ class PredictorCorrector(AbstractMoves):
     Raises `ValueError` for a negative `stochasticity` or `temperature`.
     """
 
-    predictor: AbstractMoves
+    predictor: AbstractSampler
     num_corrections: int = eqx.field(static=True, default=1)
     stochasticity: float | Array = 1.0
     temperature: float | Array = 1.0
@@ -48,13 +48,15 @@ class PredictorCorrector(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
-        return self.predictor.evaluations + self.num_corrections
+    def num_evaluations_per_step(self) -> int:
+        return self.predictor.num_evaluations_per_step + self.num_corrections
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return self.predictor.times(model, grid)
 
-    def correction(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None) -> Array:
+    def correction(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
+    ) -> Array:
         """The probability of every class after one corrector step at the end of the step, `(*shape, K)`."""
         p1 = data_probabilities(model, step.end, x, condition, self.temperature)
         dtype, schedule = p1.dtype, model.interpolant.schedule
@@ -65,13 +67,13 @@ class PredictorCorrector(AbstractMoves):
         there = alpha * p1 + lost * spread(pi, p1.ndim)
         return jnp.where(at(x, p1.shape[-1]), jnp.exp(-expected), 0) - jnp.expm1(-expected) * there
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         key, move_key = jax.random.split(key)
 
         def correct(i: Array, x: Tokens) -> Tokens:
             return draw(jax.random.fold_in(key, i), self.correction(model, step, x, condition))
 
-        x = self.predictor.move(model, step, x, condition, move_key)
+        x = self.predictor.step(model, step, x, condition, move_key)
         return jax.lax.fori_loop(0, self.num_corrections, correct, x)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .draw import data_weights, draw
 from .masks import highest, mask_of, size_of, times_of_shares
 
 
-class FirstHitting(AbstractMoves):
+class FirstHitting(AbstractSampler):
     r"""Unmasks one site per step, at the random time of the next unmasking event (Zheng et al. 2024).
 
     If $n$ sites are masked at time $s$, the first of them is unmasked at the time $t$ with
@@ -31,7 +31,7 @@ class FirstHitting(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
@@ -41,8 +41,8 @@ class FirstHitting(AbstractMoves):
             raise ValueError(f"FirstHitting takes one step per site; leave out grid={grid!r}.")
         return times_of_shares(model, jnp.linspace(0, 1, size_of(model) + 1))
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         masked = x == mask_of(self, model)
         where_key, token_key = jax.random.split(key)
@@ -52,10 +52,10 @@ class FirstHitting(AbstractMoves):
         one = jnp.minimum(jnp.sum(masked, dtype=jnp.int32), 1)
         return jnp.where(highest(score, one), tokens, x)
 
-    def time(self, model: AbstractCategoricalModel, step: Move, masked: Array) -> Array:
+    def time(self, model: AbstractCategoricalModel, step: SamplerStep, masked: Array) -> Array:
         """The time at which the next site is unmasked, from the sequence of times that all steps of a sample share."""
         if step.key is None:
-            raise ValueError("FirstHitting draws its times from the key shared by all steps; pass key= to Move.")
+            raise ValueError("FirstHitting draws its times from the key shared by all steps; pass key= to SamplerStep.")
         schedule, size = model.interpolant.schedule, masked.size
         waits = jax.random.exponential(step.key, (size,), model.dtype)
         index, now = jnp.arange(size, dtype=jnp.int32), step.index.astype(jnp.int32)

@@ -9,35 +9,35 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .ancestral import even_times
 from .draw import data_probabilities, draw
 from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 
-class AbstractSiteMoves(AbstractMoves):
+class AbstractSiteSampler(AbstractSampler):
     """Samplers whose sites change independently in each step, given the state at its start."""
 
     @abc.abstractmethod
     def probabilities(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         """The probability of every class after the step, `(*shape, K)`; the last axis sums to one."""
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         return draw(key, self.probabilities(model, step, x, condition))
 
 
-class AbstractRateMoves(AbstractSiteMoves):
+class AbstractRateSampler(AbstractSiteSampler):
     """Samplers that hold [`jump_rates`][] fixed over each step and let every site jump at most once.
 
     The class after a jump is drawn in proportion to the rates. The rates are unbounded in the step that ends at the
@@ -49,11 +49,11 @@ class AbstractRateMoves(AbstractSiteMoves):
     guide: eqx.AbstractVar[AbstractRateGuide | None]
 
     @abc.abstractmethod
-    def chance(self, expected: Array) -> Array:
+    def jump_probability(self, expected: Array) -> Array:
         """The probability that a site jumps, from the number of jumps expected in the step."""
 
     def probabilities(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         here = at(x, p1.shape[-1])
@@ -68,12 +68,12 @@ class AbstractRateMoves(AbstractSiteMoves):
             last = jnp.where(here, p1, jnp.where(p1 == 0, 0, p1 * factor))
             last = last / jnp.sum(last, axis=-1, keepdims=True)
         total = jnp.sum(where, axis=-1, keepdims=True)
-        chance = self.chance(jnp.where(total == 0, 0, time * total))
-        row = jnp.where(here, 1 - chance, where * (chance / jnp.where(total == 0, 1, total)))
+        probability = self.jump_probability(jnp.where(total == 0, 0, time * total))
+        row = jnp.where(here, 1 - probability, where * (probability / jnp.where(total == 0, 1, total)))
         return jnp.where(model.interpolant.schedule.mask_probability(step.end) > 0, row, last)
 
 
-class Euler(AbstractRateMoves):
+class Euler(AbstractRateSampler):
     r"""Euler steps of the jump process: the probability of each jump is its rate times the length of the step.
 
     The error is of first order in the step. A site that expects more than one jump jumps with certainty, to a class
@@ -96,11 +96,11 @@ class Euler(AbstractRateMoves):
         check_not_negative("stochasticity", self.stochasticity)
         check_not_negative("temperature", self.temperature)
 
-    def chance(self, expected: Array) -> Array:
+    def jump_probability(self, expected: Array) -> Array:
         return jnp.minimum(expected, 1)
 
 
-class TauLeaping(AbstractRateMoves):
+class TauLeaping(AbstractRateSampler):
     r"""Draws Poisson jump counts using rates frozen at the start of the step; only the first jump of a site is applied.
 
     A site that expects $n$ jumps therefore jumps with probability $1 - e^{-n}$. Several jumps cannot be added up,
@@ -119,11 +119,11 @@ class TauLeaping(AbstractRateMoves):
         check_not_negative("stochasticity", self.stochasticity)
         check_not_negative("temperature", self.temperature)
 
-    def chance(self, expected: Array) -> Array:
+    def jump_probability(self, expected: Array) -> Array:
         return -jnp.expm1(-expected)
 
 
-class MixtureJump(AbstractSiteMoves):
+class MixtureJump(AbstractSiteSampler):
     r"""Draws a clean token for each site and jumps to it with the exact probability of a jump within the step.
 
     From $s$ to $t$ that probability is $(\alpha_t - \alpha_s) / (1 - \alpha_s)$, the integral of the rate for any
@@ -140,7 +140,7 @@ class MixtureJump(AbstractSiteMoves):
         check_not_negative("temperature", self.temperature)
 
     def probabilities(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)
         schedule = model.interpolant.schedule

@@ -6,26 +6,26 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves
+from ..contract import AbstractCategoricalModel, AbstractSampler
 
 
-def mask_of(moves: AbstractMoves, model: AbstractCategoricalModel) -> int:
+def mask_of(sampler: AbstractSampler, model: AbstractCategoricalModel) -> int:
     """The class of the mask; raises `ValueError` if the prior has no mask."""
     mask = model.prior.mask
     if mask is None:
         raise ValueError(
-            f"{type(moves).__name__} unmasks sites, but {type(model.prior).__name__} has no mask; use prior.Masked, or "
-            "discrete.Ancestral for other kinds of noise."
+            f"{type(sampler).__name__} unmasks sites, but {type(model.prior).__name__} has no mask; use discrete.Masked, "
+            "or discrete.Ancestral for other kinds of noise."
         )
     return mask
 
 
-def number_of_steps(moves: AbstractMoves, grid: Any, default: int) -> int:
+def number_of_steps(sampler: AbstractSampler, grid: Any, default: int) -> int:
     """The steps of a sampler that counts masks; raises `ValueError` unless `grid` is None or a positive integer."""
     if grid is None:
         return default
     if not isinstance(grid, int) or grid < 1:
-        raise ValueError(f"{type(moves).__name__} counts masks, so grid must be a number of steps; got {grid!r}.")
+        raise ValueError(f"{type(sampler).__name__} counts masks, so grid must be a number of steps; got {grid!r}.")
     return grid
 
 

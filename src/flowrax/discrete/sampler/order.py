@@ -13,14 +13,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
-from ..contract import Move
+from ..contract import SamplerStep
 
 
 class AbstractOrder(eqx.Module):
     """The score of every site; the sites with the highest scores are unmasked first."""
 
     @abc.abstractmethod
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         r"""**Arguments:**
 
         - `key`: for orders that are random.
@@ -48,7 +48,7 @@ class Confidence(AbstractOrder):
     def __check_init__(self) -> None:
         check_not_negative("randomness", self.randomness)
 
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         chosen = jnp.take_along_axis(log_p, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
         return _perturbed(key, chosen, self.randomness, step)
 
@@ -65,7 +65,7 @@ class Margin(AbstractOrder):
     def __check_init__(self) -> None:
         check_not_negative("randomness", self.randomness)
 
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         classes = jnp.arange(log_p.shape[-1], dtype=jnp.int32).reshape((1,) * (log_p.ndim - 1) + (-1,))
         first = jnp.max(log_p, axis=-1)
         best = jnp.argmax(log_p, axis=-1).astype(classes.dtype)
@@ -86,25 +86,25 @@ class Entropy(AbstractOrder):
     def __check_init__(self) -> None:
         check_not_negative("randomness", self.randomness)
 
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         return _perturbed(key, -jnp.sum(jax.scipy.special.entr(jnp.exp(log_p)), axis=-1), self.randomness, step)
 
 
 class LeftToRight(AbstractOrder):
     """Autoregressive order: the first masked site of the flattened event comes first."""
 
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         return -jnp.arange(tokens.size, dtype=jnp.int32).reshape(tokens.shape).astype(log_p.dtype)
 
 
 class RandomOrder(AbstractOrder):
     """A uniformly random order."""
 
-    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: Move) -> Array:
+    def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
         return -jax.random.exponential(key, tokens.shape, log_p.dtype)
 
 
-def _perturbed(key: KeyArray, score: Array, randomness: float | Array, step: Move) -> Array:
+def _perturbed(key: KeyArray, score: Array, randomness: float | Array, step: SamplerStep) -> Array:
     if isinstance(randomness, int | float) and randomness == 0:
         return score
     left = (step.count - 1 - step.index).astype(score.dtype) / max(step.count - 1, 1)

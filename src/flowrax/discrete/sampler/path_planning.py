@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractLogitModel, AbstractMoves, Move
+from ..contract import AbstractLogitModel, AbstractSampler, SamplerStep
 from .draw import draw, log_tempered
 from .masks import given_of, highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
 
-class PathPlanning(AbstractMoves):
+class PathPlanning(AbstractSampler):
     r"""Scores all tokens by the network's output and re-masks those with the lowest scores (P2, Peng et al. 2025).
 
     Each step draws a token for every masked site and scores all sites. The score of a site that was unmasked before the
@@ -43,7 +43,7 @@ class PathPlanning(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractLogitModel, grid: Any) -> Array:
@@ -54,7 +54,9 @@ class PathPlanning(AbstractMoves):
         steps = number_of_steps(self, grid, size_of(model))
         return times_of_shares(model, jnp.linspace(0, 1, steps + 1))
 
-    def move(self, model: AbstractLogitModel, step: Move, x: Tokens, condition: Condition, key: KeyArray) -> Tokens:
+    def step(
+        self, model: AbstractLogitModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
+    ) -> Tokens:
         mask = mask_of(self, model)
         masked, free = x == mask, jnp.ones(x.shape, bool)
         if self.keep_given:

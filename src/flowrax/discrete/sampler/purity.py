@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .ancestral import even_times
 from .draw import draw, log_tempered
 
 
-class Purity(AbstractMoves):
+class Purity(AbstractSampler):
     r"""Unmasks as many sites as [`Euler`][] would, but those where the model is most confident.
 
     The number of sites to unmask is binomial: each masked site counts with probability
@@ -37,7 +37,7 @@ class Purity(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
@@ -46,7 +46,7 @@ class Purity(AbstractMoves):
             raise ValueError("Purity unmasks sites, but the model's prior has no mask; use Euler or MixtureJump.")
         return even_times(model, grid)
 
-    def chances(self, model: AbstractCategoricalModel, step: Move) -> tuple[Array, Array]:
+    def chances(self, model: AbstractCategoricalModel, step: SamplerStep) -> tuple[Array, Array]:
         """The probability that a site is unmasked in the step, and the probability that a token is masked again."""
         schedule = model.interpolant.schedule
         eta = jnp.asarray(self.stochasticity, step.start.dtype)
@@ -55,8 +55,8 @@ class Purity(AbstractMoves):
         last = schedule.mask_probability(step.end) == 0
         return jnp.where(last, 1, jnp.minimum(width * rate, 1)), jnp.where(last, 0, jnp.minimum(width * eta, 1))
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         number_key, what_key, back_key = jax.random.split(key, 3)
         log_p = model.log_probabilities(step.start, x, condition)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_fraction, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..sites import spread
 from .ancestral import even_times
 from .draw import data_probabilities, draw
@@ -33,7 +33,7 @@ class AbstractRemasking(eqx.Module):
         """The times of the steps, `(k + 1,)`; `grid` is the argument of `sample`."""
 
     @abc.abstractmethod
-    def amount(self, step: Move, known: Array, lost: Array) -> Array:
+    def amount(self, step: SamplerStep, known: Array, lost: Array) -> Array:
         r"""$\sigma \alpha_s$, at most `lost`, where `known` is $\alpha_s$ and `lost` is $m_t$."""
 
 
@@ -48,7 +48,7 @@ class Capped(AbstractRemasking):
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)
 
-    def amount(self, step: Move, known: Array, lost: Array) -> Array:
+    def amount(self, step: SamplerStep, known: Array, lost: Array) -> Array:
         return jnp.minimum(self.eta * known, lost)
 
 
@@ -63,7 +63,7 @@ class Rescaled(AbstractRemasking):
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)
 
-    def amount(self, step: Move, known: Array, lost: Array) -> Array:
+    def amount(self, step: SamplerStep, known: Array, lost: Array) -> Array:
         return self.eta * jnp.minimum(known, lost)
 
 
@@ -101,11 +101,11 @@ class Loop(AbstractRemasking):
         corners = jnp.asarray([0, self.begin, self.end, 1], share.dtype)
         return jnp.interp(share, corners, jnp.asarray([model.t_min, self.hold, self.hold, model.t_max], share.dtype))
 
-    def amount(self, step: Move, known: Array, lost: Array) -> Array:
+    def amount(self, step: SamplerStep, known: Array, lost: Array) -> Array:
         return jnp.where(step.start == step.end, self.inner.amount(step, known, lost), 0)
 
 
-class Remasking(AbstractMoves):
+class Remasking(AbstractSampler):
     r"""Ancestral sampling of masked diffusion in which unmasked tokens may be masked again (ReMDM, Wang et al. 2025).
 
     Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
@@ -127,7 +127,7 @@ class Remasking(AbstractMoves):
         check_not_negative("temperature", self.temperature)
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
@@ -135,7 +135,7 @@ class Remasking(AbstractMoves):
         return self.remasking.times(model, grid)
 
     def probabilities(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition = None
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         """The probability of every class after the step, `(*shape, K)`."""
         mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
@@ -144,15 +144,17 @@ class Remasking(AbstractMoves):
         other = jnp.where((x == mask)[..., None], p1, masks)
         return (1 - change)[..., None] * here + change[..., None] * other
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
         when_key, token_key = jax.random.split(key)
         tokens = jnp.where(x == mask, draw(token_key, p1).astype(x.dtype), mask)
         return jnp.where(jax.random.uniform(when_key, x.shape, change.dtype) < change, tokens, x)
 
-    def _law(self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition) -> tuple[Array, Array]:
+    def _law(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition
+    ) -> tuple[Array, Array]:
         """The clean-token probabilities, and the probability that each site changes."""
         mask, schedule = mask_of(self, model), model.interpolant.schedule
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)

@@ -10,13 +10,13 @@ import numpy as np
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractMoves, Move
+from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .draw import draw, log_tempered
 from .masks import highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
 
-class Unmask(AbstractMoves):
+class Unmask(AbstractSampler):
     r"""Draws a token for every masked site and keeps those that come first in `order`.
 
     If one site is unmasked per step, the model is exact and the order ignores the drawn tokens ([`RandomOrder`][],
@@ -57,7 +57,7 @@ class Unmask(AbstractMoves):
             raise ValueError(f"per_step must be at least 1; got {per_step}.")
 
     @property
-    def evaluations(self) -> int:
+    def num_evaluations_per_step(self) -> int:
         return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
@@ -75,8 +75,8 @@ class Unmask(AbstractMoves):
             raise ValueError(f"per_step unmasks {counts.sum()} sites in all, but an event has {size} sites.")
         return times_of_shares(model, jnp.asarray(np.minimum(np.cumsum([0, *counts]) / size, 1)))
 
-    def move(
-        self, model: AbstractCategoricalModel, step: Move, x: Tokens, condition: Condition, key: KeyArray
+    def step(
+        self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray
     ) -> Tokens:
         masked = x == mask_of(self, model)
         order_key, token_key = jax.random.split(key)
@@ -89,7 +89,7 @@ class Unmask(AbstractMoves):
         score = jnp.where(masked, jnp.maximum(score, jnp.finfo(score.dtype).min), -jnp.inf)
         return jnp.where(highest(score, self._number(step, masked)), tokens, x)
 
-    def _number(self, step: Move, masked: Array) -> Array:
+    def _number(self, step: SamplerStep, masked: Array) -> Array:
         """How many sites the step unmasks."""
         left = jnp.sum(masked, dtype=jnp.int32)
         if self.per_step is None:

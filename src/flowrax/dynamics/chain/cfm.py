@@ -6,7 +6,7 @@ import equinox as eqx
 
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.contract import AbstractPrediction
-from ...model.prediction import Converted
+from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Velocity
 from ...schedule import AbstractSchedule, Linear
 from ...stepper.exponential.kernel import converted, diffuse, move, tidy
@@ -35,7 +35,7 @@ class CFM(eqx.Module):
         self.schedule = Linear() if schedule is None else schedule
         self.target = Velocity() if target is None else target
 
-    def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
+    def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`.
 
         The score is valid only for a network trained with an independent coupling.

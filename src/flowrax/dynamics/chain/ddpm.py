@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ..._base.checks import is_traced
 from ..._base.typing import Array, ArrayLike, Event, Int, KeyArray
 from ...model.contract import AbstractPrediction
-from ...model.prediction import Converted
+from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Data
 from ...schedule import DiscreteSchedule, Scales
 from ...stepper.exponential.kernel import Kernel, add_noise, converted, kernel, tidy
@@ -67,7 +67,7 @@ class DDPM(eqx.Module):
         found = alpha, sigma, rate / 2 * alpha, variance_rate / (2 * sigma), variance_rate
         return Scales(*(value.astype(like.dtype) for value in found))
 
-    def predict(self, output: Event, index: Int[ArrayLike, ""], x: Event) -> Converted:
+    def predict(self, output: Event, index: Int[ArrayLike, ""], x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output for `x` at an index."""
         return converted(output, x, self.scales(index, x), self.target)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..._base.checks import is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.contract import AbstractPrediction
-from ...model.prediction import Converted
+from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Data
 from ...schedule import AbstractSchedule
 from ...stepper.exponential.kernel import Kernel, add_noise, check_positive_dt, converted, diffuse, kernel, move, tidy
@@ -51,7 +51,7 @@ class VDM(eqx.Module):
         """
         self.schedule, self.target = schedule, Data() if target is None else target
 
-    def predict(self, output: Event, t: Scalar, x: Event) -> Converted:
+    def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`."""
         return converted(output, x, self.schedule.scales(t, x.dtype), self.target)
 

@@ -70,7 +70,7 @@ class Step(eqx.Module):
 
     def __call__(self, x: Event, data: Event) -> Event:
         """The step without its noise."""
-        return times(self.keep, x) + times(self.data, data) + self.mean
+        return scaled(self.keep, x) + scaled(self.data, data) + self.mean
 
 
 class Problem(eqx.Module):
@@ -93,7 +93,7 @@ class Problem(eqx.Module):
     def noise_of(self, t: Scalar, x: Event, data: Event) -> Event:
         r"""The noise prediction from the data prediction; zero where $\sigma = 0$."""
         alpha, sigma = self.scales(t)
-        return times(jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0), x - times(alpha, data))
+        return scaled(jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0), x - scaled(alpha, data))
 
     def log_ratio(self, t: Scalar) -> Array:
         r"""$\lambda = \log(\alpha / \sigma)$."""
@@ -135,7 +135,7 @@ class Problem(eqx.Module):
         """A draw with the prior's covariance: the Brownian increment over the square root of the step's length."""
         if self.noise is None:
             return jnp.zeros_like(like)
-        return times(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
+        return scaled(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
 
 
 class AbstractExponentialSolver(dfx.AbstractItoSolver):
@@ -180,14 +180,14 @@ def check_predictions(solver: dfx.AbstractSolver, model: AbstractContinuousModel
         check_data(model, type(part).__name__, start, end if part.predicts_at_end else start)
 
 
-def times(coefficient: Array, x: Event) -> Event:
+def scaled(coefficient: Array, x: Event) -> Event:
     """A scalar coefficient, cast to the state's dtype, times the state."""
     return coefficient.astype(x.dtype) * x
 
 
 def shift(prior: AbstractGaussianPrior, coefficient: Array) -> Event | float:
     """The coefficient times the prior's mean; zero for the standard normal."""
-    return 0.0 if prior.is_standard else times(coefficient, prior.mean)
+    return 0.0 if prior.is_standard else scaled(coefficient, prior.mean)
 
 
 def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence[Event]) -> Event:
@@ -217,7 +217,7 @@ def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence
     integrals = psi(step.decay, len(nodes) + 1)
     column, basis, total = [data, *values], [jnp.ones_like(step.gap)], jnp.zeros_like(data)
     for k, there in enumerate(known, 1):
-        column = [times(1 / (points[i + k] - points[i]), column[i + 1] - column[i]) for i in range(len(column) - 1)]
+        column = [scaled(1 / (points[i + k] - points[i]), column[i + 1] - column[i]) for i in range(len(column) - 1)]
         # The Newton basis: the product of u - u_j over j < k, by powers of u.
         shifted = [jnp.zeros_like(step.gap), *basis]
         basis = [a - points[k - 1] * b for a, b in zip(shifted, [*basis, jnp.zeros_like(step.gap)], strict=True)]
@@ -225,7 +225,7 @@ def correction(step: Step, data: Event, nodes: Sequence[Array], values: Sequence
         if k == 1:
             straight = ~known[1] if len(known) > 1 else True
             weight = jnp.where(straight, step.data / 2, weight)
-        total = total + times(jnp.where(there, weight, 0), column[0])
+        total = total + scaled(jnp.where(there, weight, 0), column[0])
     return total
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import diffrax as dfx
 
 from ..._base.typing import Event, PyTree, Scalar
-from .base import AbstractExponentialSolver, times
+from .base import AbstractExponentialSolver, scaled
 from .kernel import kernel
 
 
@@ -51,5 +51,5 @@ class DDIM(AbstractExponentialSolver):
         )
         y1 = coefficients.mean(y0, data) + problem.shift(exact.sigma - coefficients.keep * start[1])
         if problem.noise is not None:
-            y1 = y1 + times(coefficients.std, problem.normal(t0, t1, y0))
+            y1 = y1 + scaled(coefficients.std, problem.normal(t0, t1, y0))
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Event, PyTree, Scalar
-from .base import AbstractExponentialSolver, Problem, psi, times
+from .base import AbstractExponentialSolver, Problem, psi, scaled
 
 
 class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
@@ -93,4 +93,4 @@ class _Stages:
         weight = step.sigma * psi(-jnp.where(self.finite, step.gap, 1), order)[-1] / divisor
         change = problem.noise_of(stage.time, stage.y, stage.data) - problem.noise_of(self.t0, self.y0, self.data)
         rest = problem.step(stage.time, t)(stage.y, stage.data)
-        return jnp.where(self.finite, step(self.y0, self.data) + times(weight, change), rest)
+        return jnp.where(self.finite, step(self.y0, self.data) + scaled(weight, change), rest)

@@ -13,7 +13,7 @@ import diffrax as dfx
 import jax.numpy as jnp
 
 from ..._base.typing import Event, PyTree, Scalar
-from .base import AbstractExponentialSolver, times
+from .base import AbstractExponentialSolver, scaled
 
 
 class EDMHeun(AbstractExponentialSolver):
@@ -43,5 +43,5 @@ class EDMHeun(AbstractExponentialSolver):
         euler = exact(y0, data)
         change = problem.noise_of(t1, euler, problem.denoise(t1, euler)) - problem.noise_of(t0, y0, data)
         weight = (exact.sigma - exact.alpha * sigma / jnp.where(finite, alpha, 1)) / 2
-        y1 = euler + jnp.where(finite, times(weight, change), 0)
+        y1 = euler + jnp.where(finite, scaled(weight, change), 0)
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful

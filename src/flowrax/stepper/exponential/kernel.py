@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_shape, is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
-from ...model.prediction import Converted
+from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget
 from ...prior import Gaussian, remove_centre
 from ...schedule import Scales
@@ -41,7 +41,7 @@ class Kernel(eqx.Module):
         return _times(self.keep + ratio, x) - _times(sigma * ratio, noise)
 
 
-def converted(output: Event, x: Event, scales: Scales, target: AbstractTarget) -> Converted:
+def converted(output: Event, x: Event, scales: Scales, target: AbstractTarget) -> AffinePrediction:
     """A network's output as a prediction, for independent standard normal noise.
 
     **Arguments:**
@@ -50,9 +50,9 @@ def converted(output: Event, x: Event, scales: Scales, target: AbstractTarget) -
     - `scales`: the scales at the time of `x`.
     - `target`: the quantity that `output` represents.
 
-    **Returns:** a `Converted`.
+    **Returns:** a `AffinePrediction`.
     """
-    return Converted(output, x, scales, target, Gaussian(x.shape, dtype=x.dtype), True)
+    return AffinePrediction(output, x, scales, target, Gaussian(x.shape, dtype=x.dtype), True)
 
 
 def kernel(

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..._base.typing import Event, PyTree, Scalar
-from .base import AbstractExponentialSolver, History, correction, empty_history, times
+from .base import AbstractExponentialSolver, History, correction, empty_history, scaled
 
 
 class DPMSolverPP(AbstractExponentialSolver):
@@ -54,5 +54,5 @@ class DPMSolverPP(AbstractExponentialSolver):
         nodes = history.nodes(start, exact.gap, self.max_order - 1)
         y1 = exact(y0, data) + correction(exact, data, nodes, history.datas)
         if problem.noise is not None:
-            y1 = y1 + times(exact.std, problem.normal(t0, t1, y0))
+            y1 = y1 + scaled(exact.std, problem.normal(t0, t1, y0))
         return y1, None, {"y0": y0, "y1": y1}, history.push(data, start), dfx.RESULTS.successful

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..._base.typing import Event, PyTree, Scalar
-from .base import AbstractExponentialSolver, Problem, times
+from .base import AbstractExponentialSolver, Problem, scaled
 
 
 class SEEDS(AbstractExponentialSolver):
@@ -57,14 +57,14 @@ class SEEDS(AbstractExponentialSolver):
         problem = self.problem(terms, args)
         data, whole = problem.denoise(t0, y0), problem.step(t0, t1)
         if self.num_evaluations_per_step == 1:
-            y1 = whole(y0, data) + times(whole.std, problem.normal(t0, t1, y0))
+            y1 = whole(y0, data) + scaled(whole.std, problem.normal(t0, t1, y0))
         else:
             middle = problem.between(t0, t1, 1 / 2)
             first, second = problem.step(t0, middle), problem.step(middle, t1)
             xi1, xi2 = _halves(problem, t0, t1, y0)
-            noise = times(first.std, xi1)
+            noise = scaled(first.std, xi1)
             data = problem.denoise(middle, first(y0, data) + noise)
-            y1 = whole(y0, data) + times(second.keep, noise) + times(second.std, xi2)
+            y1 = whole(y0, data) + scaled(second.keep, noise) + scaled(second.std, xi2)
         return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful
 
 
@@ -74,6 +74,6 @@ def _halves(problem: Problem, t0: Scalar, t1: Scalar, like: Event) -> tuple[Even
         return jnp.zeros_like(like), jnp.zeros_like(like)
     record = problem.noise.contr(t0, t1, use_levy=True)
     root = jnp.sqrt(t1 - t0)
-    whole = times(1 / root, record.W.astype(like.dtype))
-    bend = times(12**0.5 / root, record.H.astype(like.dtype))
+    whole = scaled(1 / root, record.W.astype(like.dtype))
+    bend = scaled(12**0.5 / root, record.H.astype(like.dtype))
     return (whole + bend) / 2**0.5, (whole - bend) / 2**0.5

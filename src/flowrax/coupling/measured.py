@@ -8,7 +8,7 @@ from .._base.typing import Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 
 
-class Given(AbstractCoupling):
+class MeasuredPairs(AbstractCoupling):
     """Keeps the given pairs, in which noise and data depend on each other. `fit(..., x0=...)` records this coupling."""
 
     independent: ClassVar[bool] = False
