@@ -27,7 +27,7 @@ WRONG = {
     "num_steps is missing": lambda: Transitions(looked_up),
     "num_classes must be at least 2; got 1": lambda: Ordinal(RATES, 1),
     "The prior has 3 classes but Transitions has 4": lambda: D3PM(NOISE, frx.discrete.UniformCategorical((2,), 3)),
-    "pass prior.Categorical with probability one": lambda: frx.CategoricalModel(
+    "pass discrete.Categorical with probability one": lambda: frx.CategoricalModel(
         looked_up, NOISE, prior=frx.discrete.Masked((2,), NUM), dtype=np.float32
     ),
     "Transitions is not a mixture of data and noise": lambda: NOISE.schedule,

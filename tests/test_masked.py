@@ -178,7 +178,7 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
     [
         (
             lambda: discrete.Unmask().times(exact("uniform"), None),
-            "Unmask unmasks sites, but UniformCategorical has no mask; use prior.Masked",
+            "Unmask unmasks sites, but UniformCategorical has no mask; use discrete.Masked",
         ),
         (lambda: discrete.FirstHitting().times(exact("custom"), None), "FirstHitting unmasks sites"),
         (lambda: discrete.FirstHitting().times(exact("masked"), 7), "leave out grid=7"),

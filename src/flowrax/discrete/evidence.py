@@ -18,7 +18,7 @@ class WithEvidence(AbstractNetwork):
     any noise: near the data the posterior becomes certain. Otherwise the network has to learn this, and any remaining
     uncertainty makes its continuous-time bound infinite.
 
-    Example: `CategoricalModel(nn.WithEvidence(network, schedule, prior), schedule, prior=prior)`.
+    Example: `CategoricalModel(discrete.WithEvidence(network, schedule, prior), schedule, prior=prior)`.
     """
 
     network: Network

@@ -36,8 +36,8 @@ class Transformer(AbstractFeatureNetwork):
         import jax
 
         network = frx.nn.Transformer((16,), 6, key=jax.random.key(0), width=32, depth=2)
-        prior = frx.prior.Masked.exclusive((16,), 5)
-        model = frx.CategoricalModel(network, frx.schedule.LogLinearMasking(), prior=prior)
+        prior = frx.discrete.Masked.exclusive((16,), 5)
+        model = frx.CategoricalModel(network, frx.discrete.LogLinearMasking(), prior=prior)
         ```
 
     **References:** [@su2021roformer], [@peebles2023scalable].
@@ -86,7 +86,7 @@ class Transformer(AbstractFeatureNetwork):
         - `time`: whether the network takes the time. Masked diffusion does not need it: the posterior of a masked site
             depends on the unmasked tokens alone.
         - `mask`: `mask(condition)`, `(*shape)`, nonzero where a site holds data. No site attends to the others, and
-            their logits are meaningless. Pass the same function to `loss.CrossEntropy`. Booleans of the condition reach
+            their logits are meaningless. Pass the same function to `discrete.CrossEntropy`. Booleans of the condition reach
             this function only, not the embedding.
         - `num_classes`: the number of classes of an event, with labels from 0 to `num_classes - 1`; the label
             `num_classes` stands for no class. With 0 the network takes no label.

@@ -37,9 +37,9 @@ class Conditional(AbstractGaussianPrior):
     `Gaussian((9, 3), std=jnp.broadcast_to(condition["mask"][:, None], (9, 3)))` instead.
 
     `sample`, `log_prob` and the other functions bind the prior to the condition of each sample with
-    [`bind_condition`][]. In `fit`, couplings pair standard normal noise with data; the noise is then transformed to the prior of the data point
-    that it is paired with, so noise can be paired with data of any size. The error norm of adaptive steps in `sample`
-    is the root mean square over all elements, including padding.
+    [`bind_condition`][]. In `fit`, couplings pair standard normal noise with data; the noise is then transformed to the
+    prior of the data point that it is paired with, so noise can be paired with data of any size. The error norm of
+    adaptive steps in `sample` is the root mean square over all elements, including padding.
     """
 
     make_prior: Callable[[Condition], AbstractGaussianPrior]

@@ -61,7 +61,7 @@ class AbstractTransitions(AbstractCategoricalPath):
         if prior.mask is not None:
             raise ValueError(
                 "With a Masked prior every unmasked token is taken to be clean, but these matrices may also change "
-                "unmasked tokens; pass prior.Categorical with probability one on the mask."
+                "unmasked tokens; pass discrete.Categorical with probability one on the mask."
             )
 
     def steps(self, t: Scalar) -> Array:

@@ -24,8 +24,8 @@ class Ancestral(AbstractSampler):
     masked diffusion (Sahoo et al. 2024, eq. 6), under other noise the sampler of D3PM.
 
     - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
-    - `reverse`: how the clean-token probabilities become a reverse step. Default: `interpolant.AveragedPosterior()`;
-        `interpolant.AveragedJoint()` is D3PM as published.
+    - `reverse`: how the clean-token probabilities become a reverse step. Default: `discrete.AveragedPosterior()`;
+        `discrete.AveragedJoint()` is D3PM as published.
     """
 
     temperature: float | Array = 1.0

@@ -14,8 +14,8 @@ def mask_of(sampler: AbstractSampler, model: AbstractCategoricalModel) -> int:
     mask = model.prior.mask
     if mask is None:
         raise ValueError(
-            f"{type(sampler).__name__} unmasks sites, but {type(model.prior).__name__} has no mask; use discrete.Masked, "
-            "or discrete.Ancestral for other kinds of noise."
+            f"{type(sampler).__name__} unmasks sites, but {type(model.prior).__name__} has no mask; use "
+            "discrete.Masked, or discrete.Ancestral for other kinds of noise."
         )
     return mask
 
