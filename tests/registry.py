@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import flowrax as frx
 from flowrax import dynamics as dyn
 from flowrax.model.target import AbstractTarget
-from flowrax.schedule import AbstractSchedule, Scales
+from flowrax.schedule import AbstractSchedule, Scales, Singularities
 
 for _module in pkgutil.walk_packages(frx.__path__, "flowrax."):
     importlib.import_module(_module.name)
@@ -49,6 +49,12 @@ ELSEWHERE = {
     "Corrected": "the solver of PredictorCorrector",
     "Trapezoidal": "of a second term: test_control_variate",
 }
+
+
+def is_singular(schedule, quantity, t):
+    """Whether a schedule says that the method of this name is infinite at an end point."""
+    forward = quantity in ("drift", "diffusion", "diffusion_squared")
+    return t in getattr(schedule.singularities, "forward_sde" if forward else quantity, ())
 
 
 def finals(base):
@@ -109,7 +115,7 @@ class Chosen(AbstractSchedule):
 
     index: jax.Array
     names: tuple[str, ...] = eqx.field(static=True)
-    singularities = {}  # noqa: RUF012
+    singularities = Singularities()
 
     def __init__(self, name, names=tuple(SCHEDULES)):
         """By its name, or by its number where that is traced."""
@@ -152,7 +158,7 @@ class Fixed(AbstractSchedule):
     """Some schedule's scales at one time, which are traced: what converts predictions sees nothing else of it."""
 
     record: Scales
-    singularities = {}  # noqa: RUF012
+    singularities = Singularities()
 
     def scales(self, t, dtype=None):
         return self.record if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), self.record)

@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 
 import flowrax as frx
+import registry
 from laws import MORE_SCHEDULES, SCHEDULES as COMMON
 
 SCHEDULES = COMMON | MORE_SCHEDULES
@@ -173,7 +174,7 @@ def test_float32_is_accurate(name, quantity, computed):
     inside = (t > 0) & (t < 1)
     assert worst(got[inside], truth(name, t[inside])[quantity]) <= 1e-5
     for end in (0, 1):
-        if SCHEDULES[name].is_singular(quantity, float(end)):
+        if registry.is_singular(SCHEDULES[name], quantity, float(end)):
             continue
         want = ENDS[name, end][quantity] if (name, end) in ENDS else truth(name, float(end))[quantity]
         assert worst(got[t == end], want) <= 1e-5
@@ -185,7 +186,7 @@ def test_infinite_exactly_where_singularities_says(name, computed):
         finite = np.isfinite(computed[name][quantity])
         assert finite[1:-1].all(), quantity
         for end in (0, -1):
-            assert finite[end] != SCHEDULES[name].is_singular(quantity, float(TIMES[end])), (quantity, end)
+            assert finite[end] != registry.is_singular(SCHEDULES[name], quantity, float(TIMES[end])), (quantity, end)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

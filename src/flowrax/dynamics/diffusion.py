@@ -36,7 +36,7 @@ class SBDM(AbstractDiffusion):
         return self.scale / 2 * schedule.diffusion_squared(t)
 
     def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return schedule.is_singular("diffusion", 0.0)
+        return 0.0 in schedule.singularities.forward_sde
 
 
 class Constant(AbstractDiffusion):

@@ -102,7 +102,7 @@ class Restart(AbstractRenoised):
 
     def check(self, model: AbstractContinuousModel) -> None:
         for name, t in (("t_min", self.t_min), ("t_max", self.t_max)):
-            if not model.t_min <= t <= model.t_max or model.schedule.is_singular("log_snr", t):
+            if not model.t_min <= t <= model.t_max or t in model.schedule.singularities.log_snr:
                 raise ValueError(
                     f"Restart has {name}={t}; it needs times in [{model.t_min}, {model.t_max}] of finite log-SNR."
                 )

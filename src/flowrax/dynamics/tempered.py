@@ -141,7 +141,7 @@ class HybridSDE(AbstractScoreSDE):
         return half * pull, half * (1 + rate)
 
     def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return schedule.is_singular("diffusion", 0.0)
+        return 0.0 in schedule.singularities.forward_sde
 
     @property
     def linear_scale(self) -> float | Array | None:

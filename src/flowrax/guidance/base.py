@@ -89,7 +89,7 @@ class GuidedModel(AbstractWrappedModel):
         low, high = model.score_interval
         self.model, self.observation, self.guidance = model, observation, guidance
         self.shape, self.dtype = model.shape, model.dtype
-        self.t_min = max(low, TIME_MARGIN) if model.schedule.is_singular("drift", 0.0) else low
+        self.t_min = max(low, TIME_MARGIN) if (0.0 in model.schedule.singularities.forward_sde) else low
         self.t_max = high
 
     @property

@@ -4,14 +4,13 @@ The two ends may be two data sets with any coupling, because the score, $-\mathb
 on $z$.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Event, KeyArray, Times
-from ..schedule import AbstractSchedule
+from ..schedule import AbstractSchedule, Singularities
 from .base import AbstractInterpolant
 from .gamma import AbstractGamma
 
@@ -51,9 +50,7 @@ class EncoderDecoder(AbstractSchedule):
     This schedule is for [`Latent`][] only: both scales vanish at $t = \tfrac12$.
     """
 
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        name: (0.0, 1.0) for name in ("log_snr", "drift", "diffusion", "diffusion_squared")
-    }
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(0.0, 1.0), forward_sde=(0.0, 1.0))
 
     def alpha(self, t: Times) -> Array:
         t = jnp.asarray(t)

@@ -67,4 +67,4 @@ class EDMPreconditioner(AbstractPreconditioner):
         return skip * x + sigma * self.sigma_data / std * raw
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return schedule.is_singular("log_snr", 0.0), schedule.is_singular("log_snr", 1.0)
+        return 0.0 in schedule.singularities.log_snr, 1.0 in schedule.singularities.log_snr

@@ -79,7 +79,7 @@ class Data(AbstractTarget):
         return jnp.ones_like(s.alpha)
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return False, schedule.is_singular("log_snr", 1.0)
+        return False, 1.0 in schedule.singularities.log_snr
 
 
 class Noise(AbstractTarget):
@@ -108,7 +108,7 @@ class Noise(AbstractTarget):
         return -s.alpha / s.sigma
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return schedule.is_singular("drift", 0.0), schedule.is_singular("sigma_rate", 1.0)
+        return 0.0 in schedule.singularities.forward_sde, 1.0 in schedule.singularities.sigma_rate
 
 
 class Velocity(AbstractTarget):
@@ -133,7 +133,7 @@ class Velocity(AbstractTarget):
         return -_determinant(s) / s.sigma
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return False, schedule.is_singular("sigma_rate", 1.0)
+        return False, 1.0 in schedule.singularities.sigma_rate
 
 
 class Score(AbstractTarget):
@@ -158,7 +158,7 @@ class Score(AbstractTarget):
         return s.alpha / s.sigma**2
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return schedule.is_singular("drift", 0.0), schedule.is_singular("log_snr", 1.0)
+        return 0.0 in schedule.singularities.forward_sde, 1.0 in schedule.singularities.log_snr
 
 
 class V(AbstractTarget):
@@ -186,7 +186,7 @@ class V(AbstractTarget):
         return -(s.alpha**2 + s.sigma**2) / s.sigma
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        return False, schedule.is_singular("sigma_rate", 1.0)
+        return False, 1.0 in schedule.singularities.sigma_rate
 
 
 class Latent(AbstractTarget):

@@ -131,7 +131,7 @@ class Model(AbstractContinuousModel):
         elif isinstance(self.target, Velocity):
             raise ValueError(VELOCITY_ONLY)
         low, high = data_interval(self)
-        vanishes = self.schedule.is_singular("log_snr", 1.0)
+        vanishes = 1.0 in self.schedule.singularities.log_snr
         return low, min(high, 1 - TIME_MARGIN) if vanishes else high
 
     def source_at(self, t: Scalar) -> AbstractPrior:
@@ -199,8 +199,8 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     """
     low, high = model.t_min, model.t_max
     if isinstance(model, Model) and model.is_affine and isinstance(model.target, Velocity):
-        low = max(low, NOISE_MARGIN) if model.schedule.is_singular("determinant", 0.0) else low
-        high = min(high, 1 - TIME_MARGIN) if model.schedule.is_singular("determinant", 1.0) else high
+        low = max(low, NOISE_MARGIN) if 0.0 in model.schedule.singularities.determinant else low
+        high = min(high, 1 - TIME_MARGIN) if 1.0 in model.schedule.singularities.determinant else high
     return low, high
 
 

@@ -91,7 +91,7 @@ class WarpedModel(AbstractWrappedModel):
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min, t_max = _overlap(model, schedule, *data_interval(model))
         # The velocity, computed from data and noise, is infinite where the rate of sigma is.
-        self.t_max = min(t_max, 1 - TIME_MARGIN) if schedule.is_singular("sigma_rate", 1.0) else t_max
+        self.t_max = min(t_max, 1 - TIME_MARGIN) if 1.0 in schedule.singularities.sigma_rate else t_max
         try:
             low, high = _overlap(model, schedule, *model.score_interval)
         except ValueError:
@@ -145,7 +145,7 @@ def _overlap(
 
 
 def _log_snr(schedule: AbstractSchedule, t: float) -> float:
-    if schedule.is_singular("log_snr", t):
+    if t in schedule.singularities.log_snr:
         return -math.inf if t == 0 else math.inf
     with jax.ensure_compile_time_eval():
         return float(schedule.log_snr(jnp.asarray(t, float)))

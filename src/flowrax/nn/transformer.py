@@ -86,8 +86,8 @@ class Transformer(AbstractFeatureNetwork):
         - `time`: whether the network takes the time. Masked diffusion does not need it: the posterior of a masked site
             depends on the unmasked tokens alone.
         - `mask`: `mask(condition)`, `(*shape)`, nonzero where a site holds data. No site attends to the others, and
-            their logits are meaningless. Pass the same function to `discrete.CrossEntropy`. Booleans of the condition reach
-            this function only, not the embedding.
+            their logits are meaningless. Pass the same function to `discrete.CrossEntropy`. Booleans of the condition
+            reach this function only, not the embedding.
         - `num_classes`: the number of classes of an event, with labels from 0 to `num_classes - 1`; the label
             `num_classes` stands for no class. With 0 the network takes no label.
         - `vector_size`: the number of floating elements of a condition.

@@ -1,6 +1,6 @@
 """Schedules: the scales of data and noise as functions of time."""
 
-from .base import AbstractSchedule as AbstractSchedule, Scales as Scales
+from .base import AbstractSchedule as AbstractSchedule, Scales as Scales, Singularities as Singularities
 from .clock import (
     AbstractClock as AbstractClock,
     DiffusionClock as DiffusionClock,

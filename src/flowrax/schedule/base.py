@@ -11,7 +11,7 @@ g^2 = \frac{\mathrm{d} \sigma^2}{\mathrm{d}s} - 2 f \sigma^2
 
 import abc
 import operator
-from collections.abc import Mapping
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,18 +30,28 @@ class Scales(eqx.Module):
     variance_rate: Array
 
 
+class Singularities(NamedTuple):
+    r"""The end points of time, 0 and 1, at which quantities of a schedule are infinite; empty for a finite quantity."""
+
+    log_snr: tuple[float, ...] = ()
+    forward_sde: tuple[float, ...] = ()
+    """The end points for `drift`, `diffusion` and `diffusion_squared`."""
+    alpha_rate: tuple[float, ...] = ()
+    sigma_rate: tuple[float, ...] = ()
+    variance_rate: tuple[float, ...] = ()
+    determinant: tuple[float, ...] = ()
+    r"""The end points at which $\alpha \dot\sigma - \dot\alpha \sigma$ vanishes, where a velocity does not determine
+    the data and the noise."""
+
+
 class AbstractSchedule(eqx.Module):
     r"""Maps time to the scales $\alpha$ of the data and $\sigma$ of the noise.
 
     Every method is elementwise in `t`, which lies in $[0, 1]$; rates are derivatives with respect to `t`.
     """
 
-    singularities: eqx.AbstractClassVar[Mapping[str, tuple[float, ...]]]
-    r"""The end points at which each named method is infinite. A method that is not listed is finite on $[0, 1]$.
-
-    `"determinant"` lists the times at which $\alpha \dot\sigma - \dot\alpha \sigma$ vanishes. At these times a
-    velocity does not determine the data and the noise.
-    """
+    singularities: eqx.AbstractClassVar[Singularities]
+    """Where the schedule's quantities are infinite; all else is finite on $[0, 1]$."""
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:
@@ -94,7 +104,3 @@ class AbstractSchedule(eqx.Module):
             variance_rate=self.variance_rate(t),
         )
         return record if dtype is None else jax.tree.map(operator.methodcaller("astype", dtype), record)
-
-    def is_singular(self, name: str, t: float) -> bool:
-        """Whether the method called `name` is infinite at the end point `t` (0 or 1)."""
-        return t in self.singularities.get(name, ())

@@ -1,13 +1,12 @@
 r"""$\alpha = t$, $\sigma = 1 - (1 - \sigma_{\min}) t$: flow matching with residual noise (Lipman et al. 2023)."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 class ConditionalOT(AbstractSchedule):
@@ -20,9 +19,7 @@ class ConditionalOT(AbstractSchedule):
     """
 
     sigma_min: float = eqx.field(static=True)
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        name: (0.0,) for name in ("log_snr", "drift", "diffusion", "diffusion_squared")
-    }
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(0.0,), forward_sde=(0.0,))
 
     def __init__(self, sigma_min: float = 1e-4):
         """**Arguments:**

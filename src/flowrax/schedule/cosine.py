@@ -1,13 +1,12 @@
 r"""$\alpha = \sin(\pi t / 2)$, $\sigma = \cos(\pi t / 2)$: the geodesic on the unit circle."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 _QUARTER = math.pi / 2
 
@@ -20,12 +19,7 @@ class Cosine(AbstractSchedule):
     **Reference:** [@albergo2023building].
     """
 
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "log_snr": (0.0, 1.0),
-        "drift": (0.0,),
-        "diffusion": (0.0,),
-        "diffusion_squared": (0.0,),
-    }
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(0.0, 1.0), forward_sde=(0.0,))
 
     def alpha(self, t: Times) -> Array:
         return jnp.sin(_QUARTER * jnp.asarray(t))

@@ -1,7 +1,6 @@
 r"""A learned log-SNR: a monotone network between two end values (Kingma et al. 2021, appendix H)."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -10,6 +9,7 @@ import optimistix as optx
 
 from .._base.checks import as_floats
 from .._base.typing import Array, KeyArray, Times
+from .base import Singularities
 from .log_snr import AbstractLogSNR
 
 
@@ -36,7 +36,7 @@ class LearnedSNR(AbstractLogSNR):
     log_weight: Array
     log_slope: Array
     offset: Array
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    singularities: ClassVar[Singularities] = Singularities()
 
     def __init__(
         self,

@@ -1,13 +1,12 @@
 r"""$\alpha = t$, $\sigma = 1 - t$: flow matching and rectified flow (Lipman et al. 2023; Liu et al. 2023)."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 class Linear(AbstractSchedule):
@@ -18,12 +17,7 @@ class Linear(AbstractSchedule):
     **Reference:** [@lipman2023flow].
     """
 
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "log_snr": (0.0, 1.0),
-        "drift": (0.0,),
-        "diffusion": (0.0,),
-        "diffusion_squared": (0.0,),
-    }
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(0.0, 1.0), forward_sde=(0.0,))
 
     def alpha(self, t: Times) -> Array:
         return jnp.asarray(t)

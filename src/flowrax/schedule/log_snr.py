@@ -8,14 +8,13 @@ f = -\tfrac12 \sigma^2 \dot\lambda, \qquad g^2 = \beta = \sigma^2 \dot\lambda.$$
 
 import abc
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 from .polynomial import lost_power, power
 from .variance_preserving import AbstractVariancePreserving
 
@@ -54,7 +53,7 @@ class LogLinearSNR(AbstractLogSNR):
 
     minimum: float
     maximum: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    singularities: ClassVar[Singularities] = Singularities()
 
     def __init__(self, minimum: float = -7.0, maximum: float = 13.5):
         """**Arguments:**
@@ -87,7 +86,7 @@ class LinearSNR(AbstractVariancePreserving):
 
     minimum: float
     growth: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"determinant": (1.0,)}
+    singularities: ClassVar[Singularities] = Singularities(determinant=(1.0,))
 
     def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
         r"""**Arguments:**
@@ -136,12 +135,16 @@ class CosineSNR(AbstractSchedule):
         self.nu, self.s = float(nu), float(s)
 
     @property
-    def singularities(self) -> Mapping[str, tuple[float, ...]]:
+    def singularities(self) -> Singularities:
         at_data = (1.0,) if self.nu < 1 else ()
-        rates = dict.fromkeys(("alpha_rate", "sigma_rate", "variance_rate"), at_data)
-        forward = dict.fromkeys(("drift", "diffusion", "diffusion_squared"), (0.0, *at_data))
-        determinant = (1.0,) if self.nu > 1 else ()
-        return rates | forward | {"log_snr": (0.0,) if self.s else (0.0, 1.0), "determinant": determinant}
+        return Singularities(
+            log_snr=(0.0,) if self.s else (0.0, 1.0),
+            forward_sde=(0.0, *at_data),
+            alpha_rate=at_data,
+            sigma_rate=at_data,
+            variance_rate=at_data,
+            determinant=(1.0,) if self.nu > 1 else (),
+        )
 
     def _angle(self, t: Times) -> Array:
         return _QUARTER * (power(1 - jnp.asarray(t), self.nu) + self.s) / (1 + self.s)

@@ -1,12 +1,10 @@
 r"""$\alpha = t^n$, $\sigma = 1 - t^n$ (Lipman et al. 2024, section 4.6)."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 def power(u: Array, exponent: float) -> Array:
@@ -42,9 +40,9 @@ class Polynomial(AbstractSchedule):
         self.exponent = float(exponent)
 
     @property
-    def singularities(self) -> Mapping[str, tuple[float, ...]]:
-        forward = dict.fromkeys(("drift", "diffusion", "diffusion_squared"), (0.0,))
-        return forward | {"log_snr": (0.0, 1.0), "determinant": (0.0,) if self.exponent > 1 else ()}
+    def singularities(self) -> Singularities:
+        determinant = (0.0,) if self.exponent > 1 else ()
+        return Singularities(log_snr=(0.0, 1.0), forward_sde=(0.0,), determinant=determinant)
 
     def alpha(self, t: Times) -> Array:
         return power(jnp.asarray(t), self.exponent)

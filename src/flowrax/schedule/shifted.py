@@ -1,11 +1,9 @@
 r"""The path of a schedule traversed at another speed: $x_t$ is the state of that schedule at the time $u(t)$."""
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 class ResolutionShift(AbstractSchedule):
@@ -35,7 +33,7 @@ class ResolutionShift(AbstractSchedule):
         self.schedule, self.shift = schedule, float(shift)
 
     @property
-    def singularities(self) -> Mapping[str, tuple[float, ...]]:
+    def singularities(self) -> Singularities:
         return self.schedule.singularities
 
     def _speed(self, t: Times) -> Array:

@@ -1,6 +1,5 @@
 r"""Continuous-time schedules that interpolate a chain of discrete steps."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.typing import Array, Times
+from .base import Singularities
 from .discrete import DiscreteSchedule
 from .variance_preserving import AbstractVariancePreserving
 
@@ -22,7 +22,7 @@ class Tabulated(AbstractVariancePreserving):
     """
 
     table: DiscreteSchedule = eqx.field(static=True)
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"log_snr": (1.0,), "sigma_rate": (1.0,)}
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(1.0,), sigma_rate=(1.0,))
 
     def __init__(self, table: DiscreteSchedule):
         """**Arguments:**

@@ -1,13 +1,12 @@
 r"""Schedules with $\alpha = 1$: VE (geometric $\sigma$) and EDM ($\sigma^{1/\rho}$ linear in time)."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 def _check_sigma(sigma_min: float, sigma_max: float) -> None:
@@ -25,7 +24,7 @@ class VarianceExploding(AbstractSchedule):
 
     sigma_min: float
     sigma_max: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    singularities: ClassVar[Singularities] = Singularities()
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         """**Arguments:**
@@ -74,7 +73,7 @@ class EDM(AbstractSchedule):
     sigma_min: float
     sigma_max: float
     rho: float
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    singularities: ClassVar[Singularities] = Singularities()
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
         r"""**Arguments:**

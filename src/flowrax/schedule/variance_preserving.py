@@ -6,7 +6,6 @@ $$\alpha = e^{-B/2}, \qquad \sigma_{\text{VP}} = \sqrt{1 - e^{-B}}, \qquad \sigm
 """
 
 import abc
-from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule
+from .base import AbstractSchedule, Singularities
 
 
 class _LinearBeta(eqx.Module):
@@ -94,7 +93,7 @@ class VariancePreserving(AbstractVariancePreserving):
     """
 
     beta: _LinearBeta
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"log_snr": (1.0,), "sigma_rate": (1.0,)}
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(1.0,), sigma_rate=(1.0,))
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**
@@ -123,7 +122,7 @@ class SubVariancePreserving(AbstractSchedule):
     """
 
     beta: _LinearBeta
-    singularities: ClassVar[Mapping[str, tuple[float, ...]]] = {"log_snr": (1.0,)}
+    singularities: ClassVar[Singularities] = Singularities(log_snr=(1.0,))
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**

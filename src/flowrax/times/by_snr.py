@@ -68,7 +68,7 @@ class LikelihoodTimes(AbstractTimes):
 
     def _ends(self, t_min: float, t_max: float, dtype: DType) -> tuple[Array, Array]:
         for name, t in (("t_min", t_min), ("t_max", t_max)):
-            if self.schedule.is_singular("log_snr", t):
+            if t in self.schedule.singularities.log_snr:
                 raise ValueError(
                     f"The log-SNR is infinite at {name}={t}, so LikelihoodTimes cannot draw it uniformly; give the "
                     f"model another {name}, or use times.Within(LikelihoodTimes(...), 1e-3, 1 - 1e-3)."

@@ -63,7 +63,7 @@ def _grid(
     space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> Array:
     check_interval(t_min, t_max)
-    singular = [t in (0.0, 1.0) and schedule.is_singular("log_snr", t) for t in (t_min, t_max)]
+    singular = [t in (0.0, 1.0) and (t in schedule.singularities.log_snr) for t in (t_min, t_max)]
     if num_steps < 1 + sum(singular):
         raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")
     margin = (t_max - t_min) / num_steps

@@ -110,18 +110,8 @@ def posterior(
     common: dict[str, Any] = {"condition": condition, "solver": solver, "rtol": rtol, "atol": atol, "adjoint": adjoint}
     common |= {"stepsize_controller": stepsize_controller, "lanes": lanes, "max_steps": max_steps}
     common |= {"progress": progress, "throw": throw}
-    draws = sample(
-        guided,
-        key,
-        num_samples,
-        x0=x0,
-        dynamics=dynamics,
-        grid=grid,
-        last_step=last_step,
-        with_log_prob=reweight,
-        divergence=chosen,
-        **common,
-    )
+    own: dict[str, Any] = {"x0": x0, "dynamics": dynamics, "grid": grid, "last_step": last_step}
+    draws = sample(guided, key, num_samples, with_log_prob=reweight, divergence=chosen, **own, **common)
     log_weights, log_evidence = jnp.full(num_samples, -jnp.log(num_samples), model.dtype), None
     if chosen is not None:
         assert draws.log_prob is not None

@@ -122,7 +122,7 @@ def variational_bound(
     low = model.t_min if t_min is None else t_min
     high = model.t_max if t_max is None else t_max
     for name, t in (("t_min", low), ("t_max", high)):
-        if model.schedule.is_singular("log_snr", t):
+        if t in model.schedule.singularities.log_snr:
             raise ValueError(f"The log-SNR is infinite at {name}={t}; pass a {name}= at which it is finite.")
     _check_noise(model)
     rows = jnp.asarray(x, model.dtype)
