@@ -11,12 +11,13 @@ import flowrax
 MARKER = "<!-- every public name -->"
 
 
-def public_modules() -> list[types.ModuleType]:
-    """The modules that the package exports by `from . import name`; others are bound by Python itself."""
-    tree = ast.parse(inspect.getsource(flowrax))
-    fronts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.module]
-    names = sorted(alias.name for front in fronts for alias in front.names)
-    return [getattr(flowrax, name) for name in names]
+def public_modules(package: types.ModuleType = flowrax) -> list[types.ModuleType]:
+    """The modules that a package, and each of these, exports by `from . import name`; others are bound by Python."""
+    tree = ast.parse(inspect.getsource(package))
+    fronts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and not node.module]
+    members = [getattr(package, name) for name in sorted(alias.name for front in fronts for alias in front.names)]
+    modules = [member for member in members if isinstance(member, types.ModuleType)]
+    return [found for module in modules for found in (module, *public_modules(module))]
 
 
 def public_names(module: types.ModuleType) -> Iterator[str]:
