@@ -295,7 +295,7 @@ def test_hybrid_keeps_the_law_at_temperature_one(rate):
     model = mixture(4, 2, "float32", seed=2).model(frx.VariancePreserving())
     grid = frx.times.edm_grid(model.schedule, 100)
     sde = frx.HybridSDE(rate)
-    x = frx.sample(model, jax.random.key(1), 2000, dynamics=sde, solver=frx.SEEDS(2), grid=grid).x
+    x = frx.sample(model, jax.random.key(1), 4000, dynamics=sde, solver=frx.SEEDS(2), grid=grid).x
     assert_moments(x, *moments(model.oracle))
 
 

@@ -16,7 +16,7 @@ from laws import SCHEDULES, assert_moments, mixture
 
 pytestmark = pytest.mark.accuracy
 
-NUM = 2000
+NUM = 4000
 COEFFICIENTS = (
     dyn.SBDM(),
     dyn.Constant(0.5),
@@ -152,7 +152,7 @@ def test_default_reverse_sde_under_every_schedule(name):
 def test_adaptive_reverse_sde():
     """At the default tolerance, on a Brownian tree."""
     model = oracle().model(frx.VariancePreserving())
-    samples = frx.sample(model, jax.random.key(3), 500, dynamics=frx.ReverseSDE())
+    samples = frx.sample(model, jax.random.key(3), 1000, dynamics=frx.ReverseSDE())
     assert_law(samples.x, model.schedule, 1.0)
 
 

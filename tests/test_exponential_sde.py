@@ -221,7 +221,7 @@ def test_samples_have_the_moments_of_the_data(name):
     dynamics, solver, steps = DRAWS[name]
     model = mixture(4, 2, "float32", seed=2).model(frx.VariancePreserving())
     grid = edm_grid(model.schedule, steps)
-    x = frx.sample(model, jax.random.key(1), 2000, dynamics=dynamics, solver=solver, grid=grid).x
+    x = frx.sample(model, jax.random.key(1), 4000, dynamics=dynamics, solver=solver, grid=grid).x
     assert_moments(x, *moments(model.oracle))
 
 

@@ -148,15 +148,15 @@ def law(dtype):
     return frx.oracle.Gaussian(np.zeros(2, dtype), covariance).model(frx.Cosine())
 
 
-def test_jit_and_vmap_over_keys():
+def test_jit_and_vmap_over_keys(x64):
     """Inside `jit` the same draws; over three keys, each the draws of its own key."""
-    model, keys = law(np.float32), jax.random.split(KEY, 3)
+    model, keys = law(np.float64), jax.random.split(KEY, 3)
     draw = functools.partial(frx.sample, model, num_samples=4)
     alone = np.stack([draw(key).x for key in keys])
     jitted = jax.jit(lambda key: draw(key).x)(keys[0])
     mapped = jax.vmap(lambda key: draw(key).x)(keys)
-    assert np.allclose(jitted, alone[0], rtol=0, atol=1e-5)
-    assert np.allclose(mapped, alone, rtol=0, atol=1e-5)
+    assert np.allclose(jitted, alone[0], rtol=0, atol=1e-9)
+    assert np.allclose(mapped, alone, rtol=0, atol=1e-9)
 
 
 def test_batched_conditions_and_vmap_over_them():
