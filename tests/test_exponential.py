@@ -72,7 +72,7 @@ def test_psi_is_its_integral(x64):
 
 
 # Each solver under one schedule that is infinite at both ends and under one that is not, in turn.
-BOTH = [name for name, path in SCHEDULES.items() if all(path.is_singular("log_snr", t) for t in (0.0, 1.0))]
+BOTH = [name for name, path in SCHEDULES.items() if all((t in path.singularities.log_snr) for t in (0.0, 1.0))]
 OTHERS = [name for name in SCHEDULES if name not in BOTH]
 MET = [(name, kind[i % len(kind)]) for i, name in enumerate(SOLVERS) for kind in (BOTH, OTHERS)]
 
