@@ -7,6 +7,8 @@ of each kind. Which schedule, target or coefficient runs is a number that is tra
 
 import functools
 import itertools
+import pathlib
+import re
 
 import diffrax as dfx
 import jax
@@ -75,6 +77,16 @@ def test_the_registry_is_complete():
     ):
         assert {cls.__name__ for cls in registry.finals(base)} <= {*found, *registry.ELSEWHERE}
     assert {"Linear", "EDM", "Tabulated"} <= set(SCHEDULES) and {"SBDM", "Custom"} <= set(COEFFICIENTS)
+
+
+def test_every_other_class_occurs_in_the_test_file_named_for_it():
+    """A class that is new fails here until `registry` names the file that tests it."""
+    found = {registry.room_name(cls) for kind in registry.TESTED_KINDS for cls in registry.finals(kind)}
+    assert found == {*registry.TESTED, *registry.BUILT_BY}
+    words = {name: (test, name.split(".")[1]) for name, test in registry.TESTED.items()} | registry.BUILT_BY
+    folder = pathlib.Path(__file__).parent
+    texts = {test: (folder / f"{test}.py").read_text() for test, _ in words.values()}
+    assert not [name for name, (test, text) in words.items() if not re.search(rf"\b{re.escape(text)}", texts[test])]
 
 
 TIMES = np.linspace(LOW, HIGH, 7)

@@ -39,7 +39,7 @@ from .prior import (
     pad_classes as pad_classes,
 )
 from .sampler.ancestral import Ancestral as Ancestral, even_times as even_times
-from .sampler.blocks import Blocks as Blocks
+from .sampler.blocks import AbstractBlockModel as AbstractBlockModel, Blocks as Blocks
 from .sampler.corrector import PredictorCorrector as PredictorCorrector
 from .sampler.draw import (
     data_probabilities as data_probabilities,

@@ -1,5 +1,10 @@
 """Models guided by an observation or by a condition."""
 
-from .base import AbstractGuidance as AbstractGuidance, GuidedModel as GuidedModel
+from .base import (
+    AbstractGuidance as AbstractGuidance,
+    GuidedModel as GuidedModel,
+    GuidedPrediction as GuidedPrediction,
+    guided_prediction as guided_prediction,
+)
 from .classifier_free import ClassifierFree as ClassifierFree
 from .pigdm import PiGDM as PiGDM

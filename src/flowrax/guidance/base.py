@@ -30,7 +30,17 @@ class AbstractGuidance(eqx.Module):
         x: Event,
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
-        """The unguided prediction of the model at `(t, x)` and the likelihood score there, of the shape of `x`."""
+        r"""**Arguments:**
+
+        - `model`: the unguided model.
+        - `observation`: the observation of the model's event, flattened.
+        - `t`: a scalar time at which `alpha` is positive.
+        - `x`: one event.
+        - `condition`: the condition of the event, or None.
+
+        **Returns:** the unguided prediction of the model at `(t, x)`, and the likelihood score
+        $\nabla_x \log p(y | x_t = x)$ there, of the shape of `x`.
+        """
 
 
 class GuidedPrediction(AbstractPrediction):
@@ -59,6 +69,25 @@ class GuidedPrediction(AbstractPrediction):
     @property
     def score(self) -> Event:
         return self.base.score + self.likelihood_score
+
+
+def guided_prediction(
+    model: AbstractContinuousModel, prediction: AbstractPrediction, likelihood_score: Event, t: Scalar
+) -> GuidedPrediction:
+    """Adds a term to the score of a prediction; data, noise and velocity follow.
+
+    **Arguments:**
+
+    - `model`: the unguided model, whose schedule and prior the conversions use.
+    - `prediction`: the prediction of `model` at one event at time `t`.
+    - `likelihood_score`: the term added to the score, of the shape of the event.
+    - `t`: a scalar time at which `alpha` is positive.
+
+    **Returns:** a [`GuidedPrediction`][].
+    """
+    dtype, schedule = likelihood_score.dtype, model.schedule
+    scales, squared = schedule.scales(t, dtype), schedule.diffusion_squared(t).astype(dtype)
+    return GuidedPrediction(prediction, likelihood_score, scales, squared, scaled_score(model, likelihood_score))
 
 
 class GuidedModel(AbstractWrappedModel):
@@ -105,7 +134,5 @@ class GuidedModel(AbstractWrappedModel):
         return self.t_min, self.t_max
 
     def predict(self, t: Scalar, x: Event, condition: Condition = None) -> GuidedPrediction:
-        base, likelihood_score = self.guidance(self.model, self.observation, t, x, condition)
-        scaled = scaled_score(self.model, likelihood_score)
-        scales, squared = self.schedule.scales(t, x.dtype), self.schedule.diffusion_squared(t).astype(x.dtype)
-        return GuidedPrediction(base, likelihood_score, scales, squared, scaled)
+        prediction, likelihood_score = self.guidance(self.model, self.observation, t, x, condition)
+        return guided_prediction(self.model, prediction, likelihood_score, t)

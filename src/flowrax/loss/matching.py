@@ -31,7 +31,17 @@ class AbstractLoss(eqx.Module):
     def __call__(
         self, model: Any, t: Scalar, x0: PyTree, x1: PyTree, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        """The loss, a scalar. With `key=None` there is no dropout of any kind, as in validation."""
+        """The loss of one pair, a scalar, which `fit` averages over the batch.
+
+        **Arguments:**
+
+        - `model`: the model in training.
+        - `t`: the time, a scalar, or `(k,)` if `times` draws `k` times per sample.
+        - `x0`, `x1`: one event of noise and one of data.
+        - `condition`: the condition of the event of data, or None.
+        - `key`: the key of random parts such as dropout. With `key=None` there is no dropout of any kind, as in
+            validation.
+        """
 
 
 class ConditionDropout(eqx.Module):

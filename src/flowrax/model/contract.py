@@ -97,7 +97,11 @@ class AbstractContinuousModel(AbstractModel):
 
 
 class AbstractWrappedModel(AbstractContinuousModel):
-    """A model derived from another model. It has the same prior."""
+    """A model derived from another model. It has the same prior.
+
+    Subclasses define `predict`, `source_at`, `score_interval`, and the schedule, shape, dtype and time interval, which
+    may be those of `model`.
+    """
 
     model: eqx.AbstractVar[AbstractContinuousModel]
 

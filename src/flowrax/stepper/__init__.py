@@ -3,6 +3,8 @@
 from .brownian import GridBrownianPath as GridBrownianPath, levy_area_of as levy_area_of
 from .exponential.base import (
     AbstractExponentialSolver as AbstractExponentialSolver,
+    Problem as Problem,
+    Step as Step,
     check_predictions as check_predictions,
 )
 from .exponential.ddim import DDIM as DDIM

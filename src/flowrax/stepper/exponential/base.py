@@ -57,10 +57,15 @@ class Step(eqx.Module):
     """The coefficients of one step, `keep * x + data * D + mean + std * xi`; all but `mean` are scalars."""
 
     keep: Array
+    """The factor $k$ of the state at the start."""
     data: Array
+    """The coefficient of the data prediction."""
     std: Array
+    """The standard deviation of the noise; zero for the probability flow."""
     alpha: Array
+    r"""$\alpha$ at the end of the step."""
     sigma: Array
+    r"""$\sigma$ at the end of the step."""
     gap: Array
     r"""$h$, infinite where the step starts at $\alpha = 0$ or ends at $\sigma = 0$."""
     decay: Array
@@ -83,6 +88,7 @@ class Problem(eqx.Module):
     args: PyTree
 
     def denoise(self, t: Scalar, x: Event) -> Event:
+        """The data prediction at `(t, x)`."""
         return self.term.denoise(t * self.direction, x, self.args)
 
     def scales(self, t: Scalar) -> tuple[Array, Array]:
@@ -108,6 +114,7 @@ class Problem(eqx.Module):
         return jnp.where(finite, time, t0 + fraction * (t1 - t0)).astype(jnp.result_type(t0))
 
     def step(self, t0: Scalar, t1: Scalar) -> Step:
+        """The coefficients of the exact step from `t0` to `t1` with a constant data prediction."""
         (alpha0, sigma0), (alpha1, sigma1) = self.scales(t0), self.scales(t1)
         gap = self.log_ratio(t1) - self.log_ratio(t0)
         finite = jnp.isfinite(gap)
@@ -140,6 +147,9 @@ class Problem(eqx.Module):
 
 class AbstractExponentialSolver(dfx.AbstractItoSolver):
     """A solver that integrates the linear part of a semilinear term exactly.
+
+    Subclasses define diffrax's `order`, `init` and `step`. In `step`, [`problem`][] gives the data prediction and the
+    coefficients of the first-order step.
 
     It derives from diffrax's Ito solvers, but the noise is additive, so the Ito and Stratonovich interpretations agree.
     """
