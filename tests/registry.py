@@ -57,8 +57,8 @@ def is_singular(schedule, quantity, t):
     return t in getattr(schedule.singularities, "forward_sde" if forward else quantity, ())
 
 
-# The classes of these kinds are not solved for here: each has a test file, in which it occurs by its name or by that of
-# what builds it. By room, since two rooms share names such as `Gaussian`.
+# Classes of these kinds have no common test. Each is named, with its room because names such as `Gaussian` recur, under
+# the file that tests it.
 TESTED_KINDS = (
     frx.loss.AbstractLoss,
     frx.loss.AbstractWeight,
