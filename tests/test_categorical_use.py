@@ -62,7 +62,7 @@ def test_a_failure_on_the_way_stays_one(moves):
         ([1.0, 0.5, 0.0], "increasing times"),
         ([-1.0, 1.0], "increasing times"),
         ([[0.0, 1.0]], "increasing times"),
-        ([0.5, 1.0], "samples without x0 start at 0"),
+        ([0.5, 1.0], "samples of the prior start at 0"),
         (0, "number of steps, at least one"),
     ],
 )
@@ -142,9 +142,9 @@ def test_fit_takes_integers_afresh_and_refuses_what_makes_no_sense():
     assert frx.fit(model, rows, jax.random.key(0), augment=crop, **options).num_steps == 3
     refused = [
         ({"augment": lambda key, row: row[:2].astype(float)}, rows, "events are int32"),
-        ({}, np.full((10, 2), 3), "holds class 3, the mask"),
+        ({}, np.full((10, 2), 3), "holds class 3, the prior's mask"),
         ({"coupling": frx.ExactOT()}, rows[:, :2], "no distance"),
-        ({"x0": rows[:, :2]}, rows[:, :2], "the noise is masks"),
+        ({"x0": rows[:, :2]}, rows[:, :2], "all noise is masks"),
     ]
     for more, data, message in refused:
         with pytest.raises(ValueError, match=message):
@@ -157,8 +157,11 @@ def test_more_refusals():
     apart = frx.CategoricalModel(lambda t, x, _: {"logits": x}, SCHEDULE, prior=masked(), dtype=jnp.float32)
     part = frx.JointModel(lambda t, x, _: {"type": x["type"]}, parts())
     calls = [
-        (lambda: frx.sample(apart, jax.random.key(0), 2), "gave dict; it must give an array"),
-        (lambda: frx.sample(part, jax.random.key(0), 2), r"gave \['type'\]; it must give a dictionary of the parts"),
+        (lambda: frx.sample(apart, jax.random.key(0), 2), "returned dict; it must return an array"),
+        (
+            lambda: frx.sample(part, jax.random.key(0), 2),
+            r"returned \['type'\]; it must return a dictionary of the parts",
+        ),
         (lambda: frx.sample(model, jax.random.key(0), 2, with_log_prob=True), "log_prob"),
         (
             lambda: frx.posterior(model, frx.LinearGaussian(jnp.eye(2), jnp.zeros(2), 1.0), jax.random.key(0), 2),
