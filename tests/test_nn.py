@@ -46,6 +46,7 @@ def test_a_new_residual_network_is_linear_in_its_normalised_input(x64, key):
         np.testing.assert_allclose(network(jnp.asarray(t), x), expected, rtol=1e-6)
 
 
+@pytest.mark.accuracy
 def test_time_condition_and_dropout_matter_after_training(getkey):
     network = frx.nn.ResidualMLP((2,), key=getkey(), width=16, depth=2, condition_size=1, dropout=0.5)
     model = frx.Model(network, frx.Linear(), shape=(2,))

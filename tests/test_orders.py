@@ -57,7 +57,7 @@ def test_order_of_the_log_density(name, model, x64):
 
 # Solver and its strong order for additive noise.
 STRONG = {"Euler": (dfx.Euler(), 1.0), "SEA": (dfx.SEA(), 1.0), "ShARK": (dfx.ShARK(), 1.5)}
-STEPS, FINE, PATHS = (16, 32, 64, 128), 2048, 64
+STEPS, FINE, PATHS = (16, 32, 64, 128), 1024, 64
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def strong_errors():
         def end(solver, step, key):
             def make_noise(shape, index):
                 form, area = jax.ShapeDtypeStruct(shape, jnp.float64), dfx.SpaceTimeLevyArea
-                return dfx.VirtualBrownianTree(t0, t1, (t1 - t0) / 2**14, form, key, levy_area=area)
+                return dfx.VirtualBrownianTree(t0, t1, (t1 - t0) / 2**13, form, key, levy_area=area)
 
             x0 = model.source_at(t0).draw(jax.random.fold_in(key, 1))
             terms, args = dynamics.terms(model, None, make_noise)

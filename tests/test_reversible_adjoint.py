@@ -36,7 +36,8 @@ SOLVERS = {
 }
 
 
-CASES = [(solver, "grid") for solver in SOLVERS]
+# ReversibleHeun on a grid is `test_backward_in_time`, Tsit5's kind on a grid Midpoint.
+CASES = [(solver, "grid") for solver in ("LeapfrogMidpoint", "SemiImplicitEuler", "Midpoint")]
 CASES += [("ReversibleHeun", "constant"), ("ReversibleHeun", "adaptive"), ("Tsit5", "adaptive")]
 
 
@@ -57,12 +58,11 @@ def test_gradients_are_those_of_autodiff(name, steps, x64):
     assert_close(gradient, exact, 1e-10)
 
 
-@pytest.mark.parametrize("steps", ["grid", "adaptive"])
-def test_gradients_under_vmap(steps, x64):
+def test_gradients_under_vmap(x64):
     """Of a batch in which the samples take different numbers of steps, with shared parameters."""
     y0, weight, args = parameters()
     batch = jnp.stack([y0, 3 * y0, -y0 / 5])
-    controller, dt0 = steps_of(steps)
+    controller, dt0 = steps_of("adaptive")
 
     @eqx.filter_jit
     def gradient(adjoint):
@@ -81,11 +81,11 @@ def test_gradients_under_vmap(steps, x64):
     theirs, same = gradient(dfx.DirectAdjoint())
     assert_close(ours, theirs, 1e-10)
     assert np.array_equal(steps_taken, same)
-    assert steps == "grid" or len(set(np.asarray(same).tolist())) > 1
+    assert len(set(np.asarray(same).tolist())) > 1
 
 
 @pytest.mark.accuracy
-@pytest.mark.parametrize(("name", "path"), [("ReversibleHeun", "grid"), ("ReversibleHeun", "tree"), ("Heun", "grid")])
+@pytest.mark.parametrize(("name", "path"), [("ReversibleHeun", "tree"), ("Heun", "grid")])
 def test_gradients_of_an_sde(name, path, x64):
     solver = {"ReversibleHeun": dfx.ReversibleHeun(), "Heun": frx.Reversible(dfx.Heun())}[name]
     grid = jnp.asarray(GRID)
