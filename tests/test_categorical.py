@@ -32,7 +32,7 @@ def test_ancestral_draws_the_joint_law(name, x64):
     assert stats.chisquare(counts, 4e4 * laws[8].ravel() / laws[8].sum()).pvalue > 1e-3
 
 
-class Table(frx.model.network.AbstractNetwork):
+class Table(frx.model.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):

@@ -79,7 +79,7 @@ def parts(shape=(2,)):
     }
 
 
-class Joint(frx.model.network.AbstractNetwork):
+class Joint(frx.model.AbstractNetwork):
     weight: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -124,7 +124,7 @@ def test_molecules_of_several_sizes():
     assert x["position"][0, 2] == 0 and np.all(x["position"][1] != 0)
 
 
-class Table(frx.model.network.AbstractNetwork):
+class Table(frx.model.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):

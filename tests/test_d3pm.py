@@ -230,7 +230,7 @@ def test_the_bound_is_exact(name, x64):
     assert stats.entropy(PAIRS.ravel()) < mean < stats.entropy(PAIRS.ravel()) + 1.0
 
 
-class Table(frx.model.network.AbstractNetwork):
+class Table(frx.model.AbstractNetwork):
     """Logits of every index and class of one site."""
 
     logits: jax.Array

@@ -242,7 +242,7 @@ def test_gradient_of_the_stochastic_flow_to_the_data(x64):
     options = dict(solver=dfx.Heun(), grid=4)
     x0, e = jnp.array([[0.3]]), 1e-6
     model = frx.Model(network, frx.Linear(), shape=(1,), dtype="float64")
-    for law in (model, frx.model.warp(model, frx.Cosine())):
+    for law in (model, frx.warp(model, frx.Cosine())):
         both = jax.jit(jax.value_and_grad(functools.partial(loss, law)))
         (plus, _), (minus, _), (_, got) = both(x0 + e), both(x0 - e), both(x0)
         np.testing.assert_allclose(got[0, 0], (plus - minus) / (2 * e), rtol=1e-7)

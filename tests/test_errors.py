@@ -136,6 +136,11 @@ MESSAGES = {
         "Geometric has state-dependent diffusion in the Ito sense, but Heun converges to the other; "
         "pass a solver of diffrax's Ito kind.",
     ),
+    "a Stratonovich solver for Ito's reading, many steps at once": (
+        lambda: frx.verb.parallel_sample(LINEAR, KEY, 3, dynamics=Geometric(), solver=dfx.Heun(), grid=10),
+        "Geometric has state-dependent diffusion in the Ito sense, but Heun converges to the other; "
+        "pass a solver of diffrax's Ito kind.",
+    ),
     "overlapping steps of a reverse SDE": (
         sample(dynamics=frx.ReverseSDE(), solver=dfx.LeapfrogMidpoint(), grid=4),
         "LeapfrogMidpoint steps over two intervals at once, but ReverseSDE draws its noise for one at a time; use "

@@ -10,7 +10,7 @@ import flowrax as frx
 ROWS = np.random.default_rng(5).dirichlet(np.ones(4), 3)
 
 
-class Constant(frx.model.network.AbstractNetwork):
+class Constant(frx.model.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):

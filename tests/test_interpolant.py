@@ -182,7 +182,7 @@ def test_density_of_a_bridge_from_a_gaussian(x64):
 LOSSES = {"velocity": frx.loss.Antithetic(), "latent": frx.Matching(), "score": frx.Matching()}
 
 
-class Line(frx.model.network.AbstractNetwork):
+class Line(frx.model.AbstractNetwork):
     """A linear network."""
 
     slope: jax.Array

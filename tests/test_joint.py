@@ -14,7 +14,7 @@ MEANS = np.array([-2.0, 0.5, 2.0])
 STD = 0.6
 
 
-class Exact(frx.model.network.AbstractNetwork):
+class Exact(frx.model.AbstractNetwork):
     """Of a type with `CHANCES` and a position given the type: Gaussian around `MEANS`."""
 
     separate: bool = False
@@ -78,7 +78,7 @@ def test_one_part_given_the_other(x64):
     assert stats.chisquare(counts, n * chances / chances.sum()).pvalue > 1e-3
 
 
-class Net(frx.model.network.AbstractNetwork):
+class Net(frx.model.AbstractNetwork):
     mlp: frx.nn.MLP
 
     def __call__(self, t, x, condition=None, *, key=None):

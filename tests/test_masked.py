@@ -53,7 +53,7 @@ def test_confidence_has_the_law_of_its_selection():
     assert pvalue(exact("masked"), moves, law) > 1e-3 > pvalue(exact("masked"), moves, TABLE)
 
 
-class Constant(frx.model.network.AbstractNetwork):
+class Constant(frx.model.AbstractNetwork):
     logits: jax.Array
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -140,7 +140,7 @@ def test_score_is_a_ratio_of_probabilities(x64):
     model, t = exact("masked"), 0.35
     law = np.asarray(marginal(model, t)).reshape(4, 4)
     for x in ([3, 3], [1, 3], [3, 0]):
-        got = np.asarray(discrete.sampler.score(model, t, jnp.asarray(x, jnp.int32)))
+        got = np.asarray(discrete.score(model, t, jnp.asarray(x, jnp.int32)))
         assert np.all(np.isfinite(got))
         for site in range(2):
             ratio = np.take(law, x[1 - site], axis=1 - site) / law[tuple(x)]
@@ -189,7 +189,7 @@ def test_the_weighted_cross_entropy_is_the_log_probability(schedule, x64):
             lambda: discrete.Blocks(discrete.Unmask(), 3).times(exact("masked"), None),
             "cannot be divided into blocks of 3",
         ),
-        (lambda: discrete.sampler.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
+        (lambda: discrete.score(exact("uniform"), 0.5, states_of(exact("uniform"))[0]), "has no mask"),
         (lambda: frx.discrete.ELBOWeight()(exact("uniform"), 0.5), "has no mask"),
     ],
 )

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import flowrax as frx
-from flowrax.model.network import AbstractAverageVelocity
+from flowrax.model import AbstractAverageVelocity
 
 MEAN = np.array([0.5, -1.0])
 COVARIANCE = np.array([[1.2, 0.3], [0.3, 0.4]])

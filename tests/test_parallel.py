@@ -119,6 +119,10 @@ def test_bad_arguments_are_sentences(model, key, x64):
     for solver in (dfx.ReversibleHeun(), frx.Reversible(dfx.Heun())):
         with pytest.raises(ValueError, match=f"^{type(solver).__name__} carries a memory from step to step"):
             frx.verb.parallel_sample(model, key, 2, grid=4, solver=solver)
+    # As in `sample`, predictions that the solver needs must be finite.
+    network = frx.Model(lambda t, x, c: x, frx.schedule.Polynomial(2.0), shape=(2,), dtype=model.dtype)
+    with pytest.raises(ValueError, match="DDIM needs the data prediction at t=0.0"):
+        frx.verb.parallel_sample(network, key, 2, grid=4, solver=frx.DDIM())
 
 
 def test_a_failed_state_is_reported(key):

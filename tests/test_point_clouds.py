@@ -51,7 +51,7 @@ def conditions(kind, masks):
     return {"mask": masks, "mean": means, "values": np.maximum(values, 0), "vectors": vectors}
 
 
-class Exact(frx.model.network.AbstractNetwork):
+class Exact(frx.model.AbstractNetwork):
     """The exact data prediction of the nodes that count; anything at all at the others, and about another centre."""
 
     off_centre: float
@@ -136,7 +136,7 @@ def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     assert_in_range("centred", beside.x, MASKS)
 
     # One condition for all, and the data prediction at the end.
-    warped, few = frx.model.warp(padded("centred", t_max=0.9), frx.Cosine()), kept(MASKS[0])
+    warped, few = frx.warp(padded("centred", t_max=0.9), frx.Cosine()), kept(MASKS[0])
     row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), conditions("centred", MASKS))
     x0 = pr.bind_condition(warped, row).source.draw(key)
     options = dict(condition=row, x0=x0[None], last_step=frx.Tweedie(), rtol=1e-8, atol=1e-8)
@@ -148,7 +148,7 @@ def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     assert np.allclose(np.asarray(x).reshape(-1)[few], data, rtol=0, atol=1e-6)
 
 
-class BySize(frx.model.network.AbstractNetwork):
+class BySize(frx.model.AbstractNetwork):
     """One number for each count of nodes, and junk that no mask stops but the prior's."""
 
     weight: jax.Array
@@ -234,7 +234,7 @@ def test_equivariant_transport_turns_by_the_mask_of_its_cost():
             EquivariantOT(cost=wrong, mask=mask_of)
 
 
-class Labelled(frx.model.network.AbstractNetwork):
+class Labelled(frx.model.AbstractNetwork):
     """Something nonlinear that the label and the mask both change."""
 
     weight: jax.Array

@@ -180,7 +180,7 @@ def test_guidance_with_a_prior_is_the_posterior_of_a_gaussian(x64, key):
         assert np.allclose(got[form], want[form], rtol=1e-8, atol=1e-8), form
 
 
-class Net(frx.model.network.AbstractNetwork):
+class Net(frx.model.AbstractNetwork):
     weight: jax.Array
     bias: jax.Array
 

@@ -25,7 +25,7 @@ ROWS = range(len(T))
 PER_SITE = -np.take_along_axis(log_softmax(LOGITS, axis=-1), TOKENS[..., None], axis=-1)[..., 0]
 
 
-class Rows(frx.model.network.AbstractNetwork):
+class Rows(frx.model.AbstractNetwork):
     """Their logits of the row that is the condition."""
 
     def __call__(self, t, x, condition=None, *, key=None):

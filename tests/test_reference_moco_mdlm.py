@@ -26,7 +26,7 @@ BEST = LOGITS[..., :MASK].argmax(-1)
 TOKEN = LOGITS.argmax(-1) != MASK
 
 
-class Rows(frx.model.network.AbstractNetwork):
+class Rows(frx.model.AbstractNetwork):
     """Their logits of the row that is the condition."""
 
     def __call__(self, t, x, condition=None, *, key=None):
@@ -145,7 +145,7 @@ def test_step(name, x64):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_score(name, x64):
     """Theirs of raw logits and of log-probabilities with that of a mask among them; ours are normalised without it."""
-    ours = by_row(lambda x, i, t: frx.discrete.sampler.score(model(name), t, x, i))
+    ours = by_row(lambda x, i, t: frx.discrete.score(model(name), t, x, i))
     data = log_softmax(LOGITS[..., :MASK], axis=-1)
     masked, known = X == MASK, X != MASK
     for theirs, given in (("score", LOGITS), ("score_from_log_softmax", log_softmax(LOGITS, axis=-1))):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.model.network import AbstractAverageVelocity
+from flowrax.model import AbstractAverageVelocity
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "nnx_interfaces.npz")
 A, B, DATA, NOISE, T, R, Y = (REFERENCE[name] for name in ("A", "b", "x", "n", "t", "r", "y"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowrax as frx
-from flowrax.model.network import AbstractFeatureNetwork
+from flowrax.model import AbstractFeatureNetwork
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "nnx_repa.npz")
 

@@ -1,10 +1,14 @@
 """What would run and be wrong without a word is refused, with a sentence that says how to mend it."""
 
+import inspect
+
+import diffrax as dfx
 import jax
 import numpy as np
 import pytest
 
 import flowrax as frx
+from flowrax.verb.options import SolveOptions
 from laws import mixture
 
 KEY = jax.random.key(0)
@@ -29,9 +33,35 @@ def test_a_bridge_has_no_noise_of_a_schedule():
     with pytest.raises(ValueError, match="^SBDM, the default"):
         frx.TemperedFlow(0.5).interval(bridge)
     with pytest.raises(ValueError, match="^The path of this model has a latent"):
-        frx.model.warp(bridge, frx.Cosine())
+        frx.warp(bridge, frx.Cosine())
     drawn = frx.sample(bridge, KEY, 3, x0=np.zeros((3, 2)), dynamics=frx.ReverseSDE(frx.dynamics.Constant()), grid=4)
     assert np.all(np.isfinite(drawn.x))
+
+
+def test_options_of_a_solve_are_refused_by_a_sampler_of_tokens():
+    """Whatever is given and does not apply, be it the default or out of range."""
+    model = frx.CategoricalModel(lambda t, x, c: x, frx.discrete.LogLinearMasking(), prior=frx.discrete.Masked((3,), 4))
+    for option in ({"max_steps": -5}, {"max_steps": 4096}, {"rtol": 1e-3}, {"solver": dfx.Euler()}, {"lanes": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} must be at least 1|takes no {next(iter(option))}"):
+            frx.sample(model, KEY, 2, grid=4, **option)
+    for option in (
+        {"max_steps": 4096},
+        {"divergence": frx.Exact()},
+        {"max_probes": 1024},
+        {"discretisation_error": True},
+    ):
+        with pytest.raises(ValueError, match=f"takes no {next(iter(option))}; pass key="):
+            frx.log_prob(model, np.zeros((2, 3), int), key=KEY, grid=4, **option)
+
+
+def test_the_verbs_share_their_options():
+    """An option of a solve that one verb takes under another name, or forgets, is a fault."""
+    names = {verb: set(inspect.signature(verb).parameters) for verb in (frx.sample, frx.log_prob, frx.posterior)}
+    options = set(inspect.signature(SolveOptions).parameters)
+    shared = {"solver", "rtol", "atol", "grid", "stepsize_controller", "adjoint", "lanes", "max_steps", "progress"}
+    assert all(shared | {"divergence"} <= arguments for arguments in names.values())
+    assert options <= set.union(*names.values())
+    assert names[frx.posterior] - {"observation", "method", "reweight"} <= names[frx.sample]
 
 
 def test_signs_that_often_agree_do_not_decide_when_to_stop():

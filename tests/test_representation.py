@@ -116,7 +116,7 @@ def test_what_leaves_the_range_of_the_prior_costs_nothing(key):
     """Its matching loss is that of `Matching`, also for a singular prior; and outputs of another shape are named."""
     shape = (4, 4)
 
-    class Shown(frx.model.network.AbstractFeatureNetwork):
+    class Shown(frx.model.AbstractFeatureNetwork):
         rows: int = 4
 
         def hidden(self, t, x, condition=None, *, key=None):

@@ -190,7 +190,7 @@ def test_a_velocity_that_does_not_give_the_data(schedule, end, x64):
     x, t = jnp.array([0.4, -0.7]), jnp.asarray(model.score_interval[end])
     np.testing.assert_allclose(model.predict(t, x).score, exact.predict(t, x).score, rtol=1e-6)
     # From the noise at t = 0, or to what is left of it at t = 1.
-    ours, theirs = frx.model.warp(model, frx.VariancePreserving()), frx.model.warp(exact, frx.VariancePreserving())
+    ours, theirs = frx.warp(model, frx.VariancePreserving()), frx.warp(exact, frx.VariancePreserving())
     t = jnp.asarray((ours.t_min, ours.t_max)[end])
     np.testing.assert_allclose(ours.predict(t, x).velocity, theirs.predict(t, x).velocity, rtol=1e-6)
     solver = (frx.DDIM(), frx.EDMHeun())[end]

@@ -73,7 +73,7 @@ def test_an_infinite_log_snr_is_named(key):
 def test_other_noise_is_refused_however_the_model_is_wrapped(wrap, key):
     prior = frx.prior.Gaussian((3,), std=2.0)
     model = frx.oracle.Gaussian(*ORACLE_ARGUMENTS).model(frx.VarianceExploding(1e-2, 20.0), prior=prior)
-    model = model if wrap == "oracle" else frx.model.warp(model, VE)
+    model = model if wrap == "oracle" else frx.warp(model, VE)
     with pytest.raises(
         ValueError, match=r"The variational bound needs standard normal noise, but the prior is Gaussian"
     ):

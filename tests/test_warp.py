@@ -22,7 +22,7 @@ def test_prediction_is_that_of_the_exact_model(name, key, x64):
     """All four forms inside the interval, and the law at its start."""
     old, new = PATHS[name]
     oracle = mixture(3, 2, jnp.float64)
-    warped, exact = frx.model.warp(oracle.model(old), new), oracle.model(new)
+    warped, exact = frx.warp(oracle.model(old), new), oracle.model(new)
     span = warped.t_max - warped.t_min
     t = warped.t_min + span * jnp.asarray([1e-6, 0.1, 0.5, 0.9, 0.999])
     x = jax.random.normal(key, (5, 2), jnp.float64)
@@ -42,10 +42,10 @@ def test_prediction_is_that_of_the_exact_model(name, key, x64):
 
 def test_interval_is_where_the_log_snrs_overlap(x64):
     model = mixture(3, 2, jnp.float64).model(frx.VariancePreserving())
-    warped = frx.model.warp(model, frx.Linear())
+    warped = frx.warp(model, frx.Linear())
     assert float(frx.Linear().log_snr(warped.t_min)) == pytest.approx(float(model.schedule.log_snr(0.0)), rel=1e-9)
     assert warped.t_max == 1.0
-    back = frx.model.warp(warped, frx.VariancePreserving())
+    back = frx.warp(warped, frx.VariancePreserving())
     assert back.t_min == pytest.approx(0.0, abs=1e-9)
     # The rate of the standard deviation is infinite at its end.
     assert back.t_max == 0.999
@@ -55,7 +55,7 @@ def test_interval_is_where_the_log_snrs_overlap(x64):
 def test_flows_end_where_the_model_does(key, x64):
     """From the same point at the noise end, scaled: the same data, and the same log-density."""
     model = mixture(3, 2, jnp.float64).model(frx.Linear())
-    warped = frx.model.warp(model, frx.Cosine())
+    warped = frx.warp(model, frx.Cosine())
     start = model.source.sample(key, (8,))
     ends = [frx.sample(m, key, 8, x0=start, rtol=1e-8, atol=1e-8).x for m in (model, warped)]
     assert np.max(np.abs(ends[0] - ends[1])) <= 1e-5
@@ -67,7 +67,7 @@ def test_a_trained_network_is_warped(key):
     """Of a linear network the velocity at each time is known: data and noise solve a linear system."""
     matrix = jnp.asarray([[0.3, -0.2], [0.1, 0.5]])
     model = frx.Model(lambda t, x, c: matrix @ x + t, frx.Linear(), shape=(2,), dtype=np.float32)
-    warped = frx.model.warp(model, frx.Cosine())
+    warped = frx.warp(model, frx.Cosine())
     assert (warped.t_min, warped.t_max) == (0.0, 1.0)
     x, t = jnp.asarray([0.4, -1.0]), jnp.asarray(0.3)
     alpha, sigma = np.sin(np.pi * 0.15), np.cos(np.pi * 0.15)
@@ -83,7 +83,7 @@ def test_a_trained_network_is_warped(key):
 
 def test_dependent_noise_and_data_have_no_score_here_either():
     model = frx.Model(lambda t, x, c: x, frx.Linear(), shape=(2,), dtype=np.float32, coupling=frx.ExactOT())
-    warped = frx.model.warp(model, frx.Cosine())
+    warped = frx.warp(model, frx.Cosine())
     with pytest.raises(ValueError, match="has no score"):
         _ = warped.predict(jnp.asarray(0.5), jnp.ones(2)).score
     with pytest.raises(ValueError, match="has no score"):
@@ -93,7 +93,7 @@ def test_dependent_noise_and_data_have_no_score_here_either():
 def test_schedules_without_common_noise_are_refused():
     model = mixture(3, 2).model(frx.VarianceExploding(10.0, 50.0))
     with pytest.raises(ValueError, match=r"^The model covers log-SNRs from -7.82 to -4.61, but the new schedule"):
-        frx.model.warp(model, frx.VarianceExploding(0.01, 1.0))
+        frx.warp(model, frx.VarianceExploding(0.01, 1.0))
 
 
 @pytest.mark.accuracy
@@ -104,7 +104,7 @@ def test_reverse_sde_of_a_warped_model(key):
     grid = frx.times.log_snr_grid(schedule, 60)
 
     def draw(key):
-        return frx.sample(frx.model.warp(model, schedule), key, 400, dynamics=frx.ReverseSDE(), grid=grid).x
+        return frx.sample(frx.warp(model, schedule), key, 400, dynamics=frx.ReverseSDE(), grid=grid).x
 
     x = draw(key)
     assert_moments(x, *moments(model.oracle.scaled(jnp.ones(()), schedule.sigma(1.0))))
@@ -116,7 +116,7 @@ def test_start_of_a_singular_prior_has_the_density_of_its_range(key, x64):
     prior = frx.prior.CentredGaussian((3, 1))
     centring = np.eye(3) - 1 / 3
     model = frx.oracle.Gaussian(np.zeros(3), centring).model(frx.VariancePreserving(), prior=prior)
-    warped = frx.model.warp(model, frx.VarianceExploding(0.01, 50.0))
+    warped = frx.warp(model, frx.VarianceExploding(0.01, 50.0))
     x = 50 * prior.draw(key)
     # Data of covariance 1 on the range, under noise of standard deviation sigma.
     total = float(jnp.hypot(1.0, warped.schedule.sigma(warped.t_min)))
