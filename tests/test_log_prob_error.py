@@ -77,7 +77,7 @@ def test_rounds_are_the_solves_they_say_they_are(x64):
     @jax.vmap
     def ends(x, c, key):
         """Where the state ends, and the integrals of the quadratic forms of the probes."""
-        probes = divergence.make_prior(key, (4, 6), np.float64)
+        probes = divergence.distribution(key, (4, 6), np.float64)
         steps = dfx.StepTo(ts=jnp.linspace(1.0, 0.0, 13))
         term = dfx.ODETerm(lambda t, y, args: _rates(network, t, y[0], c, probes))
         start = x, jnp.zeros(4)
