@@ -78,7 +78,7 @@ def test_padding_is_not_seen_and_leaves_what_the_short_event_has(rotary, x64, ge
 
     # The same weights for four sites.
     short = transformer(made, (4,), rotary=rotary, num_classes=3)
-    weights = padded if rotary else eqx.tree_at(lambda n: n.places.weight, padded, replace_fn=lambda w: w[:4])
+    weights = padded if rotary else eqx.tree_at(lambda n: n.positions.weight, padded, replace_fn=lambda w: w[:4])
     arrays, static = eqx.filter(weights, eqx.is_inexact_array), eqx.filter(short, eqx.is_inexact_array, inverse=True)
     leaves = jax.tree.leaves(arrays)
     short = eqx.combine(jax.tree.unflatten(jax.tree.structure(eqx.filter(short, eqx.is_inexact_array)), leaves), static)
@@ -113,7 +113,7 @@ def test_order_matters_by_positions_alone(x64, key):
     rotary, learned = (stirred(transformer(key, rotary=rotary), key) for rotary in (True, False))
     assert difference(rotary) > 1e-3
     assert difference(learned) > 1e-3
-    assert difference(eqx.tree_at(lambda n: n.places.weight, learned, replace_fn=jnp.zeros_like)) < 1e-12
+    assert difference(eqx.tree_at(lambda n: n.positions.weight, learned, replace_fn=jnp.zeros_like)) < 1e-12
     unturned = eqx.tree_at(lambda n: n.blocks, rotary, tuple(Unturned(block) for block in rotary.blocks))
     assert difference(unturned) < 1e-12
 
