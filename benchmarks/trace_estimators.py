@@ -17,7 +17,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import flowrax as frx
-from flowrax.divergence import Gaussian, Hadamard, Rademacher, Sphere
+from flowrax.divergence import GaussianProbes, Hadamard, Rademacher, Sphere
 
 ROWS = {2: 10_000, 8: 4_000, 64: 2_000, 784: 64}
 CHUNKS = {2: (2,), 8: (4, 8), 64: (2, 4, 8, 16, 64), 784: (1, 4, 16, 49)}
@@ -78,7 +78,7 @@ def deviations(num_products=24, num_points=8, num_draws=200):
     model = trained(data)
     divergences = {
         type(law).__name__.lower(): frx.Hutchinson(num_products, law)
-        for law in (Rademacher(), Hadamard(), Sphere(), Gaussian())
+        for law in (Rademacher(), Hadamard(), Sphere(), GaussianProbes())
     }
     divergences |= {"hutch++": frx.divergence.HutchPP(num_products), "xtrace": frx.divergence.XTrace(num_products)}
     keys = jax.random.split(jax.random.key(4), num_draws)

@@ -41,7 +41,7 @@ BUILT = {
 # Not a route to the marginals of their own, and where they are tested instead.
 ELSEWHERE = {
     "EncoderDecoder": "a schedule of paths with a latent alone: test_interpolant",
-    "Latent": "a target of paths with a latent alone: test_interpolant",
+    "LatentNoise": "a target of paths with a latent alone: test_interpolant",
     "TemperedFlow": "changes the marginals: test_tempered",
     "Jump": "needs a network of average velocity: test_mean_flow",
     "_Churned": "the solver of Churn",
@@ -69,10 +69,10 @@ TESTED_KINDS = (
     frx.divergence.AbstractDivergence,
 )
 TESTED = {
-    "test_loss": "loss.Matching loss.EDM loss.Likelihood loss.MinSNR loss.SNR loss.Uniform",
+    "test_loss": "loss.Matching loss.EDMWeight loss.Likelihood loss.MinSNR loss.SNR loss.UniformWeight",
     "test_reductions": "loss.EquilibriumMatching loss.MeasuredIn loss.Truncated loss.Variational",
     "test_reference_torchebm_losses": "loss.TimeWeight",
-    "test_interpolant": "loss.Antithetic",
+    "test_interpolant": "loss.AntitheticMatching",
     "test_mean_flow": "loss.MeanFlowMatching",
     "test_representation": "loss.RepresentationAlignment",
     "test_categorical_bound": "discrete.CategoricalBound",
@@ -81,7 +81,7 @@ TESTED = {
     "test_d3pm": "discrete.Ancestral discrete.Categorical discrete.Hybrid",
     "test_masked": "discrete.Blocks discrete.CrossEntropy discrete.FirstHitting discrete.Masked discrete.PathPlanning "
     "discrete.Remasking discrete.Unmask",
-    "test_discrete_flow": "discrete.Euler discrete.MixtureJump discrete.PredictorCorrector discrete.Purity "
+    "test_discrete_flow": "discrete.Euler discrete.MixtureJump discrete.CorrectorSampler discrete.Purity "
     "discrete.TauLeaping",
     "test_joint": "joint.JointSampler",
     "test_sites": "discrete.UniformCategorical",
@@ -103,7 +103,7 @@ BUILT_BY = {
     "loss.Product": ("test_reference_torchebm_losses", "Likelihood() * "),
     "guidance.PiGDM": ("test_posterior", "frx.posterior("),
     "prior.Blurred": ("test_density", "blurred"),
-    "prior.Scaled": ("test_warp", "warp("),
+    "prior.ScaledPrior": ("test_warp", "warp("),
     "oracle.Mapped": ("test_prior_model", "prior="),
     "joint.JointPrior": ("test_joint", "frx.JointModel("),
     "coupling.MeasuredPairs": ("test_interpolant", "frx.fit(model, x1, jax.random.key(1), x0=x0"),

@@ -49,7 +49,7 @@ def product(rows, states):
 def matrices(model, moves, start, end):
     """The chances of one step, and of a correction after it, between all states."""
     states, step = states_of(model), SamplerStep(jnp.asarray(0), 1, start, end)
-    corrected = isinstance(moves, discrete.PredictorCorrector)
+    corrected = isinstance(moves, discrete.CorrectorSampler)
     kinds = [moves.predictor.probabilities, moves.correction] if corrected else [moves.probabilities]
     return [product(jax.vmap(lambda x, kind=kind: kind(model, step, x))(states), states) for kind in kinds]
 

@@ -38,7 +38,7 @@ def test_half_precision_networks_are_stepped_in_single():
 
 @pytest.mark.parametrize(
     "moves",
-    [discrete.Ancestral(), discrete.Euler(), discrete.PredictorCorrector(discrete.Euler())],
+    [discrete.Ancestral(), discrete.Euler(), discrete.CorrectorSampler(discrete.Euler())],
     ids=["ancestral", "euler", "corrector"],
 )
 def test_a_failure_on_the_way_stays_one(moves):
@@ -89,7 +89,10 @@ class Joint(frx.model.AbstractNetwork):
 def test_parts_keep_what_was_given():
     model = frx.JointModel(Joint(jnp.ones(())), parts())
     x0 = {"position": np.zeros((50, 2)), "type": np.tile([1, 3], (50, 1))}
-    for moves in (discrete.PathPlanning(keep_given=True), discrete.Remasking(discrete.Capped(0.5), keep_given=True)):
+    for moves in (
+        discrete.PathPlanning(keep_given=True),
+        discrete.Remasking(discrete.CappedRemasking(0.5), keep_given=True),
+    ):
         both = frx.JointSampler(dynamics={"type": moves})
         x = frx.sample(model, jax.random.key(0), 50, dynamics=both, grid=6, x0=x0).x
         assert np.all(x["type"][:, 0] == 1) and np.all(x["type"] < 3)
@@ -171,7 +174,7 @@ def test_more_refusals():
         (lambda: frx.discrete.Categorical((2,), []), "list of numbers"),
         (lambda: frx.log_prob(frx.JointModel(Joint(jnp.ones(())), parts()), TABLE), "has no log_prob"),
         (lambda: frx.joint.JointMatching(losses={"type": frx.discrete.CategoricalBound()}), "evaluated once"),
-        (lambda: discrete.Loop(discrete.Capped(0.1)).times(short, 4), "outside the model's times"),
+        (lambda: discrete.Loop(discrete.CappedRemasking(0.1)).times(short, 4), "outside the model's times"),
     ]
     for call, message in calls:
         with pytest.raises(ValueError, match=message):

@@ -79,7 +79,7 @@ MOVES = {
     "tau-leaping": discrete.TauLeaping(),
     "tau-leaping, stochastic": discrete.TauLeaping(stochasticity=1.0),
     "jump": discrete.MixtureJump(),
-    "corrected": discrete.PredictorCorrector(discrete.MixtureJump(), 2, stochasticity=3.0),
+    "corrected": discrete.CorrectorSampler(discrete.MixtureJump(), 2, stochasticity=3.0),
 }
 
 
@@ -103,7 +103,7 @@ def test_one_masked_site_jumps_exactly_in_any_steps(schedule, x64):
 @pytest.mark.parametrize("prior", PRIORS)
 def test_a_correction_keeps_the_law_of_the_time(prior, x64):
     """Of one site whatever its length; of two up to the second order in it."""
-    moves = discrete.PredictorCorrector(discrete.Euler(), stochasticity=4.0)
+    moves = discrete.CorrectorSampler(discrete.Euler(), stochasticity=4.0)
     for table in (TABLE[0], TABLE):
         model = exact(prior, table=table)
         law, errors = np.asarray(eqx.filter_jit(marginal)(model, jnp.asarray(0.6), table / table.sum())), []
@@ -157,7 +157,7 @@ def test_draws_have_the_law_of_the_sums(name):
     """1e5 draws in single precision, of moves with randomness of several kinds."""
     moves = {
         "purity": discrete.Purity(stochasticity=3.0),
-        "corrected": discrete.PredictorCorrector(discrete.TauLeaping(stochasticity=1.0), 2, stochasticity=3.0),
+        "corrected": discrete.CorrectorSampler(discrete.TauLeaping(stochasticity=1.0), 2, stochasticity=3.0),
     }[name]
     model = exact("masked")
     law = (purity_law if name == "purity" else law_after)(model, moves, 8)
@@ -197,7 +197,7 @@ def test_sites_of_any_rank_and_keys(prior):
         square.interpolant.noise(jax.random.key(2), x.reshape(2, 2)),
     )
     assert not np.array_equal(pairs[0][1], pairs[1][1])
-    for moves in (discrete.PredictorCorrector(discrete.Euler(1.0)), *[discrete.Purity(1.0)] * (prior == "masked")):
+    for moves in (discrete.CorrectorSampler(discrete.Euler(1.0)), *[discrete.Purity(1.0)] * (prior == "masked")):
         draws = [frx.sample(square, jax.random.key(k), 64, dynamics=moves, grid=4).x for k in (0, 0, 1)]
         assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
 
@@ -208,7 +208,7 @@ def test_sites_of_any_rank_and_keys(prior):
         (lambda: discrete.Purity().times(exact("uniform"), 4), "the model's prior has no mask"),
         (lambda: discrete.Euler(stochasticity=-1.0), "stochasticity"),
         (lambda: discrete.TauLeaping(temperature=-1.0), "temperature"),
-        (lambda: discrete.PredictorCorrector(discrete.Euler(), 0), "num_corrections must be at least one"),
+        (lambda: discrete.CorrectorSampler(discrete.Euler(), 0), "num_corrections must be at least one"),
         (lambda: frx.discrete.ClassifierFreeCategorical(exact("masked"), 2.0), "needs null="),
         (
             lambda: frx.discrete.ClassifierFreeCategorical(exact("masked"), 2.0, other=exact("uniform")),

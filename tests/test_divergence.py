@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.divergence import Gaussian, Hadamard, Rademacher, Sphere
+from flowrax.divergence import GaussianProbes, Hadamard, Rademacher, Sphere
 from flowrax.divergence.low_rank import orthonormal_basis
 from laws import mixture
 
 RANDOM = {
     "rademacher": frx.Hutchinson(12, Rademacher()),
-    "gaussian": frx.Hutchinson(12, Gaussian()),
+    "gaussian": frx.Hutchinson(12, GaussianProbes()),
     "sphere": frx.Hutchinson(12, Sphere()),
     "hadamard": frx.Hutchinson(12, Hadamard()),
     "hutch++": frx.divergence.HutchPP(12),

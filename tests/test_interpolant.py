@@ -18,7 +18,7 @@ PATHS = {
     "linear": ip.Latent(frx.Linear(), ip.Brownian(0.8)),
     "trigonometric": ip.Latent(frx.Cosine(), ip.Quadratic(1.5)),
     "encoder-decoder": ip.Latent(ip.EncoderDecoder(), ip.SineSquared()),
-    "blurred": ip.Latent(frx.Linear(), ip.Constant(0.3)),
+    "blurred": ip.Latent(frx.Linear(), ip.ConstantGamma(0.3)),
 }
 
 
@@ -77,7 +77,7 @@ class Ends:
         return network
 
     def model(self, path, form, **options):
-        target = {"velocity": frx.Velocity(), "latent": frx.target.Latent(), "score": frx.Score()}[form]
+        target = {"velocity": frx.Velocity(), "latent": frx.target.LatentNoise(), "score": frx.Score()}[form]
         return frx.Model(self.network(path, form), path, target, shape=(2,), dtype=jnp.float64, **options)
 
     def draw(self, key, n):
@@ -86,7 +86,7 @@ class Ends:
         return z[:, :2] + self.m0, z[:, 2:] + self.m1
 
 
-@pytest.mark.parametrize("gamma", [ip.Brownian(0.7), ip.Quadratic(2.0), ip.SineSquared(), ip.Constant(0.4)])
+@pytest.mark.parametrize("gamma", [ip.Brownian(0.7), ip.Quadratic(2.0), ip.SineSquared(), ip.ConstantGamma(0.4)])
 def test_rate_of_gamma(gamma, x64):
     for t in (0.1, 0.5, 0.8):
         difference = (gamma(t + 1e-6) - gamma(t - 1e-6)) / 2e-6
@@ -119,10 +119,10 @@ def test_paths_of_torchcfm(x64, key):
     mean = t * x1 + (1 - t) * x0
     assert np.allclose(x, mean + s * np.sqrt(t * (1 - t)) * z)
     assert np.allclose(bridge.velocity(t, ends, x1), (1 - 2 * t) / (2 * t * (1 - t)) * (x - mean) + x1 - x0)
-    blurred = ip.Latent(frx.Linear(), ip.Constant(s))
+    blurred = ip.Latent(frx.Linear(), ip.ConstantGamma(s))
     assert np.allclose(blurred.interpolate(t, ends, x1), mean + s * z)
     assert np.allclose(blurred.velocity(t, ends, x1), x1 - x0)
-    trigonometric = ip.Latent(frx.Cosine(), ip.Constant(s))
+    trigonometric = ip.Latent(frx.Cosine(), ip.ConstantGamma(s))
     angle = np.pi * t / 2
     assert np.allclose(trigonometric.interpolate(t, ends, x1), np.cos(angle) * x0 + np.sin(angle) * x1 + s * z)
     assert np.allclose(trigonometric.velocity(t, ends, x1), np.pi / 2 * (np.cos(angle) * x1 - np.sin(angle) * x0))
@@ -179,7 +179,7 @@ def test_density_of_a_bridge_from_a_gaussian(x64):
     assert np.allclose(frx.log_prob(model, x, rtol=1e-8, atol=1e-8).value, want, rtol=0, atol=1e-5)
 
 
-LOSSES = {"velocity": frx.loss.Antithetic(), "latent": frx.Matching(), "score": frx.Matching()}
+LOSSES = {"velocity": frx.loss.AntitheticMatching(), "latent": frx.Matching(), "score": frx.Matching()}
 
 
 class Line(frx.model.AbstractNetwork):
@@ -227,7 +227,7 @@ def test_antithetic_loss_is_the_squared_error_without_its_infinity(x64, key):
     model = frx.Model(network, path, shape=(2,), dtype=jnp.float64)
     x0, x1, z = jax.random.normal(key, (3, 2))
     plain = jax.jit(lambda t, sign: frx.Matching()(model, t, jnp.stack([x0, sign * z]), x1))
-    loss = jax.jit(lambda t: frx.loss.Antithetic()(model, t, jnp.stack([x0, z]), x1))
+    loss = jax.jit(lambda t: frx.loss.AntitheticMatching()(model, t, jnp.stack([x0, z]), x1))
     t = jnp.asarray(0.2)
     want = (plain(t, 1.0) + plain(t, -1.0)) / 2 - path.gamma.rate(t) ** 2 * jnp.mean(z**2)
     assert float(loss(t)) == pytest.approx(float(want), rel=1e-10)
@@ -261,7 +261,7 @@ def test_fit_of_a_bridge_between_data_sets(x64):
     ends, path, n = Ends(coupled=False), PATHS["linear"], 4000
     x0, x1 = ends.draw(jax.random.key(0), n)
     prior = frx.prior.Empirical(x0)
-    target = frx.target.Latent()
+    target = frx.target.LatentNoise()
     model = frx.Model(Line(jnp.zeros((2, 2)), jnp.zeros(2)), path, target, shape=(2,), prior=prior)
 
     class Half(frx.times.AbstractUnitTimes):
@@ -284,7 +284,10 @@ ERRORS = {
         "exponential solvers",
     ),
     "target": (lambda: frx.Model(lambda t, x, c: x, PATHS["linear"], frx.Data(), shape=(2,)), "Velocity"),
-    "affine": (lambda: frx.Model(lambda t, x, c: x, frx.Linear(), frx.target.Latent(), shape=(2,)), "with a latent"),
+    "affine": (
+        lambda: frx.Model(lambda t, x, c: x, frx.Linear(), frx.target.LatentNoise(), shape=(2,)),
+        "with a latent",
+    ),
     "other paths": (
         lambda: frx.Bridge(Ends().model(PATHS["linear"], "velocity"), Ends().model(PATHS["blurred"], "latent")),
         "other interpolants",

@@ -16,12 +16,12 @@ MOVES = {
     "ancestral, masks": (discrete.Ancestral(), "masked"),
     "ancestral, uniform": (discrete.Ancestral(), "uniform"),
     "ancestral, custom": (discrete.Ancestral(), "custom"),
-    "remasking": (discrete.Remasking(discrete.Rescaled(0.3)), "masked"),
+    "remasking": (discrete.Remasking(discrete.RescaledRemasking(0.3)), "masked"),
     "Euler, masks": (FLOW, "masked"),
     "Euler, uniform": (FLOW, "uniform"),
     "tau-leaping": (discrete.TauLeaping(), "custom"),
     "mixture jump": (discrete.MixtureJump(), "uniform"),
-    "corrected": (discrete.PredictorCorrector(FLOW, 1, stochasticity=2.0), "uniform"),
+    "corrected": (discrete.CorrectorSampler(FLOW, 1, stochasticity=2.0), "uniform"),
 }
 # The law of the data whatever the steps: one token at a time.
 EXACT = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from flowrax.divergence import Gaussian, Rademacher
+from flowrax.divergence import GaussianProbes, Rademacher
 from laws import SCHEDULES, covariances, mixture
 from test_sample import BARS, double, marginal_log_prob
 
@@ -54,7 +54,7 @@ def correlated():
     return model, x, frx.log_prob(model, x, grid=12)
 
 
-@pytest.mark.parametrize("law", [Rademacher(), Gaussian()])
+@pytest.mark.parametrize("law", [Rademacher(), GaussianProbes()])
 def test_hutchinson_standard_errors_are_right(law, correlated):
     """z-scores of 1,000 estimates by 32 probes are nearly Student's t with 31 degrees of freedom.
 
@@ -96,7 +96,7 @@ def test_rademacher_probes_are_exact_on_a_diagonal_jacobian(diagonal):
 
 def test_one_probe_has_no_error_estimate(diagonal):
     x = diagonal.oracle.sample(jax.random.key(0), (3,))
-    answer = frx.log_prob(diagonal, x, key=jax.random.key(1), divergence=frx.Hutchinson(1, Gaussian()))
+    answer = frx.log_prob(diagonal, x, key=jax.random.key(1), divergence=frx.Hutchinson(1, GaussianProbes()))
     assert np.all(np.isposinf(answer.standard_error))
 
 
@@ -122,7 +122,7 @@ def test_exact_divergence_in_any_chunks(chunk_size, x64):
     assert float(divergence[0]) == pytest.approx(float(swirl(x)[1]), rel=1e-13)
 
 
-@pytest.mark.parametrize("law", [Rademacher(), Gaussian()])
+@pytest.mark.parametrize("law", [Rademacher(), GaussianProbes()])
 def test_hutchinson_is_unbiased(law, x64):
     """The mean of 20,000 estimates within 5 of its own standard errors."""
     divergence, x = frx.Hutchinson(20_000, law), jax.random.normal(jax.random.key(0), (2, 3))

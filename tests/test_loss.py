@@ -55,7 +55,7 @@ def squared_error_ratio(weight, schedule, alpha, sigma, t):
     return {
         frx.loss.SNR: snr,
         frx.loss.MinSNR: min(snr, 5.0),
-        frx.loss.EDM: (noise**2 + 0.25) / (noise * 0.5) ** 2,
+        frx.loss.EDMWeight: (noise**2 + 0.25) / (noise * 0.5) ** 2,
         frx.loss.Likelihood: float(schedule.diffusion(t)) ** 2 * (alpha / sigma**2) ** 2,
     }[type(weight)]
 
@@ -63,7 +63,7 @@ def squared_error_ratio(weight, schedule, alpha, sigma, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize(
     "weight",
-    [frx.loss.SNR(), frx.loss.MinSNR(), frx.loss.EDM(), frx.loss.Likelihood()],
+    [frx.loss.SNR(), frx.loss.MinSNR(), frx.loss.EDMWeight(), frx.loss.Likelihood()],
     ids=lambda w: type(w).__name__,
 )
 def test_a_weight_is_the_same_objective_for_every_target(schedule, weight, x64, key):

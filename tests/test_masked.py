@@ -95,7 +95,7 @@ def test_left_to_right_is_so_in_every_row():
     assert np.array_equal(answer.trajectory[:, 1] == 3, [[False, False, True]] * 2 + [[False, True, False]])
 
 
-@pytest.mark.parametrize("make", [discrete.Capped, discrete.Rescaled])
+@pytest.mark.parametrize("make", [discrete.CappedRemasking, discrete.RescaledRemasking])
 def test_remasking_keeps_the_law_of_a_site(make, x64):
     """In any steps; of two sites the error falls with them where the share that is masked again does."""
     p = TABLE[0] / TABLE[0].sum()
@@ -108,7 +108,7 @@ def test_remasking_keeps_the_law_of_a_site(make, x64):
 def test_remasking_tends_to_the_joint_law(x64):
     errors = []
     for steps in (32, 64, 128):
-        law = law_after(exact("masked"), discrete.Remasking(discrete.Capped(2.0 / steps)), steps)
+        law = law_after(exact("masked"), discrete.Remasking(discrete.CappedRemasking(2.0 / steps)), steps)
         errors.append(np.abs(law[:3, :3] - TABLE).sum())
     assert falls_at_order(errors, 1)
 

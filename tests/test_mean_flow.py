@@ -81,7 +81,7 @@ def test_the_gradient_vanishes_at_the_exact_average_velocity(x64, key):
     keys = jax.random.split(key, 3)
     n = 20_000
     x1, x0 = oracle.sample(keys[0], (n,)), jax.random.normal(keys[1], (n, 2))
-    pairs = frx.times.Pairs(same=0.25)(keys[2], n, 0.0, 1.0, jnp.float64)
+    pairs = frx.times.TimePairs(same=0.25)(keys[2], n, 0.0, 1.0, jnp.float64)
     loss = frx.loss.MeanFlowMatching(power=0.0)
 
     def one(pair, x0, x1):
@@ -133,7 +133,7 @@ def test_gradients_go_through_jumps(x64, key):
 def test_dropping_is_independent_of_the_times(key):
     # In a batch whose first rows have r = t and whose first rows are dropped, the two would be the same rows.
     n = 2000
-    pairs = frx.times.Pairs(same=0.5)(key, n, 0.0, 1.0, jnp.float32)
+    pairs = frx.times.TimePairs(same=0.5)(key, n, 0.0, 1.0, jnp.float32)
     same = np.asarray(pairs[:, 0] == pairs[:, 1])
     network = frx.nn.AverageVelocity(lambda t, x, condition: jnp.broadcast_to(condition[1], x.shape))
     model = frx.Model(network, frx.Linear(), shape=(1,), dtype=jnp.float32)

@@ -14,12 +14,12 @@ from scipy.spatial.transform import Rotation
 import flowrax as frx
 from flowrax.coupling import (
     AbstractCoupling,
-    Conditional,
+    ConditionalCost,
     EquivariantOT,
     ExactOT,
     Greedy,
     Independent,
-    Joint,
+    JointDraw,
     Kabsch,
     KabschDistance,
     Pairs,
@@ -35,21 +35,21 @@ from flowrax.coupling import (
 from flowrax.train.prefetch import Prefetch
 from flowrax.train.step import Task, advance, first_state
 
-DRAWS = {"data": PerData(), "noise": PerNoise(), "joint": Joint(), "all": Joint(replace=False)}
+DRAWS = {"data": PerData(), "noise": PerNoise(), "joint": JointDraw(), "all": JointDraw(replace=False)}
 COUPLINGS = {
     "independent": Independent(),
     "exact": ExactOT(block_size=5),
     **{f"exact-{name}": ExactOT(draw=draw) for name, draw in DRAWS.items()},
     **{f"sinkhorn-{name}": Sinkhorn(num_iterations=5, draw=draw) for name, draw in DRAWS.items()},
     "unbalanced": UnbalancedSinkhorn(num_iterations=5),
-    "unbalanced-joint": UnbalancedSinkhorn(num_iterations=5, draw=Joint()),
+    "unbalanced-joint": UnbalancedSinkhorn(num_iterations=5, draw=JointDraw()),
     "greedy": Greedy(draw=PerNoise()),
     "plan": Plan(lambda costs: jnp.exp(-costs)),
-    "conditional": ExactOT(cost=Conditional(by=lambda c: c["label"])),
-    "conditional-sinkhorn": Sinkhorn(num_iterations=5, cost=Conditional(by=lambda c: c["label"], weight=2.0)),
+    "conditional": ExactOT(cost=ConditionalCost(by=lambda c: c["label"])),
+    "conditional-sinkhorn": Sinkhorn(num_iterations=5, cost=ConditionalCost(by=lambda c: c["label"], weight=2.0)),
     "kabsch": Kabsch(mask=lambda c: c["mask"]),
     "kabsch-data": Kabsch(noise_to_data=False, translate=True),
-    "equivariant": EquivariantOT(block_size=4, mask=lambda c: c["mask"], draw=Joint()),
+    "equivariant": EquivariantOT(block_size=4, mask=lambda c: c["mask"], draw=JointDraw()),
     "reflow": Reflow(lambda x0, key, condition: 2 * x0),
 }
 
@@ -117,8 +117,8 @@ def classes(getkey, n=64):
 @pytest.mark.accuracy
 @pytest.mark.parametrize("inner", [ExactOT, Greedy, Sinkhorn])
 def test_conditional_transport_keeps_the_law_of_the_noise(inner, getkey):
-    """Mean and variance of the noise of one class, of 50 batches, within four standard errors; without `Conditional`
-    the mean is off by what transport takes from each end."""
+    """Mean and variance of the noise of one class, of 50 batches, within four standard errors; without
+    `ConditionalCost` the mean is off by what transport takes from each end."""
 
     def noise_of_class(coupling):
         kept, compiled = [], eqx.filter_jit(coupling)
@@ -128,7 +128,7 @@ def test_conditional_transport_keeps_the_law_of_the_noise(inner, getkey):
             kept.append(np.asarray(pairs.x0[:, 0])[np.asarray(pairs.follow(label)) == 1])
         return np.concatenate(kept)
 
-    within = noise_of_class(inner(cost=Conditional()))
+    within = noise_of_class(inner(cost=ConditionalCost()))
     # Of a soft plan some noise is drawn several times; at most, for a plan that is uniform, the variances double.
     n = len(within) / (2 if inner is Sinkhorn else 1)
     assert abs(within.mean()) < 4 / np.sqrt(n)
@@ -142,7 +142,7 @@ def test_conditional_transport_is_optimal_in_each_class(getkey):
     """Each class gets the noise that came with it, by the assignment of its own rows."""
     x0, x1, label = classes(getkey)
     for labels in (label, jnp.stack([label, label], axis=1), label == 1):
-        pairs = ExactOT(cost=Conditional(by=lambda c: c["y"]))(getkey(), x0, x1, {"y": labels, "other": x1})
+        pairs = ExactOT(cost=ConditionalCost(by=lambda c: c["y"]))(getkey(), x0, x1, {"y": labels, "other": x1})
         for own in (np.flatnonzero(label == 0), np.flatnonzero(label == 1)):
             costs = np.sum((np.asarray(x1)[own, None] - np.asarray(x0)[None, own]) ** 2, axis=2)
             want = own[scipy.optimize.linear_sum_assignment(costs)[1]]
@@ -153,7 +153,7 @@ def test_a_finite_weight_is_the_cost_of_a_longer_vector(x64, getkey):
     """Of data and noise joined by the root of the weight times the condition."""
     x0, x1, label = classes(getkey)
     y = jax.random.normal(getkey(), (64, 2))
-    got = Conditional(by=lambda c: c[0], weight=9.0)(x1, x0, (y, label))
+    got = ConditionalCost(by=lambda c: c[0], weight=9.0)(x1, x0, (y, label))
     longer = [jnp.concatenate([x, 3 * y], axis=1) for x in (x1, x0)]
     want = np.sum((np.asarray(longer[0])[:, None] - np.asarray(longer[1])[None]) ** 2, axis=2)
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
@@ -163,9 +163,9 @@ def test_conditions_that_cannot_be_told_are_refused(getkey):
     x = jnp.zeros((4, 2))
     for condition, count in ((None, 0), ((x, x), 2)):
         with pytest.raises(ValueError, match=f"compares one array, but the condition has {count}; pass condition="):
-            ExactOT(cost=Conditional())(getkey(), x, x, condition)
+            ExactOT(cost=ConditionalCost())(getkey(), x, x, condition)
     with pytest.raises(ValueError, match=r"weight=0.0 does not keep conditions together"):
-        Conditional(weight=0.0)
+        ConditionalCost(weight=0.0)
     with pytest.raises(ValueError, match=r"mask has shape \(3,\) but \(4,\) is expected"):
         SquaredDistance(mask=lambda c: c)(x, x, jnp.ones(3))
 
@@ -309,7 +309,7 @@ def test_validation_pairs_in_batches_of_the_size_of_training(getkey):
 
 def test_conditional_pairs_are_found_ahead(getkey):
     """The same as within the step, of data that carry conditions."""
-    coupling = ExactOT(block_size=8, cost=Conditional(by=lambda c: c > 0), draw=Joint())
+    coupling = ExactOT(block_size=8, cost=ConditionalCost(by=lambda c: c > 0), draw=JointDraw())
     network = frx.nn.MLP((2,), condition_size=1, key=getkey(), width=8, depth=1, num_frequencies=2)
     task, parameters = task_of(coupling, network)
     data, condition = jax.random.normal(getkey(), (100, 2)), jax.random.normal(getkey(), (100, 1))
@@ -328,7 +328,7 @@ def test_fit_gives_conditions_to_the_coupling(getkey):
     model = frx.Model(Repeat(jnp.zeros(())), frx.Linear(), frx.Data(), shape=(2,), t_min=0.01)
     data = jax.random.normal(getkey(), (40, 2))
     options = {"optimizer": optax.sgd(0.1), "num_steps": 40, "batch_size": 8, "validate_every": 40, "progress": False}
-    coupling = ExactOT(cost=Conditional(by=lambda c: c > 0), draw=Joint())
+    coupling = ExactOT(cost=ConditionalCost(by=lambda c: c > 0), draw=JointDraw())
     held_out = {"validation": data[:11], "validation_condition": data[:11]}
     result = frx.fit(model, data, getkey(), coupling=coupling, condition=data, **options, **held_out)
     # The loss is the square of what the factor lacks to one, times that of the data.

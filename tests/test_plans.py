@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flowrax.coupling import Conditional, Greedy, Joint, PerData, PerNoise, Plan, Sinkhorn, UnbalancedSinkhorn
+from flowrax.coupling import ConditionalCost, Greedy, JointDraw, PerData, PerNoise, Plan, Sinkhorn, UnbalancedSinkhorn
 
 
 def ends(getkey, n=12):
@@ -66,7 +66,7 @@ def test_unbalanced_plans_count_outliers_less(getkey):
     np.testing.assert_allclose(jnp.mean(weights), 1, rtol=1e-5)
     # The data are updated last, so that their marginal is the exact one.
     np.testing.assert_allclose(UnbalancedSinkhorn(0.05, 1e5)(getkey(), x0, x1).weights, np.ones(12), rtol=1e-4)
-    assert UnbalancedSinkhorn(draw=Joint())(getkey(), x0, x1).weights is None
+    assert UnbalancedSinkhorn(draw=JointDraw())(getkey(), x0, x1).weights is None
 
 
 def test_a_cold_plan_is_the_assignment(x64, getkey):
@@ -94,7 +94,7 @@ PLAN = np.asarray([[0.3, 0.1, 0.0], [0.05, 0.2, 0.15], [0.1, 0.6, 0.5]])
     [
         (PerData(), PLAN / PLAN.sum(1, keepdims=True)),
         (PerNoise(), PLAN / PLAN.sum(0, keepdims=True)),
-        (Joint(), 3 * PLAN / PLAN.sum()),
+        (JointDraw(), 3 * PLAN / PLAN.sum()),
     ],
     ids=["data", "noise", "joint"],
 )
@@ -111,7 +111,7 @@ def test_pairs_come_as_often_as_the_plan_says(draw, want, key):
 def test_draws_without_replacement(key):
     """Both orders in which two pairs of a 2 by 2 plan may come one after the other; four standard errors."""
     plan = np.asarray([[0.5, 0.2], [0.2, 0.1]])
-    noise, data = jax.vmap(lambda k: Joint(replace=False).of_plan(k, jnp.log(jnp.asarray(plan))))(
+    noise, data = jax.vmap(lambda k: JointDraw(replace=False).of_plan(k, jnp.log(jnp.asarray(plan))))(
         jax.random.split(key, 20_000)
     )
     drawn = np.sort(np.asarray(2 * data + noise), axis=1)
@@ -125,14 +125,14 @@ def test_draws_without_replacement(key):
 
 def test_pairs_of_a_permutation(getkey):
     order = jax.random.permutation(getkey(), jnp.arange(9, dtype=jnp.int32))
-    for draw in (PerData(), PerNoise(), Joint(), Joint(replace=False)):
+    for draw in (PerData(), PerNoise(), JointDraw(), JointDraw(replace=False)):
         noise, data = draw.of_order(getkey(), order)
         np.testing.assert_array_equal(noise, order[data])
     np.testing.assert_array_equal(PerData().of_order(getkey(), order)[1], np.arange(9))
     np.testing.assert_array_equal(PerNoise().of_order(getkey(), order)[0], np.arange(9))
     # That nine draws hit nine pairs has a chance of one in a thousand.
     for replace in (True, False):
-        noise, _ = Joint(replace).of_order(getkey(), order)
+        noise, _ = JointDraw(replace).of_order(getkey(), order)
         assert (len(set(noise.tolist())) == 9) != replace
 
 
@@ -217,7 +217,7 @@ def test_rows_without_mass_count_nothing(getkey):
     np.testing.assert_allclose(weights, mass, rtol=1e-5)
     across = Plan(lambda costs: plan.T, draw=PerNoise())(getkey(), x0, x1).weights
     np.testing.assert_allclose(across, mass, rtol=1e-5)
-    assert Plan(lambda costs: plan, draw=Joint())(getkey(), x0, x1).weights is None
+    assert Plan(lambda costs: plan, draw=JointDraw())(getkey(), x0, x1).weights is None
     unbalanced = UnbalancedSinkhorn(0.05, 0.1)
     same = Plan(lambda costs: jnp.exp(unbalanced.log_plan(x0, x1)))(getkey(), x0, x1).weights
     np.testing.assert_allclose(same, unbalanced(getkey(), x0, x1).weights, rtol=1e-4)
@@ -228,7 +228,7 @@ def test_the_unit_of_a_plan_is_that_of_the_rows(x64, getkey):
     x0, x1 = ends(getkey)
     labels = jnp.arange(12) % 2
     plans = [
-        jnp.exp(Sinkhorn(0.1, cost=Conditional(weight=weight), num_iterations=500).log_plan(x0, x1, labels))
+        jnp.exp(Sinkhorn(0.1, cost=ConditionalCost(weight=weight), num_iterations=500).log_plan(x0, x1, labels))
         for weight in (1e4, float("inf"))
     ]
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-12)

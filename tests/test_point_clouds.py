@@ -12,7 +12,7 @@ import scipy.stats
 
 import flowrax as frx
 from flowrax import prior as pr
-from flowrax.coupling import Conditional, EquivariantOT, ExactOT, KabschDistance, SquaredDistance
+from flowrax.coupling import ConditionalCost, EquivariantOT, ExactOT, KabschDistance, SquaredDistance
 from laws import assert_moments, covariances
 
 NODES, FEATURES = 5, 2
@@ -202,7 +202,7 @@ class Noise(frx.loss.AbstractLoss):
         return jnp.where(leak < 1e-5, jnp.sum(x0**2) / dimensions.astype(x0.dtype), jnp.inf)
 
 
-WITHIN = Conditional(KabschDistance(mask=mask_of), by=mask_of)
+WITHIN = ConditionalCost(KabschDistance(mask=mask_of), by=mask_of)
 KEEPING = {
     "equivariant": EquivariantOT(cost=WITHIN),
     "across": ExactOT(cost=SquaredDistance(mask=mask_of)),
@@ -229,7 +229,7 @@ def test_equivariant_transport_turns_by_the_mask_of_its_cost():
     own = EquivariantOT(cost=lambda x1, x0, c: cost(x1, x0, c), mask=mask_of)
     for coupling in (EquivariantOT(cost=cost), EquivariantOT(cost=WITHIN, mask=mask_of), own):
         assert coupling.alignment.mask is mask_of
-    for wrong in (KabschDistance(), Conditional(SquaredDistance(mask=lambda c: c["mask"]))):
+    for wrong in (KabschDistance(), ConditionalCost(SquaredDistance(mask=lambda c: c["mask"]))):
         with pytest.raises(ValueError, match="give the mask to the cost alone"):
             EquivariantOT(cost=wrong, mask=mask_of)
 
@@ -285,7 +285,7 @@ ERRORS = {
     "predict": (lambda key: trainable().predict(jnp.asarray(0.5), jnp.zeros(SHAPE)), "depends on the condition"),
     "padding in an event": (
         lambda key: frx.log_prob(trainable("plain"), jnp.ones((1, *SHAPE)), condition=ONE),
-        "x leaves the range of the singular prior Conditional by up to 1",
+        "x leaves the range of the singular prior ConditionalCost by up to 1",
     ),
     "padding in the data": (
         lambda key: frx.fit(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowrax import times
-from flowrax.times import Antithetic, Beta, Discrete, LogitNormal, Mixture, Uniform, Within
+from flowrax.times import Antithetic, Beta, Discrete, LogitNormal, MixtureTimes, Uniform, Within
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_time_distributions.npz")
 STATISTICS, N = "mean_std_min_max_q05_25_50_75_95", 100_000
@@ -21,7 +21,7 @@ LAWS = {
     "beta_1p9_1_0.1_0.9": Within(Beta(1.9, 1.0), 0.1, 0.9),
     "logitnormal_0_1": LogitNormal(),
     "logitnormal_m1_0.5": LogitNormal(-1.0, 0.5),
-    "mix_unif_beta_0.02": Mixture(Uniform(), Beta(1.9, 1.0), 0.02),
+    "mix_unif_beta_0.02": MixtureTimes(Uniform(), Beta(1.9, 1.0), 0.02),
 }
 DISCRETE = {
     "uniform_disc10": Discrete(Uniform(), 10),

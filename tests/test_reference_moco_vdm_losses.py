@@ -19,7 +19,7 @@ SCHEDULES = {
 }
 # Each of their weights on the error of the data, for which the reference was computed.
 WEIGHTS = {
-    "ones": frx.loss.Uniform(),
+    "ones": frx.loss.UniformWeight(),
     "data_to_noise": frx.loss.SNR(),
     "variational_objective_continuous_data": frx.loss.Variational(),
 }

@@ -110,7 +110,7 @@ def test_edm():
     np.testing.assert_allclose(noise, REFERENCE["edm/pred"], rtol=1e-6)
     score = rows(lambda *a: model.predict(*a).score, t, x, UNLABELLED)
     np.testing.assert_allclose(score, REFERENCE["edm/score_correct=-pred/sigma"], rtol=1e-6)
-    loss = frx.Matching(weight=frx.loss.EDM())
+    loss = frx.Matching(weight=frx.loss.EDMWeight())
     value = rows(lambda t, x0, x1, y: loss(model, t, x0, x1, y), t, NOISE, DATA, UNLABELLED)
     np.testing.assert_allclose(value, REFERENCE["edm/loss"], rtol=1e-8)
 
@@ -118,7 +118,7 @@ def test_edm():
 def test_edm_weight():
     schedule = frx.EDM(sigma_min=1e-4, sigma_max=100.0)
     t = schedule.time_at(jnp.asarray(-2 * np.log(REFERENCE["sg"])))
-    value = frx.loss.EDM()(frx.Data(), schedule, t, schedule.scales(t))
+    value = frx.loss.EDMWeight()(frx.Data(), schedule, t, schedule.scales(t))
     np.testing.assert_allclose(value, REFERENCE["edm/weight"], rtol=1e-8)
 
 
@@ -191,7 +191,7 @@ def test_edm_score_of_a_gaussian_is_the_truth_where_theirs_is_not():
 def test_edm_is_finite_at_both_ends_of_time_and_has_its_law_of_noise(key):
     # Their uniform times reach sigma = 0, whose logarithm the network is given; here sigma ends at sigma_min.
     model = edm_model()
-    loss = frx.Matching(weight=frx.loss.EDM())
+    loss = frx.Matching(weight=frx.loss.EDMWeight())
     for t in (0.0, 1.0):
         value = loss(model, jnp.asarray(t), jnp.asarray(NOISE[0]), jnp.asarray(DATA[0]), jnp.asarray(0))
         assert np.isfinite(value)

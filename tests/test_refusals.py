@@ -25,7 +25,7 @@ def test_a_bridge_has_no_noise_of_a_schedule():
     path = frx.interpolant.Latent(frx.Linear(), frx.interpolant.Brownian())
     flow, latent = (
         frx.Model(frx.nn.MLP((2,), key=KEY), path, target, shape=(2,))
-        for target in (frx.Velocity(), frx.target.Latent())
+        for target in (frx.Velocity(), frx.target.LatentNoise())
     )
     bridge = frx.Bridge(flow, latent)
     with pytest.raises(ValueError, match="^SBDM, the default of ReverseSDE, .* ReverseSDE\\(dynamics.Constant"):

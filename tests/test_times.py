@@ -25,7 +25,7 @@ def distance(draws, cdf):
 
 
 def test_pairs_are_ordered_and_each_sample_tosses_its_own_coin(key):
-    pairs = np.asarray(times.Pairs(same=0.75)(key, N, 0.2, 0.8, jnp.float32))
+    pairs = np.asarray(times.TimePairs(same=0.75)(key, N, 0.2, 0.8, jnp.float32))
     assert pairs.shape == (N, 2)
     t, r = pairs.T
     assert (t <= r).all() and t.min() >= 0.2 and r.max() <= 0.8
@@ -40,7 +40,7 @@ def test_pairs_are_ordered_and_each_sample_tosses_its_own_coin(key):
 
 
 def test_pairs_of_another_law(key):
-    pairs = times.Pairs(times.Beta(2.0, 1.0), same=1.0)(key, N, 0.0, 1.0, jnp.float32)
+    pairs = times.TimePairs(times.Beta(2.0, 1.0), same=1.0)(key, N, 0.0, 1.0, jnp.float32)
     assert distance(pairs[:, 1], lambda x: x**2) <= FAR
 
 
@@ -60,7 +60,7 @@ def test_antithetic_times_cancel_what_is_odd(key):
 
 
 def test_laws_run_under_jit_in_half_precision(key):
-    draw = jax.jit(lambda k: times.Pairs(times.LogitNormal())(k, 8, 0.0, 1.0, jnp.bfloat16))
+    draw = jax.jit(lambda k: times.TimePairs(times.LogitNormal())(k, 8, 0.0, 1.0, jnp.bfloat16))
     assert draw(key).dtype == jnp.bfloat16
 
 
@@ -142,7 +142,7 @@ def test_a_narrow_interval_must_meet_that_of_the_model(key):
 
 def test_pairs_of_a_stratified_law_are_independent(key):
     """Whatever strata two times share: of two independent uniform times the gap has density 2 (1 - g)."""
-    pairs = times.Pairs(times.Stratified(), same=0.0)(key, N, 0.0, 1.0, jnp.float32)
+    pairs = times.TimePairs(times.Stratified(), same=0.0)(key, N, 0.0, 1.0, jnp.float32)
     assert distance(pairs[:, 1] - pairs[:, 0], lambda g: 1 - (1 - g) ** 2) <= FAR
 
 
@@ -150,11 +150,14 @@ def test_pairs_of_a_stratified_law_are_independent(key):
     ("build", "text"),
     [
         (
-            lambda: times.Pairs(times.LikelihoodTimes(frx.Linear())),
+            lambda: times.TimePairs(times.LikelihoodTimes(frx.Linear())),
             r"Pairs takes a distribution on \[0, 1\], .*LikelihoodTimes",
         ),
-        (lambda: times.Pairs(same=2.0), r"same must lie in \[0, 1\]; got 2\.0"),
-        (lambda: times.Mixture(times.Uniform(), times.Uniform(), 3.0), r"fraction must lie in \[0, 1\]; got 3\.0\."),
+        (lambda: times.TimePairs(same=2.0), r"same must lie in \[0, 1\]; got 2\.0"),
+        (
+            lambda: times.MixtureTimes(times.Uniform(), times.Uniform(), 3.0),
+            r"fraction must lie in \[0, 1\]; got 3\.0\.",
+        ),
     ],
 )
 def test_laws_that_do_not_fit_are_refused(build, text):

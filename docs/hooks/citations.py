@@ -1,11 +1,10 @@
 """Links every `[@key]` of a page to an entry of the page of references, which is written from `references.bib`."""
 
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
-
-from mkdocs.utils import get_relative_url
 
 from flowrax._base import citation
 
@@ -69,7 +68,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
     """Called by MkDocs for each page, once the docstrings stand in it; a key that is not in the table raises."""
     labels = {key: label(entry) for key, entry in references()}
-    address = get_relative_url(files.get_file_from_path(PAGE).url, page.url)
+    here = page.url if page.url.endswith("/") else posixpath.dirname(page.url)
+    address = posixpath.relpath(files.get_file_from_path(PAGE).url, here or ".") + "/"
 
     def link(found: re.Match[str]) -> str:
         key = found["key"]

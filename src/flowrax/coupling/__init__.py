@@ -3,8 +3,12 @@
 from .aligned import EquivariantOT as EquivariantOT, Kabsch as Kabsch
 from .alignment import kabsch as kabsch, kabsch_cost as kabsch_cost
 from .base import AbstractCoupling as AbstractCoupling, AbstractHostCoupling as AbstractHostCoupling, Pairs as Pairs
-from .cost import Conditional as Conditional, KabschDistance as KabschDistance, SquaredDistance as SquaredDistance
-from .draw import AbstractDraw as AbstractDraw, Joint as Joint, PerData as PerData, PerNoise as PerNoise
+from .cost import (
+    ConditionalCost as ConditionalCost,
+    KabschDistance as KabschDistance,
+    SquaredDistance as SquaredDistance,
+)
+from .draw import AbstractDraw as AbstractDraw, JointDraw as JointDraw, PerData as PerData, PerNoise as PerNoise
 from .exact_ot import ExactOT as ExactOT
 from .greedy import Greedy as Greedy
 from .independent import Independent as Independent

@@ -58,7 +58,7 @@ class KabschDistance(eqx.Module):
         return cost if self.squared else jnp.sqrt(cost)
 
 
-class Conditional(eqx.Module):
+class ConditionalCost(eqx.Module):
     r"""A cost that keeps noise independent of the condition: $c_{ij} + w \lVert y_i - y_j \rVert^2$, with $y_j$ the
     condition of row $j$ of the batch before pairing.
 
@@ -100,8 +100,8 @@ class Conditional(eqx.Module):
 
 
 def of_rows(cost: Cost) -> Cost:
-    """The cost between data and noise alone, without the term that any [`Conditional`][] adds."""
-    while isinstance(cost, Conditional):
+    """The cost between data and noise alone, without the term that any [`ConditionalCost`][] adds."""
+    while isinstance(cost, ConditionalCost):
         cost = cost.cost
     return cost
 

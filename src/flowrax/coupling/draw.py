@@ -65,7 +65,7 @@ class PerNoise(AbstractDraw):
         return jax.nn.logsumexp(log_plan, axis=0)
 
 
-class Joint(AbstractDraw):
+class JointDraw(AbstractDraw):
     r"""$n$ pairs $(i, j) \sim \pi$, in random order; some rows of data and noise may be missing and others repeated.
 
     With `replace=False` no pair is drawn twice, and a permutation yields each of its pairs once.

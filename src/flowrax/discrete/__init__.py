@@ -40,7 +40,7 @@ from .prior import (
 )
 from .sampler.ancestral import Ancestral as Ancestral, even_times as even_times
 from .sampler.blocks import AbstractBlockModel as AbstractBlockModel, Blocks as Blocks
-from .sampler.corrector import PredictorCorrector as PredictorCorrector
+from .sampler.corrector import CorrectorSampler as CorrectorSampler
 from .sampler.draw import (
     data_probabilities as data_probabilities,
     data_weights as data_weights,
@@ -72,10 +72,10 @@ from .sampler.rates import (
 )
 from .sampler.remasking import (
     AbstractRemasking as AbstractRemasking,
-    Capped as Capped,
+    CappedRemasking as CappedRemasking,
     Loop as Loop,
     Remasking as Remasking,
-    Rescaled as Rescaled,
+    RescaledRemasking as RescaledRemasking,
 )
 from .sampler.score import score as score
 from .sampler.unmask import Unmask as Unmask

@@ -7,7 +7,7 @@ from .hutchinson import Hutchinson as Hutchinson
 from .hutchpp import HutchPP as HutchPP
 from .probes import (
     AbstractProbes as AbstractProbes,
-    Gaussian as Gaussian,
+    GaussianProbes as GaussianProbes,
     Hadamard as Hadamard,
     Rademacher as Rademacher,
     Sphere as Sphere,

@@ -32,7 +32,7 @@ class Rademacher(AbstractProbes):
         return 1.0
 
 
-class Gaussian(AbstractProbes):
+class GaussianProbes(AbstractProbes):
     """Standard normal entries."""
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:

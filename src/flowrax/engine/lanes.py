@@ -18,7 +18,7 @@ from ..stepper.accepted_steps import any_in_batch
 from .batch import Batch
 from .bound import Interval, Progress
 from .record import Record, capacity_for, empty_points
-from .trees import num_rows, put, select, take
+from .trees import count_rows, put, select, take
 
 _NONFINITE: Any = RESULTS.nonfinite
 
@@ -86,7 +86,7 @@ def _attempt(batch: Batch, start: PyTree, now: Progress, saved: Any) -> tuple[Pr
 
 def solve_lanes(batch: Batch, recording: bool) -> tuple[Outcome, Record | None]:
     """Solves every sample of the batch; with `recording`, also keeps what a backward pass needs."""
-    n, lanes, meter = num_rows(batch.starts), batch.method.lanes, batch.method.meter
+    n, lanes, meter = count_rows(batch.starts), batch.method.lanes, batch.method.meter
     chunks = -(-n // lanes)
     rows = jnp.minimum(jnp.arange(chunks * lanes), n - 1).reshape(chunks, lanes)
     first = jax.lax.map(jax.vmap(batch.first), take(batch.starts, rows))

@@ -13,7 +13,7 @@ from .bound import Interval, Point
 from .lanes import Outcome
 from .record import Record, capacity_for, empty_points
 from .stepping import Stepping
-from .trees import in_lanes, num_rows, put
+from .trees import count_rows, in_lanes, put
 
 
 def grid_intervals(stepping: Stepping) -> Interval:
@@ -46,7 +46,7 @@ def solve_fixed(batch: Batch, recording: bool) -> tuple[Outcome, Record | None]:
 
 def _together(batch: Batch, *, recording: bool) -> tuple[Outcome, Record | None]:
     n, steps, saver, meter = (
-        num_rows(batch.starts),
+        count_rows(batch.starts),
         batch.method.stepping.max_steps,
         batch.method.saver,
         batch.method.meter,

@@ -23,7 +23,7 @@ from .on_grid import solve_fixed
 from .replay import Cotangents, pull_back
 from .saving import Saved, make_saver
 from .stepping import Stepping, evaluations_per_step
-from .trees import num_rows, select
+from .trees import count_rows, select
 
 ProgressLike = bool | dfx.AbstractProgressMeter
 
@@ -69,7 +69,7 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
     stepping = dataclasses.replace(spec.stepping, controller=_constant(spec.stepping.controller))
     raised = functools.partial(_at_least, stepping.start.dtype)
     starts = jax.tree.map(raised, starts[0]), starts[1]
-    n, lanes = num_rows(starts[0]), spec.lanes
+    n, lanes = count_rows(starts[0]), spec.lanes
     if lanes is None:
         # On a grid all samples take the same steps.
         lanes = n if stepping.grid is not None else _LANES.get(jax.default_backend(), 1024)
@@ -97,7 +97,7 @@ def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
 
 def finite_rows(tree: PyTree) -> Array:
     """Whether all elements of a row are finite, `(n,)`."""
-    finite = jnp.ones(num_rows(tree), bool)
+    finite = jnp.ones(count_rows(tree), bool)
     for leaf in jax.tree.leaves(tree):
         finite &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
     return finite

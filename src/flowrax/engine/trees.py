@@ -32,7 +32,7 @@ def take(tree: PyTree, rows: Any) -> PyTree:
     return jax.tree.map(operator.itemgetter(rows), tree)
 
 
-def num_rows(tree: PyTree) -> int:
+def count_rows(tree: PyTree) -> int:
     """The length of the leading axis that all leaves share."""
     return jax.tree.leaves(tree)[0].shape[0]
 
@@ -42,7 +42,7 @@ def in_lanes(function: Callable[[PyTree], T], rows: PyTree, lanes: int | None) -
 
     `function` maps rows to rows: every leaf of its argument and of its answer has one row per sample.
     """
-    if lanes is None or lanes >= num_rows(rows):
+    if lanes is None or lanes >= count_rows(rows):
         return function(rows)
 
     def one(row: PyTree) -> T:

@@ -5,7 +5,7 @@ from .base import AbstractInterpolant as AbstractInterpolant
 from .gamma import (
     AbstractGamma as AbstractGamma,
     Brownian as Brownian,
-    Constant as Constant,
+    ConstantGamma as ConstantGamma,
     Quadratic as Quadratic,
     SineSquared as SineSquared,
 )

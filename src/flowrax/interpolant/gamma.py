@@ -66,7 +66,7 @@ class SineSquared(AbstractGamma):
         return self.scale * jnp.pi * jnp.sin(2 * jnp.pi * jnp.asarray(t))
 
 
-class Constant(AbstractGamma):
+class ConstantGamma(AbstractGamma):
     r"""$\gamma = s$: both ends are blurred, as in the conditional flow matching of torchcfm (Tong et al. 2024)."""
 
     scale: float = 1.0

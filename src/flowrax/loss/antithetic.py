@@ -19,7 +19,7 @@ from ..times import AbstractTimes, Stratified
 from .matching import AbstractLoss
 
 
-class Antithetic(AbstractLoss):
+class AntitheticMatching(AbstractLoss):
     """The velocity loss of a `Model(network, interpolant.Latent(...))`; it can be negative.
 
     Raises `ValueError` for another interpolant or target.

@@ -18,7 +18,7 @@ from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scal
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
 from .reductions import AbstractReduction, Mean
-from .weights import AbstractWeight, Uniform
+from .weights import AbstractWeight, UniformWeight
 
 
 class AbstractLoss(eqx.Module):
@@ -89,7 +89,7 @@ class Matching(AbstractLoss):
     **Reference:** [@lipman2023flow].
     """
 
-    weight: AbstractWeight = Uniform()
+    weight: AbstractWeight = UniformWeight()
     times: AbstractTimes = Stratified()
     condition_dropout: ConditionDropout | None = None
     reduction: AbstractReduction = Mean()

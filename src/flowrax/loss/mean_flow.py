@@ -19,7 +19,7 @@ from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..model import average_velocity
 from ..model.trained import Model
 from ..prior import project
-from ..times import AbstractTimes, Pairs
+from ..times import AbstractTimes, TimePairs
 from .matching import AbstractLoss, ConditionDropout
 from .reductions import AbstractReduction, Sum
 
@@ -87,7 +87,7 @@ class MeanFlowMatching(AbstractLoss):
     ) -> None:
         r"""**Arguments:**
 
-        - `times`: the distribution of pairs $(t, r)$. Default: `Pairs()`.
+        - `times`: the distribution of pairs $(t, r)$. Default: `TimePairs()`.
         - `condition_dropout`: drops the condition of each sample independently of its times. Default: no dropout.
         - `guidance`: replaces the velocity in the target by the guided velocity, with the null condition of
             `condition_dropout`. Default: no guidance.
@@ -100,7 +100,7 @@ class MeanFlowMatching(AbstractLoss):
             raise ValueError(
                 "guidance needs an unconditional velocity; pass condition_dropout=ConditionDropout(probability, null)."
             )
-        self.times = Pairs() if times is None else times
+        self.times = TimePairs() if times is None else times
         self.condition_dropout, self.guidance = condition_dropout, guidance
         self.reduction = Sum() if reduction is None else reduction
         self.power, self.epsilon = power, epsilon

@@ -42,7 +42,7 @@ class Product(AbstractWeight):
         return self.first(target, schedule, t, s) * self.second(target, schedule, t, s)
 
 
-class Uniform(AbstractWeight):
+class UniformWeight(AbstractWeight):
     """Weight one on the error of the model's own target."""
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
@@ -138,7 +138,7 @@ class MinSNR(AbstractWeight):
         return jnp.minimum((s.alpha / s.sigma) ** 2, self.gamma) / target.gain(s) ** 2
 
 
-class EDM(AbstractWeight):
+class EDMWeight(AbstractWeight):
     r"""$(\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2$ on the data error, $\tilde\sigma = \sigma / \alpha$
     (Karras et al. 2022, table 1).
     """

@@ -62,7 +62,7 @@ class Bridge(AbstractContinuousModel):
         """**Arguments:**
 
         - `flow`: a model with an `interpolant.Latent` and target `Velocity()`.
-        - `latent`: a model with the same interpolant and target `target.Latent()` or `Score()`.
+        - `latent`: a model with the same interpolant and target `target.LatentNoise()` or `Score()`.
 
         Raises `ValueError` unless both models have the same interpolant, with a latent, and the same events.
         """

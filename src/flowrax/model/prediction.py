@@ -11,7 +11,7 @@ from ..interpolant import AbstractGamma
 from ..prior import AbstractGaussianPrior, AbstractPrior
 from ..schedule import AbstractSchedule, Scales
 from .contract import AbstractPrediction
-from .target import AbstractTarget, Latent, Score, Velocity
+from .target import AbstractTarget, LatentNoise, Score, Velocity
 
 
 class AffinePrediction(AbstractPrediction):
@@ -116,15 +116,15 @@ TIMELESS = (
 )
 VELOCITY_ONLY = (
     "This model has no score: its network predicts the velocity of a path with a latent; combine it in a Bridge with a "
-    "model whose target is target.Latent()."
+    "model whose target is target.LatentNoise()."
 )
 
 
 def check_latent(target: AbstractTarget) -> None:
     """Raises `ValueError` for a target that is not defined on a path with a latent."""
-    if not isinstance(target, Velocity | Latent | Score):
+    if not isinstance(target, Velocity | LatentNoise | Score):
         raise ValueError(
-            "On a path with a latent the target must be Velocity(), target.Latent() or Score(); "
+            "On a path with a latent the target must be Velocity(), target.LatentNoise() or Score(); "
             f"got {type(target).__name__}()."
         )
 

@@ -189,7 +189,7 @@ class V(AbstractTarget):
         return False, 1.0 in schedule.singularities.sigma_rate
 
 
-class Latent(AbstractTarget):
+class LatentNoise(AbstractTarget):
     r"""The network predicts the latent of an `interpolant.Latent` ($\eta$ in Albergo et al. 2023).
 
     The regression target is bounded in time, unlike the score $-\eta / \gamma$. The latent does not determine data and
@@ -218,7 +218,9 @@ class Latent(AbstractTarget):
         raise ValueError(_NOT_AFFINE)
 
 
-_NOT_AFFINE = "target.Latent() is for paths with a latent; use interpolant.Latent(schedule, gamma), or another target."
+_NOT_AFFINE = (
+    "target.LatentNoise() is for paths with a latent; use interpolant.Latent(schedule, gamma), or another target."
+)
 
 
 def _determinant(s: Scales) -> Array:

@@ -27,7 +27,7 @@ from .prediction import (
     gaussian_or_raise,
     latent_ends,
 )
-from .target import AbstractTarget, Data, Latent as LatentTarget, Score, Velocity
+from .target import AbstractTarget, Data, LatentNoise as LatentTarget, Score, Velocity
 
 
 class Model(AbstractContinuousModel):
@@ -63,7 +63,7 @@ class Model(AbstractContinuousModel):
         - `network`: `network(t, x, condition)` for one event `x`, a scalar `t` and one condition (or None).
         - `interpolant`: the path. A schedule stands for its affine path.
         - `target`: the quantity that the network predicts. Default: `Velocity()`. On a path with a latent the target is
-            the velocity, `target.Latent()` or the score, and [`Bridge`][] combines two such models. With an
+            the velocity, `target.LatentNoise()` or the score, and [`Bridge`][] combines two such models. With an
             `EDMPreconditioner` it must be `Data()`.
         - `shape`: the shape of one event.
         - `preconditioner`: scales the network's input and output. Default: `Unscaled()`.
@@ -204,7 +204,7 @@ def data_interval(model: AbstractContinuousModel) -> tuple[float, float]:
     return low, high
 
 
-def check_data(model: AbstractContinuousModel, caller: str, start: Scalar, end: Scalar) -> None:
+def check_data_prediction(model: AbstractContinuousModel, caller: str, start: Scalar, end: Scalar) -> None:
     """Raises `ValueError` if the data prediction is infinite at `start` or `end`. `caller` is named in the message."""
     low, high = data_interval(model)
     if low <= start and end <= high:

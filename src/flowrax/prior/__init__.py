@@ -14,7 +14,7 @@ from .gaussian import Gaussian as Gaussian
 from .harmonic import Harmonic as Harmonic
 from .scaled import (
     Blurred as Blurred,
-    Scaled as Scaled,
+    ScaledPrior as ScaledPrior,
     blurred as blurred,
     check_prior as check_prior,
     project as project,

@@ -12,7 +12,7 @@ from .base import AbstractGaussianPrior, AbstractPrior
 from .gaussian import Gaussian
 
 
-class Scaled(AbstractPrior):
+class ScaledPrior(AbstractPrior):
     """The distribution of `factor * x0` for a prior without a `rescaled` method."""
 
     prior: AbstractPrior
@@ -95,7 +95,7 @@ def rescaled(prior: AbstractPrior, factor: Scalar) -> AbstractPrior:
 
     **Returns:** the distribution of `factor * x0`.
     """
-    return prior.rescaled(factor) if isinstance(prior, AbstractGaussianPrior) else Scaled(prior, factor)
+    return prior.rescaled(factor) if isinstance(prior, AbstractGaussianPrior) else ScaledPrior(prior, factor)
 
 
 def project(prior: AbstractPrior, x: Event) -> Event:

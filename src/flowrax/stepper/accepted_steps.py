@@ -16,7 +16,7 @@ from .._base.typing import Array, PyTree, Scalar
 State = PyTree[Array]
 
 
-class Record(eqx.Module):
+class AcceptedSteps(eqx.Module):
     """The outcome of a forward pass."""
 
     taken: Any
@@ -58,7 +58,7 @@ class March(eqx.Module):
 
     def forward(
         self, y: State, solver_state: PyTree, terms: PyTree, args: PyTree, *, keep_times: bool
-    ) -> tuple[State, PyTree, PyTree, Record]:
+    ) -> tuple[State, PyTree, PyTree, AcceptedSteps]:
         """The final state, the final solver state, the states at `ts` (interpolated linearly), and the record."""
         saved = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(self.ts), *leaf.shape)), y)
         march = self._adapting if self.grid is None else self._on_grid
@@ -81,7 +81,7 @@ class March(eqx.Module):
 
     def _on_grid(
         self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
-    ) -> tuple[State, PyTree, PyTree, Record]:
+    ) -> tuple[State, PyTree, PyTree, AcceptedSteps]:
         grid = self.grid
         assert grid is not None
         count = len(grid) - 1
@@ -98,11 +98,11 @@ class March(eqx.Module):
         carry, _ = jax.lax.scan(step, carry, (grid[:taken], grid[1 : taken + 1]))
         y, solver_state, saved, meter_state = carry
         result = dfx.RESULTS.successful if taken == count else dfx.RESULTS.max_steps_reached
-        return y, solver_state, saved, Record(taken, taken, grid[taken], None, result, meter_state)
+        return y, solver_state, saved, AcceptedSteps(taken, taken, grid[taken], None, result, meter_state)
 
     def _adapting(
         self, y: State, solver_state: PyTree, saved: PyTree, terms: PyTree, args: PyTree, keep_times: bool
-    ) -> tuple[State, PyTree, PyTree, Record]:
+    ) -> tuple[State, PyTree, PyTree, AcceptedSteps]:
         assert self.max_steps is not None
         max_steps, order = self.max_steps, cast(float, self.solver.error_order(terms))
         # A step that would end later than this ends at t1; after a rejection it covers half of what remains.
@@ -127,7 +127,7 @@ class March(eqx.Module):
             if keep_times:
                 # The times of rejected steps are written out of range, where JAX drops them.
                 times = times.at[jnp.where(keep & active, record.taken + 1, max_steps + 1)].set(end, mode="drop")
-            new_record = Record(
+            new_record = AcceptedSteps(
                 taken=record.taken + keep.astype(int),
                 tried=record.tried + 1,
                 end=next_start,
@@ -141,7 +141,7 @@ class March(eqx.Module):
             return _choose(active, new, carry[0]), times
 
         zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None
-        record = Record(zero, zero, self.t0, None, _traced(dfx.RESULTS.successful), self.meter_state)
+        record = AcceptedSteps(zero, zero, self.t0, None, _traced(dfx.RESULTS.successful), self.meter_state)
         carry = (self.t0, self.first, y, solver_state, self.controller_state, saved, record)
         carry, times = jax.lax.while_loop(lambda c: any_in_batch(running(c[0])), body, (_arrays(carry), times))
         start, _, y, solver_state, _, saved, record = carry

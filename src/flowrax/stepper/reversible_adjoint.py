@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Bool, PyTree, Scalar
-from .accepted_steps import March, Record, share_of_interval
+from .accepted_steps import AcceptedSteps, March, share_of_interval
 from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
 
 _MESSAGE = (
@@ -188,7 +188,14 @@ def _check_request(
 
 
 def _save(
-    sub: dfx.SubSaveAt, march: March, args: PyTree, y0: PyTree, rows: PyTree, ts: Array, y1: PyTree, record: Record
+    sub: dfx.SubSaveAt,
+    march: March,
+    args: PyTree,
+    y0: PyTree,
+    rows: PyTree,
+    ts: Array,
+    y1: PyTree,
+    record: AcceptedSteps,
 ) -> tuple[Array, PyTree]:
     """The times and values `fn(t, y, args)` of one `SubSaveAt`; infinite at times that the solve did not reach."""
     times, states = [ts], [rows]
@@ -212,7 +219,7 @@ def _save(
 @eqx.filter_custom_vjp
 def _solve(
     start: PyTree, march: March, reversal: AbstractReversal, tolerance: float | None, throw: bool
-) -> tuple[PyTree, PyTree, Record]:
+) -> tuple[PyTree, PyTree, AcceptedSteps]:
     y0, solver_state, (terms, args) = start
     y, _, saved, record = march.forward(y0, solver_state, terms, args, keep_times=False)
     return y, saved, record

@@ -2,7 +2,13 @@
 
 from .base import AbstractTimes as AbstractTimes, AbstractUnitTimes as AbstractUnitTimes
 from .by_snr import LikelihoodTimes as LikelihoodTimes, LogNormal as LogNormal
-from .composed import Mixture as Mixture, Pairs as Pairs, Shifted as Shifted, Stepped as Stepped, Within as Within
+from .composed import (
+    MixtureTimes as MixtureTimes,
+    Shifted as Shifted,
+    Stepped as Stepped,
+    TimePairs as TimePairs,
+    Within as Within,
+)
 from .discrete import Discrete as Discrete, time_to_index as time_to_index
 from .entropic import entropic_grid as entropic_grid, entropy_rate as entropy_rate
 from .grids import edm_grid as edm_grid, log_snr_grid as log_snr_grid

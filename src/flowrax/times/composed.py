@@ -11,7 +11,7 @@ from .base import AbstractTimes, AbstractUnitTimes
 from .samplers import Stratified, Uniform
 
 
-class Mixture(AbstractUnitTimes):
+class MixtureTimes(AbstractUnitTimes):
     """Each time is drawn from `first` with probability `fraction`, and otherwise from `second`."""
 
     first: AbstractUnitTimes
@@ -89,7 +89,7 @@ class Within(AbstractTimes):
         return self.times.correction(t, *self._ends(t_min, t_max))
 
 
-class Pairs(AbstractTimes):
+class TimePairs(AbstractTimes):
     r"""Two times $t \le r$ per sample, for losses on the displacement from $t$ to $r$ (mean flow, flow maps).
 
     With probability `same` the two times coincide, $r = t$, and such a loss reduces to flow matching. Otherwise they

@@ -82,8 +82,8 @@ def fit(
     - `data`: `(n, *row)`; each row is an event, or `augment` turns it into one. Integers for a [`CategoricalModel`][],
         a dictionary of the parts for a [`JointModel`][].
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run gives bitwise the same result.
-    - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.Antithetic` for the velocity of a path with a
-        latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
+    - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.AntitheticMatching` for the velocity of a
+        path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
     - `coupling`: how noise is paired with data, also recorded in the returned model. Conditions stay with their data.
         Held-out rows are paired in batches of `batch_size`, as in training. Default: the model's coupling.
     - `optimizer`: an optax transformation. Default: Adam with a warm-up and a cosine decay to zero.

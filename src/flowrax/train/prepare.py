@@ -14,7 +14,7 @@ from ..discrete import AbstractTransitions, CrossEntropy
 from ..discrete.model import CategoricalModel
 from ..joint import IndependentTimes, JointMatching
 from ..joint.model import JointModel
-from ..loss import AbstractLoss, Antithetic, Matching
+from ..loss import AbstractLoss, AntitheticMatching, Matching
 from ..model.target import Velocity
 from ..model.trained import Model
 from ..prior import check_range
@@ -111,7 +111,7 @@ def default_loss(model: Trainable) -> AbstractLoss:
     if isinstance(model, JointModel):
         return JointMatching(times=IndependentTimes(len(model.parts)) if model.separate_times else Stratified())
     is_bridge = model.interpolant.gamma is not None and isinstance(model.target, Velocity)
-    return Antithetic() if is_bridge else Matching()
+    return AntitheticMatching() if is_bridge else Matching()
 
 
 def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._base.typing import Array, Condition, Event, Scalar
 from ..dynamics import AbstractScoreSDE
 from ..model.contract import AbstractContinuousModel
-from ..model.trained import check_data
+from ..model.trained import check_data_prediction
 
 
 class AbstractLastStep(eqx.Module):
@@ -31,7 +31,7 @@ class Tweedie(AbstractLastStep):
     r"""Ends at the denoised data $\mathbb{E}[x_1 | x_t]$ (Efron 2011, eq. 1.4)."""
 
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
-        check_data(model, "Tweedie", t, t)
+        check_data_prediction(model, "Tweedie", t, t)
 
     def __call__(self, model: AbstractContinuousModel, t: Scalar, x: Event, condition: Condition) -> Event:
         return model.predict(t, x, condition).data

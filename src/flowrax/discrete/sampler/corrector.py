@@ -14,7 +14,7 @@ from .draw import data_probabilities, draw
 from .rates import at
 
 
-class PredictorCorrector(AbstractSampler):
+class CorrectorSampler(AbstractSampler):
     r"""Follows every step of `predictor` by corrector steps, which leave $p_t$ invariant.
 
     A corrector step draws a clean token from $p(x_1 | x_t)$ and then redraws the site from $q_t(\cdot | x_1)$. The site

@@ -37,7 +37,7 @@ class AbstractRemasking(eqx.Module):
         r"""$\sigma \alpha_s$, at most `lost`, where `known` is $\alpha_s$ and `lost` is $m_t$."""
 
 
-class Capped(AbstractRemasking):
+class CappedRemasking(AbstractRemasking):
     r"""$\sigma = \min(\eta, m_t / \alpha_s)$."""
 
     eta: float | Array
@@ -52,7 +52,7 @@ class Capped(AbstractRemasking):
         return jnp.minimum(self.eta * known, lost)
 
 
-class Rescaled(AbstractRemasking):
+class RescaledRemasking(AbstractRemasking):
     r"""$\sigma = \eta \min(1, m_t / \alpha_s)$."""
 
     eta: float | Array
@@ -82,7 +82,7 @@ class Loop(AbstractRemasking):
     def __init__(self, inner: AbstractRemasking, hold: float = 0.9, begin: float = 0.45, end: float = 0.95):
         """**Arguments:**
 
-        - `inner`: the remasking probability in the loop, [`Capped`][] or [`Rescaled`][].
+        - `inner`: the remasking probability in the loop, [`CappedRemasking`][] or [`RescaledRemasking`][].
         - `hold`: the time of the loop. Default: 0.9.
         - `begin`, `end`: the fractions of the steps at which the loop begins and ends. Defaults: 0.45 and 0.95. Raises
             `ValueError` unless `0 < hold < 1` and `0 < begin < end < 1`.
@@ -110,11 +110,11 @@ class Remasking(AbstractSampler):
 
     Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
     error made by unmasking several sites in one step decreases with the number of steps `k` if $\sigma$ decreases
-    too, as in `Capped(c / k)`.
+    too, as in `CappedRemasking(c / k)`.
 
     **Reference:** [@wang2025remasking].
 
-    - `remasking`: the remasking probability, [`Capped`][], [`Rescaled`][] or [`Loop`][].
+    - `remasking`: the remasking probability, [`CappedRemasking`][], [`RescaledRemasking`][] or [`Loop`][].
     - `temperature`: the temperature of the clean-token probabilities. Default: 1. Raises `ValueError` if negative.
     """
 

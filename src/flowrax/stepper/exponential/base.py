@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from ..._base.typing import Array, DType, Event, PyTree, Scalar
 from ...model import gaussian_prior
 from ...model.contract import AbstractContinuousModel
-from ...model.trained import check_data
+from ...model.trained import check_data_prediction
 from ...prior import AbstractGaussianPrior
 from ..semilinear import SemilinearTerm
 
@@ -187,7 +187,7 @@ def check_predictions(solver: dfx.AbstractSolver, model: AbstractContinuousModel
     """Raises `ValueError` where an exponential solver, wrapped or not, would use an infinite data prediction."""
     is_exponential = lambda leaf: isinstance(leaf, AbstractExponentialSolver)  # noqa: E731
     for part in filter(is_exponential, jax.tree.leaves(solver, is_leaf=is_exponential)):
-        check_data(model, type(part).__name__, start, end if part.predicts_at_end else start)
+        check_data_prediction(model, type(part).__name__, start, end if part.predicts_at_end else start)
 
 
 def scaled(coefficient: Array, x: Event) -> Event:
