@@ -69,9 +69,10 @@ TESTED_KINDS = (
     frx.divergence.AbstractDivergence,
 )
 TESTED = {
-    "test_loss": "loss.Matching loss.EDMWeight loss.Likelihood loss.MinSNR loss.SNR loss.UniformWeight",
+    "test_loss": "loss.Matching loss.EDMWeight loss.Likelihood loss.MinSNR loss.SNR",
     "test_reductions": "loss.EquilibriumMatching loss.MeasuredIn loss.Truncated loss.Variational",
     "test_reference_torchebm_losses": "loss.TimeWeight",
+    "test_reference_moco_vdm_losses": "loss.UniformWeight",
     "test_interpolant": "loss.AntitheticMatching",
     "test_mean_flow": "loss.MeanFlowMatching",
     "test_representation": "loss.RepresentationAlignment",
