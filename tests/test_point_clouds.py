@@ -285,7 +285,7 @@ ERRORS = {
     "predict": (lambda key: trainable().predict(jnp.asarray(0.5), jnp.zeros(SHAPE)), "depends on the condition"),
     "padding in an event": (
         lambda key: frx.log_prob(trainable("plain"), jnp.ones((1, *SHAPE)), condition=ONE),
-        "x leaves the range of the singular prior ConditionalCost by up to 1",
+        "x leaves the range of the singular prior Conditional by up to 1",
     ),
     "padding in the data": (
         lambda key: frx.fit(
