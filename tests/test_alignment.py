@@ -42,6 +42,7 @@ def pairs(name, dtype):
     return x.astype(dtype), np.concatenate([other, turned, mirrored]).astype(dtype)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", FLATTEN)
 def test_costs_and_rotations_are_the_best(name, dtype, x64):
@@ -70,6 +71,7 @@ def test_the_rotation_is_scipys(x64):
         assert np.allclose(kabsch(jnp.asarray(a), jnp.asarray(b)), want.as_matrix(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.accuracy
 def test_a_mask_is_as_good_as_leaving_points_out(x64):
     x, y = (jnp.asarray(shapes("general", 4, seed)) for seed in (5, 6))
     mask = jnp.arange(NUM_POINTS) % 3 > 0
@@ -78,6 +80,7 @@ def test_a_mask_is_as_good_as_leaving_points_out(x64):
     assert np.allclose(kabsch(x[0], y[0], mask), kabsch(x[0][kept], y[0][kept]), rtol=0, atol=1e-12)
 
 
+@pytest.mark.accuracy
 def test_single_precision_is_right_to_rounding_on_many_shapes():
     """4,096 pairs of 32 points: three sweeps are enough."""
     rng = np.random.default_rng(0)

@@ -36,6 +36,7 @@ def test_moments_and_independence():
     assert np.max(np.abs(np.mean(z**4, axis=0) - 3)) <= 5 * (96 / NUM) ** 0.5
 
 
+@pytest.mark.accuracy
 def test_a_path_does_not_depend_on_its_batch():
     keys = jax.random.split(jax.random.key(0), 7)
     whole = jax.jit(jax.vmap(increments))(keys)
@@ -43,6 +44,7 @@ def test_a_path_does_not_depend_on_its_batch():
     assert np.allclose(whole[0], increments(keys[0]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.accuracy
 def test_an_interval_draws_from_its_number_alone():
     """A grid of other times has the same numbers, scaled by the root of its lengths; evaluation repeats them."""
     times = TIMES**2
@@ -77,6 +79,7 @@ def test_levy_area_of_a_solver(solver, record):
     assert levy_area_of(solver) is record
 
 
+@pytest.mark.accuracy
 def test_an_sde_solve_on_a_grid_uses_every_increment():
     """dX = dW by Euler is the sum of the increments, and by ShARK too."""
     times = jnp.asarray(TIMES)

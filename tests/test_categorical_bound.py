@@ -87,6 +87,7 @@ def assert_agree(answer, want):
     assert np.sum(off**2) == pytest.approx(np.sum(error**2), rel=0.3)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", PRIORS)
 def test_tight_for_every_event_with_the_exact_rates(name, x64):
     """And the draws of `log_prob` agree, with standard errors that are right."""
@@ -142,6 +143,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("wrong", [False, True])
 @pytest.mark.parametrize("name", CHAINS)
 def test_bound_of_a_chain(name, wrong, x64):
@@ -159,12 +161,14 @@ def test_bound_of_a_chain(name, wrong, x64):
     assert_agree(answer, want)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 def test_a_chain_tightens_to_the_entropy_at_first_order(name, x64):
     gaps = [np.sum(TABLE.ravel() * chain_bound(exact_model(name), k)) - ENTROPY for k in (16, 32, 64)]
     assert np.allclose(np.log2(np.divide(gaps[:-1], gaps[1:])), 1, atol=0.15)
 
 
+@pytest.mark.accuracy
 def test_a_wrong_model_is_looser_by_what_it_is_wrong(x64):
     """Under masks that is a cross-entropy of the sites, whatever the schedule; the gap bounds the law's divergence."""
     right, wrong = continuous_bound(exact_model("masked")), continuous_bound(wrong_model("masked"))
@@ -173,6 +177,7 @@ def test_a_wrong_model_is_looser_by_what_it_is_wrong(x64):
     assert gap > np.sum(TABLE * np.log(TABLE / law)) > 0.01
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 def test_loss_has_the_bound_for_its_mean(name, x64):
     """As `fit` draws it: noise of the path, and even times that count lost sites."""
@@ -186,6 +191,7 @@ def test_loss_has_the_bound_for_its_mean(name, x64):
     assert np.abs(draws.mean() + np.log(TABLE[0, 2])) < 4 * draws.std() / np.sqrt(n)
 
 
+@pytest.mark.accuracy
 def test_loss_leaves_out_what_is_no_site(x64):
     """Of independent sites under masks every draw is a share of the sum of the real ones: NaN on others is nothing."""
     rows = np.random.default_rng(4).dirichlet(np.ones(3), 5)
@@ -206,6 +212,7 @@ def test_loss_leaves_out_what_is_no_site(x64):
     assert loss(model, 0.3, (x0, level[0]), x1, jnp.zeros(5)) == 0
 
 
+@pytest.mark.accuracy
 def test_bound_of_masks_is_that_of_any_schedule(x64):
     """The exact network does not see the time, so draw by draw; nothing is lost to the share left at the start."""
     schedules = [frx.discrete.LogLinearMasking(0.0), frx.discrete.LogLinearMasking(0.3), frx.discrete.CosineMasking()]
@@ -213,6 +220,7 @@ def test_bound_of_masks_is_that_of_any_schedule(x64):
     np.testing.assert_allclose(values[1:], [values[0]] * 2, rtol=1e-9)
 
 
+@pytest.mark.accuracy
 def test_bits_of_uniform_tokens():
     """Exactly two bits each of four classes, in one step or in the limit: all draws are the same."""
     oracle = frx.discrete.oracle.Sites(np.full((6, 4), 0.25))
@@ -224,6 +232,7 @@ def test_bits_of_uniform_tokens():
         np.testing.assert_allclose(answer.standard_error, 0, atol=1e-5)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("prior", [frx.discrete.Masked.exclusive((6,), 3), frx.discrete.UniformCategorical((6,), 3)])
 def test_zeros_in_the_law(prior):
     """The third row cannot be, which masks show at once; no NaN on the way. Rows know nothing of one another."""
@@ -241,6 +250,7 @@ def test_zeros_in_the_law(prior):
     np.testing.assert_allclose(apart.value, answer.value, rtol=1e-5)
 
 
+@pytest.mark.accuracy
 def test_steps_of_any_matrices(x64):
     """The steps of independent sites are exact, whatever the noise: what is off is the source, by a closed form."""
     rows = np.random.default_rng(5).dirichlet(np.ones(4), 3)

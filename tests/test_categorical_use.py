@@ -16,6 +16,7 @@ def masked(shape=(2,), classes=3):
     return frx.discrete.Masked.exclusive(shape, classes)
 
 
+@pytest.mark.accuracy
 def test_half_precision_logits_draw_all_classes():
     """In bfloat16 sums of 1024 equal weights and uniform numbers would reach 128 classes alone."""
     prior = frx.discrete.UniformCategorical((4,), 1024)
@@ -86,6 +87,7 @@ class Joint(frx.model.AbstractNetwork):
         return {"position": self.weight * x["position"], "type": jnp.zeros((*x["type"].shape, 4))}
 
 
+@pytest.mark.accuracy
 def test_parts_keep_what_was_given():
     model = frx.JointModel(Joint(jnp.ones(())), parts())
     x0 = {"position": np.zeros((50, 2)), "type": np.tile([1, 3], (50, 1))}
@@ -112,6 +114,7 @@ def test_parts_keep_to_the_interval_of_their_dynamics():
     assert np.all(np.isfinite(frx.sample(model, jax.random.key(0), 5, dynamics=moves, grid=8).x["position"]))
 
 
+@pytest.mark.accuracy
 def test_molecules_of_several_sizes():
     """A prior of the row for the positions: masked atoms stay at zero in training and in draws."""
     position = frx.prior.Conditional(lambda c: frx.prior.Gaussian((3,), std=c), (3,))
@@ -134,6 +137,7 @@ class Table(frx.model.AbstractNetwork):
         return self.logits
 
 
+@pytest.mark.accuracy
 def test_fit_takes_integers_afresh_and_refuses_what_makes_no_sense():
     model = frx.CategoricalModel(Table(jnp.zeros((2, 4))), SCHEDULE, prior=masked())
     rows = np.zeros((10, 4), np.int32) + np.arange(4, dtype=np.int32) % 3

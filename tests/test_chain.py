@@ -49,6 +49,7 @@ def noises(key, index, times, shape):
     return [path.evaluate(t0, t1) / jnp.sqrt(t1 - t0) for t0, t1 in ends]
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", SAME)
 def test_steps_are_those_of_sample(name, key, x64):
     chain, method, options, dynamics, solver = SAME[name]
@@ -227,6 +228,7 @@ def test_forms_of_a_ddpm_step_agree(target, x64):
         np.testing.assert_allclose(ddim, vdm.step_ddim(vdm.predict(output, t, x), t, x, 0.1), rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_ddpm_is_drawn_by_sample(key, x64):
     """The chain over all indices and `frx.sample` on the schedule of its table, with the same noise."""
     table = TABLES["linear"]
@@ -299,6 +301,7 @@ def test_hybrid_keeps_the_law_at_temperature_one(rate):
     assert_moments(x, *moments(model.oracle))
 
 
+@pytest.mark.accuracy
 def test_low_temperature_gathers_at_modes():
     """Two far modes of unequal weight and width: cold samples are nearer to their mode than warm ones."""
     oracle = frx.oracle.GaussianMixture([0.5, 0.5], np.float32([[-3.0], [3.0]]), np.float32([[[0.5]], [[0.5]]]))

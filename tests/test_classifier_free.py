@@ -45,6 +45,7 @@ def test_every_form_follows_the_mixed_score(x64, model):
     np.testing.assert_allclose(mixed.velocity, mixed.data - mixed.noise, rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_weights_of_one_and_zero_are_the_laws_themselves(x64, model):
     options = {"grid": 20, "solver": dfx.Heun()}
     for weight, label in ((1.0, 1), (0.0, 2)):
@@ -53,6 +54,7 @@ def test_weights_of_one_and_zero_are_the_laws_themselves(x64, model):
         np.testing.assert_allclose(guided.x, plain.x, rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_guided_draws_have_the_density_of_their_own_flow(x64, model):
     """The flow of an affine velocity takes a Gaussian to a Gaussian: moments of the draws against its log-density."""
     guided = frx.ClassifierFree(model, 2.0, null=2)
@@ -79,6 +81,7 @@ def test_interval_channels_and_another_model(x64, model):
     np.testing.assert_allclose(auto, whole, rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_stochastic_samplers_and_gradients(x64, model):
     guided = frx.ClassifierFree(model, 1.5, null=2)
     draws = frx.sample(guided, KEY, 3, condition=1, dynamics=frx.ReverseSDE(), solver=frx.DDIM(), grid=10)

@@ -30,6 +30,7 @@ def noise(model, x, divergence, num_keys=8, **stepping):
     return np.stack([a.value - exact for a in answers]), answers
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("inner", [dfx.Heun(), dfx.Dopri5()])
 def test_second_term_is_integrated_to_second_order(inner, x64):
     """y' = cos t from stages and 3 t^2 from the ends of steps, in both directions of time."""
@@ -49,6 +50,7 @@ def test_second_term_is_integrated_to_second_order(inner, x64):
         assert added == pytest.approx(np.sign(t1 - t0) * 0.5 / 16**2, rel=1e-6)
 
 
+@pytest.mark.accuracy
 def test_takes_nearly_all_noise_and_adds_no_bias(correlated):
     """Against plain probes; the mean of 8 keys x 200 rows within 4 standard errors of the exact solve's."""
     model, x = correlated
@@ -60,6 +62,7 @@ def test_takes_nearly_all_noise_and_adds_no_bias(correlated):
     assert np.all(answers[0].stats.num_evaluations == frx.log_prob(model, x[:1], grid=12).stats.num_evaluations[0] + 12)
 
 
+@pytest.mark.accuracy
 def test_noise_falls_as_the_square_of_the_steps(correlated):
     model, x = correlated
     coarse, fine = (
@@ -68,6 +71,7 @@ def test_noise_falls_as_the_square_of_the_steps(correlated):
     assert np.log2(coarse / fine) == pytest.approx(2, abs=0.3)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("inner", [frx.Hutchinson(8), frx.Hutchinson(4, Hadamard())], ids=["signs", "rows"])
 def test_standard_errors_are_those_of_what_is_left(correlated, inner):
     """The median size of z-scores: that of Student's t is 0.71 with 7 degrees of freedom and 0.76 with 3."""

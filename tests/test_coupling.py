@@ -16,6 +16,7 @@ from flowrax.train.fit import Prefetch
 from flowrax.train.step import Task, advance, first_state
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("n", "block_size"), [(24, 8), (22, 8), (5, 256)])
 def test_each_block_is_assigned_as_by_the_hungarian_algorithm(n, block_size, getkey):
     x0, x1 = jax.random.normal(getkey(), (n, 2, 3)), jax.random.normal(getkey(), (n, 2, 3))
@@ -37,6 +38,7 @@ def test_an_offset_costs_no_digits(of_noise, of_data, getkey):
     np.testing.assert_array_equal(frx.ExactOT()(getkey(), x0, x1).x0, want)
 
 
+@pytest.mark.accuracy
 def test_gradients_go_through_the_rows_and_not_through_their_order(getkey):
     x0, x1, weights = (jax.random.normal(getkey(), (12, 2)) for _ in range(3))
     key, coupling = getkey(), frx.ExactOT(block_size=5)
@@ -48,6 +50,7 @@ def test_gradients_go_through_the_rows_and_not_through_their_order(getkey):
     np.testing.assert_array_equal(of_x1, jnp.zeros_like(x1))
 
 
+@pytest.mark.accuracy
 def test_shapes_are_paired_up_to_rotation(getkey):
     x1 = jax.random.normal(getkey(), (6, 4, 3))
     turns, _ = jnp.linalg.qr(jax.random.normal(getkey(), (6, 3, 3)))
@@ -68,6 +71,7 @@ def setting(getkey):
     return model, jax.random.normal(getkey(), (100, 2))
 
 
+@pytest.mark.accuracy
 def test_pairings_found_ahead_are_those_of_the_step_itself(getkey):
     model, data = setting(getkey)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
@@ -89,6 +93,7 @@ def test_pairings_found_ahead_are_those_of_the_step_itself(getkey):
     assert abs(unpaired / paired - 1) > 0.01
 
 
+@pytest.mark.accuracy
 def test_a_run_with_transport_resumes_to_the_same_bits(getkey, tmp_path):
     model, data = setting(getkey)
     options = {"optimizer": optax.adam(1e-2), "validation": data[:30], "validate_every": 14, "batch_size": 20}
@@ -101,6 +106,7 @@ def test_a_run_with_transport_resumes_to_the_same_bits(getkey, tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.accuracy
 def test_fewer_steps_are_held_ahead_where_costs_are_large(getkey, monkeypatch):
     """By the budget, at least one; and training does not notice."""
     model, data = setting(getkey)
@@ -145,6 +151,7 @@ class Rescaled(AbstractHostCoupling):
         return Pairs(x0[order], x1, order, jnp.arange(order.shape[0], dtype=jnp.int32))
 
 
+@pytest.mark.accuracy
 def test_a_coupling_may_hold_arrays(getkey):
     """With unit scales it is exact transport; of rows that are never the same, which would leave a choice."""
     model, data = setting(getkey)

@@ -99,6 +99,7 @@ def test_states_are_draws_of_the_marginal(x64):
     assert np.max(np.abs(np.bincount(x, minlength=NUM) - 1000 * product(steps[:5])[2])) <= 1
 
 
+@pytest.mark.accuracy
 def test_tables_are_exact_in_single_precision():
     """At the times of all indices, whichever way they are made; and what one step changes, where little is left."""
     table = ddpm_cosine(1000)
@@ -114,6 +115,7 @@ def test_tables_are_exact_in_single_precision():
     np.testing.assert_allclose(rows[500:, 0, 1], 0.7 * np.asarray(table.rates)[500:], rtol=2e-4)
 
 
+@pytest.mark.accuracy
 def test_one_site_is_exact_and_the_published_step_is_biased(x64):
     """With the exact law of the data: any steps, any noise. The published steps are exact for masks alone."""
     even = Ordinal(ddpm_linear(40, 0.3, 0.9), NUM)
@@ -164,6 +166,7 @@ def test_draws_have_the_law_by_sums(x64):
     assert stats.chisquare(counts, 1e5 * law / law.sum()).pvalue > 1e-3
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["uniform", "ordinal"])
 def test_steps_are_those_of_sample(name, key, x64):
     noise, _ = noises()[name]
@@ -206,6 +209,7 @@ def bound(chain, model, x1):
     return jnp.sum(terms) + jnp.sum(chain.prior_term(x1))
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["uniform", "ordinal", "array"])
 def test_the_bound_is_exact(name, x64):
     """One site: its mean is the entropy and what the last state tells of the data. Two: it bounds the chain's law."""
@@ -240,6 +244,7 @@ class Table(frx.model.AbstractNetwork):
         return self.logits[index, x]
 
 
+@pytest.mark.accuracy
 def test_hybrid_is_the_loss_of_the_chain(x64):
     """At every index; sites that are masked count in neither term, and have no gradient."""
     noise, _ = noises()["ordinal"]

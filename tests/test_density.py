@@ -94,6 +94,7 @@ def test_digits_beyond_single_precision_are_not_lost(learned):
     np.testing.assert_allclose(got, want - np.sum(np.log(np.broadcast_to(std, 2))), atol=2e-2)
 
 
+@pytest.mark.accuracy
 def test_conditions_are_standardised_and_batched(x64):
     density, conditions = exact(conditional=True), np.array([[5.0, -40.0], [9.0, -10.0], [0.0, -55.0]])
     x = np.stack([points(2, c)[0] for c in conditions])
@@ -104,6 +105,7 @@ def test_conditions_are_standardised_and_batched(x64):
     np.testing.assert_allclose(one, want[1:2], atol=1e-7)
 
 
+@pytest.mark.accuracy
 def test_samples_carry_their_density_and_trajectory(x64):
     c = np.array([9.0, -10.0])
     options = {"condition": c, "with_log_prob": True, "saveat": dfx.SaveAt(t0=True, t1=True), **TIGHT}
@@ -136,6 +138,7 @@ def test_moments_of_samples(route, x64):
         assert np.all(np.asarray(draws.stats.num_steps) == 300)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_the_steps_asked_for_are_taken(steps, x64):
     """Euler on a linear field is a product of factors, one a step."""
@@ -189,6 +192,7 @@ def test_gradients_of_samples(x64):
     np.testing.assert_allclose(by_shift, 3 * np.eye(2), atol=1e-12)
 
 
+@pytest.mark.accuracy
 def test_sampling_and_latent_are_inverse_for_exploding_variance(x64):
     """The latent of a sample is the state it came from, of standard deviation sigma(0), not one."""
     density = exact(schedule=frx.VarianceExploding(0.01, 10.0))
@@ -242,6 +246,7 @@ def test_a_fitted_conditional_density(getkey):
     assert len(fitted.result.history["step"]) == 4
 
 
+@pytest.mark.accuracy
 def test_what_was_given_is_not_learned(getkey):
     data = jax.random.normal(getkey(), (50, 3)) + 7
     estimator = frx.DensityEstimator(small(3), scale=2.0)
@@ -250,6 +255,7 @@ def test_what_was_given_is_not_learned(getkey):
     np.testing.assert_array_equal(fitted.standard.scale, np.full(3, 2.0))
 
 
+@pytest.mark.accuracy
 def test_augmentation_is_in_the_units_of_the_data(getkey):
     """Rounded data, blurred afresh each step: a blur in standardised units would be a hundred times as wide."""
     data = jnp.round(100 * jax.random.normal(getkey(), (50, 1)))
@@ -264,6 +270,7 @@ def test_augmentation_is_in_the_units_of_the_data(getkey):
     assert seen and set(np.concatenate(seen).ravel().tolist()) <= set(np.asarray(data).ravel().tolist())
 
 
+@pytest.mark.accuracy
 def test_files_round_trip_and_refuse_other_frequencies(getkey, tmp_path):
     condition = {"m": np.zeros(1)}
     made = frx.DensityEstimator(small(2, 1, key=5), condition=condition)
@@ -280,6 +287,7 @@ def test_files_round_trip_and_refuse_other_frequencies(getkey, tmp_path):
         frx.DensityEstimator(small(2)).load(tmp_path / "density.frx")
 
 
+@pytest.mark.accuracy
 def test_it_passes_through_jit(x64):
     density, x = exact(), points()
     got = eqx.filter_jit(lambda density, x: density.log_prob(x, **TIGHT).value)(density, x)

@@ -58,6 +58,7 @@ def test_jumps_given_the_datum_make_its_path_and_what_is_added_is_in_detailed_ba
         np.testing.assert_allclose(added, added.T, atol=1e-14)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_rates_of_an_exact_model_carry_the_joint_law(prior, x64):
     """Kolmogorov's forward equation over all states of two sites, whatever the stochasticity."""
@@ -169,6 +170,7 @@ def test_draws_have_the_law_of_the_sums(name):
     assert stats.chisquare(counts.ravel(), 1e5 * chances / chances.sum()).pvalue > 1e-3
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("moves", [discrete.Purity(10.0), discrete.Euler(10.0), discrete.TauLeaping(10.0)], ids=repr)
 def test_no_mask_is_left_however_stochastic(moves):
     """A step of 0.3 with the rate 10 would put every token back."""
@@ -176,6 +178,7 @@ def test_no_mask_is_left_however_stochastic(moves):
     assert x.max() < 3
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("prior", ["masked", "custom"])
 def test_sites_of_any_rank_and_keys(prior):
     """Of four sites in a square each has the probabilities that it has in a row; draws are functions of the key."""

@@ -96,6 +96,7 @@ def test_exact_on_low_rank(divergence, rank, x64):
     assert np.allclose(several, np.trace(left @ right.T), rtol=0, atol=1e-10)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("divergence", [frx.divergence.HutchPP(9), frx.divergence.XTrace(8)])
 @pytest.mark.parametrize("scale", [1.0, 1e-12])
 def test_parallel_probes(divergence, scale, x64):
@@ -131,6 +132,7 @@ def test_basis(columns, x64):
             assert np.allclose(slope, (a - b) / 2e-6, rtol=0, atol=1e-7)
 
 
+@pytest.mark.accuracy
 def test_hadamard_probes_are_orthogonal_rows():
     """Signs; all N rows of them have covariance exactly one, also where the event is shorter than a row."""
     for size, order in ((8, 8), (5, 8), (1, 1), (784, 1024)):

@@ -19,6 +19,7 @@ def uneven(t, x, condition):
     return jnp.cos(4 * t * x) - x * jnp.sum(x**2)
 
 
+@pytest.mark.accuracy
 def test_a_sample_does_not_depend_on_lanes_or_neighbours(x64):
     """The same draws and steps; values to 1e-9: products round otherwise in another batch, and a flow amplifies it."""
     model = frx.Model(uneven, frx.Linear(), shape=(2,), dtype=jnp.float64)
@@ -35,6 +36,7 @@ def test_a_sample_does_not_depend_on_lanes_or_neighbours(x64):
     assert int(whole.stats.num_steps.max()) > int(whole.stats.num_steps.min())
 
 
+@pytest.mark.accuracy
 def test_order_does_not_matter(x64):
     """Rows, with their conditions, in another order give the same answers in that order."""
     model, x0, condition = problem()
@@ -56,6 +58,7 @@ TRAJECTORIES = {
 }
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("case", TRAJECTORIES)
 def test_trajectories_are_those_of_diffeqsolve(case, x64):
     """Interpolated to the error of the steps; on a grid, and where every step is kept, the same steps.
@@ -102,6 +105,7 @@ SAVEATS = {
 }
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(
     ("solver", "saveat"),
     [
@@ -123,6 +127,7 @@ def test_gradient_on_a_grid_is_that_of_diffeqsolve(solver, saveat, x64):
     assert gradient_gap(ours, want) <= 1e-13
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("budget", [None, 0], ids=["all points kept", "few points kept"])
 @pytest.mark.parametrize("solver", [dfx.Dopri5(), dfx.ReversibleHeun()], ids=lambda s: type(s).__name__)
 def test_adaptive_gradient_is_that_of_the_accepted_steps(solver, budget, monkeypatch, x64):
@@ -157,6 +162,7 @@ class Decay(AbstractEquation):
         return dfx.ODETerm(lambda t, y, args: -args * t * y), self.factor * start[1]
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("lanes", "interval"), [(None, (0.0, 2.0)), (2, (2.0, 0.0)), (2, (-1.0, 0.5))])
 def test_forward_and_backward_in_time(lanes, interval, x64):
     rates, y0 = jnp.linspace(0.1, 4, 9), jnp.ones(9)
@@ -183,6 +189,7 @@ def test_forward_and_backward_in_time(lanes, interval, x64):
     assert np.isclose(shared_bar, np.sum(factor * np.log(factor)), rtol=1e-7)
 
 
+@pytest.mark.accuracy
 def test_steps_clipped_to_given_times(x64):
     """diffrax's clipping controller, in both directions: every wanted time is the end of a step."""
     controller = dfx.ClipStepSizeController(CONTROLLER, step_ts=np.asarray([0.25, 0.5]), jump_ts=np.asarray([0.7]))
@@ -200,6 +207,7 @@ def test_steps_clipped_to_given_times(x64):
     assert np.allclose(forth.value, back.value, rtol=0, atol=1e-7)
 
 
+@pytest.mark.accuracy
 def test_a_sample_that_becomes_nan_is_given_up_soon():
     """It does not use up its steps, and the others have their answer and their gradient."""
     model = frx.Model(lambda t, x, c: jnp.where(x[:1] > 5, jnp.nan, -x * c), frx.Linear(), shape=(2,))

@@ -16,6 +16,7 @@ from laws import SCHEDULES, mixture
 from solving import KEY, draw, problem
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(
     "solver",
     [frx.Reversible(dfx.Dopri5()), dfx.HalfSolver(dfx.Dopri5()), dfx.HalfSolver(dfx.Heun())],
@@ -32,6 +33,7 @@ def test_wrapped_solvers_are_themselves(solver, x64):
         assert np.array_equal(ours.stats.num_steps, want.stats.num_steps)
 
 
+@pytest.mark.accuracy
 def test_a_corrected_runge_kutta_predictor_adapts(x64):
     model = mixture(3, 2, jnp.float64).model(SCHEDULES["vp"])
     dynamics = frx.PredictorCorrector(frx.ProbabilityFlow(), snr=1e-4)
@@ -82,6 +84,7 @@ def test_low_precision_models_are_stepped_in_that_of_time(stepping, dtype):
     assert np.allclose(answer.x, np.asarray(x0, np.float32) + 2, rtol=1e-5)
 
 
+@pytest.mark.accuracy
 def test_a_grid_within_jit_runs_the_right_way(x64):
     model = mixture(3, 2, jnp.float64).model(SCHEDULES["linear"])
     x = mixture(3, 2, jnp.float64).sample(KEY, (4,))
@@ -144,6 +147,7 @@ print("agree")
 """
 
 
+@pytest.mark.accuracy
 def test_one_device_and_eight_agree(tmp_path):
     """Each of eight devices solves its own samples, and shared parameters have one gradient.
 

@@ -247,6 +247,7 @@ def test_a_failed_row_leaves_the_others_alone(stepping):
     assert np.array_equal(kept.result == frx.RESULTS.nonfinite, [False, True, False])
 
 
+@pytest.mark.accuracy
 def test_too_few_steps_keep_the_good_rows():
     """A tolerance that some starts meet in 14 steps and others do not."""
     options = dict(max_steps=40, throw=False, rtol=1e-4, atol=1e-4)

@@ -81,6 +81,7 @@ def test_every_schedule_is_met():
     assert BOTH and {schedule for _, schedule in MET} == set(SCHEDULES)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_exact_for_constant_data(schedule, x64):
     """All of [0, 1], whatever is infinite at its ends: x1 is the data, and noise there is at t = 0 ends as sigma(1)."""
@@ -95,6 +96,7 @@ def test_exact_for_constant_data(schedule, x64):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * (1 + sigma[0, 0]), err_msg=name)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("schedule", ["vp", "ve"])
 def test_exact_for_constant_noise(schedule, x64):
     """Every second solver under each of the two."""

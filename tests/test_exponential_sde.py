@@ -112,6 +112,7 @@ def test_weak_order(name, x64):
     assert abs(slope(counts, errors) - WEAK[name]) <= 0.15
 
 
+@pytest.mark.accuracy
 def test_ancestral_step_is_the_posterior_of_ddpm(x64):
     """Mean and variance of q(x_t | x_s, x_1 = D) by conditioning the joint Gaussian of x_t and x_s."""
     model = mixture(3, 1, "float64").model(frx.Cosine())
@@ -192,6 +193,7 @@ def test_churn_refuses_solvers_that_use_the_steps_before(solver):
         frx.sample(model, jax.random.key(0), 4, dynamics=frx.Churn(0.1), solver=solver, grid=4)
 
 
+@pytest.mark.accuracy
 def test_restart_keeps_the_steps_before_where_no_noise_came_between():
     """Up to its time the steps are those of the flow, of two values; those of one value are others."""
     model = mixture(3, 2, "float32").model(frx.VariancePreserving())

@@ -22,6 +22,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.accuracy
 def test_ordinary_solvers_see_an_ode_term():
     """The same bits from the semilinear term and from diffrax's own, adaptive and not."""
     model = mixture(3, 2, "float32").model(frx.Linear())
@@ -36,6 +37,7 @@ def test_ordinary_solvers_see_an_ode_term():
         assert a.stats == b.stats
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["UniPC-3", "DPM-Solver-2"])
 def test_gradients_through_infinite_ends(name, x64):
     """By diffrax's two adjoints, against central differences, in the law and in the start."""

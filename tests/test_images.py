@@ -33,6 +33,7 @@ def rows_of(network, t, x):
     return jax.vmap(lambda x: network(t, x))(x)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_a_new_network_is_zero_and_every_weight_learns(make, getkey):
     network = make(getkey(), num_classes=3, vector_size=2)
@@ -90,6 +91,7 @@ def test_double_precision_agrees_with_single(make, key):
     np.testing.assert_allclose(out, exact, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.accuracy
 def test_a_periodic_unet_commutes_with_shifts(x64, key):
     network = stirred(unet(key, periodic=True), key)
     x, t = jax.random.normal(key, SHAPE), jnp.asarray(0.3)

@@ -169,6 +169,7 @@ def test_bridge_carries_one_end_to_the_other(name, kind, x64):
     assert_moments(x, mean, covariance + np.outer(mean, mean))
 
 
+@pytest.mark.accuracy
 def test_density_of_a_bridge_from_a_gaussian(x64):
     """The change of variables from the first end's density is the second's."""
     ends, path = Ends(), PATHS["trigonometric"]

@@ -33,6 +33,7 @@ def test_size_of_a_last_step(point, x64):
     np.testing.assert_allclose(half, (x + jnp.array([1.5, -0.5])) / 2, rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_last_step_of_sample(x64):
     """After a solve that stops at 0.96, what the step makes of its end; it is one evaluation more."""
     model = frx.oracle.Gaussian(np.array([0.5]), np.array([[0.3]])).model(frx.Linear())
@@ -49,6 +50,7 @@ def test_last_step_of_sample(x64):
     np.testing.assert_allclose(got, end + 0.04 * (velocity + 0.04 * score), rtol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_a_function_of_time_is_a_diffusion():
     model = frx.oracle.Gaussian(np.float32([0.5]), np.float32([[0.3]])).model(frx.Linear())
     options = dict(solver=dfx.Euler(), grid=4)
@@ -98,6 +100,7 @@ def test_a_last_step_that_fails_is_no_sample(x64):
     np.testing.assert_array_equal(np.isnan(x), [[True, True], [False, False]])
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("dynamics", [dyn.Langevin(0.6, 2.0), dyn.UnderdampedLangevin(0.6, 2.0)])
 def test_last_step_after_langevin_is_at_its_time(dynamics, x64):
     model = frx.oracle.Gaussian(np.array([0.5]), np.array([[0.3]])).model(frx.Linear())

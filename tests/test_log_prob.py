@@ -30,6 +30,7 @@ def value_error(num, size, rows, name, precision):
     return np.max(np.abs(np.asarray(answer.value, np.float64) - np.asarray(want)))
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("name", "precision"), [*((name, "float32") for name in SCHEDULES), ("linear", "float64")])
 def test_value(name, precision):
     """The other schedules have their double precision in more dimensions, below."""
@@ -54,6 +55,7 @@ def correlated():
     return model, x, frx.log_prob(model, x, grid=12)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("law", [Rademacher(), GaussianProbes()])
 def test_hutchinson_standard_errors_are_right(law, correlated):
     """z-scores of 1,000 estimates by 32 probes are nearly Student's t with 31 degrees of freedom.
@@ -70,6 +72,7 @@ def test_hutchinson_standard_errors_are_right(law, correlated):
     assert np.median(answer.standard_error) > 0.03
 
 
+@pytest.mark.accuracy
 def test_hutchinson_in_sample(correlated):
     """The density carried along a draw, against the exact one of the same draw."""
     model, _, _ = correlated
@@ -87,6 +90,7 @@ def diagonal():
     return frx.oracle.Gaussian(np.float32([0.5, -1.0]), np.diag(np.float32([1.0, 0.25]))).model(frx.Linear())
 
 
+@pytest.mark.accuracy
 def test_rademacher_probes_are_exact_on_a_diagonal_jacobian(diagonal):
     x = diagonal.oracle.sample(jax.random.key(0), (50,))
     answer = frx.log_prob(diagonal, x, key=jax.random.key(1), divergence=frx.Hutchinson(8))
@@ -131,6 +135,7 @@ def test_hutchinson_is_unbiased(law, x64):
     assert abs(error) <= 5 * float(divergence.standard_error(estimates))
 
 
+@pytest.mark.accuracy
 def test_latent_is_where_the_flow_comes_from(x64):
     """The closed-form flow takes each row's latent to the row, and `sample` from it gives row and value back."""
     covariance = covariances(jax.random.key(2), 1, 3, jnp.float64)[0]
@@ -143,6 +148,7 @@ def test_latent_is_where_the_flow_comes_from(x64):
     assert np.allclose(forth.log_prob, back.value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.accuracy
 def test_a_row_does_not_depend_on_its_batch(correlated):
     """Its probes come from its index alone: alone, in a batch, and a few at a time."""
     model, x, _ = correlated
@@ -155,6 +161,7 @@ def test_a_row_does_not_depend_on_its_batch(correlated):
     assert np.allclose(whole.standard_error, lanes.standard_error, rtol=0, atol=1e-4)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("adjoint", [None, dfx.BacksolveAdjoint(), dfx.DirectAdjoint()])
 def test_gradient_in_the_point_is_the_score(adjoint, x64):
     model = frx.oracle.Gaussian(np.zeros(2), 0.5 * np.eye(2)).model(frx.Linear())

@@ -25,6 +25,7 @@ def targeted(model, x, target, divergence=frx.Hutchinson(8), **options):
     return frx.log_prob(model, x, key=KEY, divergence=divergence, target_standard_error=target, grid=12, **options)
 
 
+@pytest.mark.accuracy
 def test_target_is_met_by_those_who_can(correlated):
     """Each row has stopped at the target or at its limit, and z-scores are still those of honest errors.
 
@@ -51,6 +52,7 @@ def test_target_is_met_by_those_who_can(correlated):
     assert np.var((answer.value - exact.value)[more]) < 0.4 * np.var((plain.value - exact.value)[more])
 
 
+@pytest.mark.accuracy
 def test_a_row_does_not_depend_on_who_else_needs_more(correlated):
     model, x, _ = correlated
     whole = targeted(model, x, 0.1, max_probes=32)
@@ -96,6 +98,7 @@ def test_rounds_are_the_solves_they_say_they_are(x64):
         assert float(answer.standard_error[i]) == pytest.approx(np.hypot(*errors) / 2, rel=1e-8)
 
 
+@pytest.mark.accuracy
 def test_rounds_of_hadamard_rows_end_in_the_exact_trace(correlated):
     """Rounds of 2, 2 and 4 of the 8 rows, then all 8; a limit below that leaves the mean and its error."""
     model, x, exact = correlated
@@ -117,6 +120,7 @@ def _rates(network, t, x, condition, probes):
     return network(t, x, condition), jnp.einsum("ki,ij,kj->k", probes, jacobian, probes)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(
     ("options", "stepping"),
     [(dict(grid=12), "grid"), (dict(rtol=1e-4, atol=1e-4), "tolerances")],
@@ -144,6 +148,7 @@ def test_discretisation_error_at_its_order(x64):
     assert np.median(left) < 0.05 * np.median(np.abs(error))
 
 
+@pytest.mark.accuracy
 def test_discretisation_error_of_a_control_variate_is_the_difference(x64):
     """Its deviation is trapezoidal whatever the method, so half steps promise no ratio of the method's order."""
     model = mixture(5, 3, "float64").model(frx.Linear())
@@ -154,6 +159,7 @@ def test_discretisation_error_of_a_control_variate_is_the_difference(x64):
     np.testing.assert_allclose(answer.discretisation_error, answer.value - finer.value, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.accuracy
 def test_discretisation_error_leaves_the_probes_alone(correlated):
     """Both solves have the same probes, so their noise is no part of it; and it can be had with a target."""
     model, x, _ = correlated

@@ -122,6 +122,7 @@ def test_tokens_compete_in_path_planning_and_given_ones_stay():
     assert np.any(np.asarray(frx.sample(flat(5), jax.random.key(0), 50, dynamics=free, x0=x0, grid=4).x)[:, 0] != 0)
 
 
+@pytest.mark.accuracy
 def test_temperature_leaves_the_speed_alone(x64):
     """It is that of the tokens: rows sum to one, and as many masks stay at any temperature."""
     model = exact("masked")

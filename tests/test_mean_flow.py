@@ -106,6 +106,7 @@ def test_jumps_are_exact_for_any_number_of_steps(schedule, grid, x64, key):
     assert np.all(samples.stats.num_evaluations == steps)
 
 
+@pytest.mark.accuracy
 def test_a_model_of_average_velocity_is_sampled_and_evaluated_by_its_velocity(x64, key):
     oracle, model = exact(frx.Linear())
     x = np.asarray(oracle.sample(key, (4,)))

@@ -132,6 +132,7 @@ def test_rates_of_a_slow_cosine_are_infinite_where_it_says():
         assert np.isfinite(value).tolist() == finite, quantity
 
 
+@pytest.mark.accuracy
 def test_learned_log_snr_increases_for_any_parameters(key, x64):
     t = jnp.linspace(0, 1, 201)
     for k in jax.random.split(key, 5):
@@ -144,6 +145,7 @@ def test_learned_log_snr_increases_for_any_parameters(key, x64):
         assert np.allclose(wild.time_at(values), t, atol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_the_inverse_of_a_learned_log_snr_has_gradients(x64):
     """By the implicit function theorem, against finite differences in a parameter and in the value."""
 

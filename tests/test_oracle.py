@@ -31,6 +31,7 @@ def make_gaussian(dtype=None):
     return frx.oracle.Gaussian(mean, covariances(jax.random.key(3), 1, 3, dtype)[0])
 
 
+@pytest.mark.accuracy
 def test_log_prob_of_mixture(key, x64):
     oracle = mixture(25, 3, jnp.float64)
     x = np.asarray(oracle.sample(key, (4, 50)))
@@ -104,6 +105,7 @@ def test_expected_data_and_noise_by_quadrature(name, x64):
 OPERATORS = {1: [[1.0, -0.5]], 2: [[1.0, 0.3], [0.2, -1.0]], 3: [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]}
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("size", OPERATORS)
 def test_posterior_and_evidence_by_brute_force(size, x64):
     """Prior times likelihood, normalised by a sum over a grid of the plane."""
@@ -154,12 +156,14 @@ def test_flow_of_gaussian(name, x64):
     assert np.allclose(rate, velocity, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.accuracy
 def test_moments_of_samples(key, x64):
     """Mean and second moments of 20,000 draws within 5 standard errors."""
     oracle = mixture(6, 2, jnp.float64)
     assert_moments(oracle.sample(key, (20_000,)), *moments(oracle))
 
 
+@pytest.mark.accuracy
 def test_samples_fall_on_components_by_weight(key, x64):
     """Far-apart components: counts within 5 binomial standard errors."""
     weights = np.array([0.1, 0.6, 0.3])
@@ -169,12 +173,14 @@ def test_samples_fall_on_components_by_weight(key, x64):
     assert np.all(np.abs(share - weights) <= 5 * np.sqrt(weights * (1 - weights) / 10_000))
 
 
+@pytest.mark.accuracy
 def test_a_weight_of_zero_counts_for_nothing(x64):
     with_ghost = frx.oracle.GaussianMixture(*map(np.array, ([0.0, 2.0], [[50.0], [1.0]], [[[1.0]], [[4.0]]])))
     x = np.linspace(-3, 60, 7)[:, None]
     assert np.allclose(with_ghost.log_prob(x), scipy.stats.norm(1, 2).logpdf(x[:, 0]), rtol=1e-12, atol=0)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_thousand_components_in_float32(name, key):
     """All of a prediction against float64, relative to its size, from t = 0 to t = 1 inclusive."""

@@ -177,6 +177,7 @@ def molecules(getkey, n=6, p=7):
     return x0, jnp.where(mask[..., None], x1, 99.0), mask
 
 
+@pytest.mark.accuracy
 def test_masked_costs_are_those_of_the_points_that_are_left(x64, getkey):
     x0, x1, mask = molecules(getkey)
     plain, turned = (eqx.filter_jit(cost(mask=lambda c: c))(x1, x0, mask) for cost in (SquaredDistance, KabschDistance))
@@ -200,6 +201,7 @@ def test_squared_and_plain_distances_are_different_transports(x64, getkey):
     assert np.sum(np.sqrt(cost[rows, squared])) > np.sum(np.sqrt(cost[rows, plain]))
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("noise_to_data", [True, False])
 def test_equivariant_transport_finds_turned_copies(noise_to_data, x64, getkey):
     """And turns them back, whatever is in the padding."""
@@ -218,6 +220,7 @@ def test_equivariant_transport_finds_turned_copies(noise_to_data, x64, getkey):
     np.testing.assert_allclose(kept, jnp.where(mask[..., None], want, 0), atol=1e-10)
 
 
+@pytest.mark.accuracy
 def test_a_rotation_of_the_noise_leaves_its_length(getkey):
     """Unless it is moved to the centre of the data."""
     x0, x1, mask = molecules(getkey)
@@ -307,6 +310,7 @@ def test_validation_pairs_in_batches_of_the_size_of_training(getkey):
     np.testing.assert_allclose(got, np.mean(first**2), rtol=1e-5)
 
 
+@pytest.mark.accuracy
 def test_conditional_pairs_are_found_ahead(getkey):
     """The same as within the step, of data that carry conditions."""
     coupling = ExactOT(block_size=8, cost=ConditionalCost(by=lambda c: c > 0), draw=JointDraw())

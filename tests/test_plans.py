@@ -18,6 +18,7 @@ def scaled_costs(x0, x1):
     return costs / jnp.max(costs)
 
 
+@pytest.mark.accuracy
 def test_a_balanced_plan_is_optimal(x64, getkey):
     """Its marginals are uniform, and no cycle of mass, which keeps them, improves the objective."""
     x0, x1 = ends(getkey)
@@ -56,6 +57,7 @@ def test_an_unbalanced_plan_is_optimal(reg_marginal, x64, getkey):
     np.testing.assert_allclose(jax.grad(objective)(plan), jnp.zeros_like(plan), atol=1e-9)
 
 
+@pytest.mark.accuracy
 def test_unbalanced_plans_count_outliers_less(getkey):
     """And a large penalty keeps all weights at one."""
     x0, x1 = ends(getkey)
@@ -69,6 +71,7 @@ def test_unbalanced_plans_count_outliers_less(getkey):
     assert UnbalancedSinkhorn(draw=JointDraw())(getkey(), x0, x1).weights is None
 
 
+@pytest.mark.accuracy
 def test_a_cold_plan_is_the_assignment(x64, getkey):
     """In one dimension that is the sorted one."""
     apart = jnp.arange(10.0)[:, None]
@@ -171,6 +174,7 @@ def test_any_function_may_find_the_plan(getkey):
         Plan(lambda costs: costs[0])(getkey(), x0, x1)
 
 
+@pytest.mark.accuracy
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
 def test_ott_finds_the_same_plan(x64, getkey):
     from ott.geometry.geometry import Geometry

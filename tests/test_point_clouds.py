@@ -91,6 +91,7 @@ def assert_in_range(kind, x, masks):
         assert np.max(np.abs(np.sum(x, axis=1))) < 1e-12 * np.max(np.abs(x))
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("kind", LAWS)
 def test_flow_and_density_are_those_of_the_points_that_count(kind, x64, key):
     model = padded(kind)
@@ -127,6 +128,7 @@ def test_noise_stays_with_the_points_that_count(x64):
         assert_moments(rows[:, kept(mask)], mean, covariance + np.outer(mean, mean))
 
 
+@pytest.mark.accuracy
 def test_other_verbs_and_wrappers_see_the_mask(x64, key):
     """Side by side the steps are those of `sample`; on another schedule the flow is that schedule's."""
     model, options = padded("centred"), dict(condition=frx.Batched(conditions("centred", MASKS)), grid=12)
@@ -170,6 +172,7 @@ def clouds(n, shape=SHAPE):
     return masks, pr.remove_centre(scale * jax.random.normal(jax.random.key(2), (n, *shape)), masks)
 
 
+@pytest.mark.accuracy
 def test_training_finds_the_regression_of_each_size(x64):
     r"""At t = 1/2 the velocity of data of variance $s^2$ is $2 (s^2 - 1) / (s^2 + 1)\, x$, for every size."""
 
@@ -209,6 +212,7 @@ KEEPING = {
 }
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", KEEPING)
 def test_training_starts_from_the_noise_of_sampling(name):
     """Whatever row it was paired with. Its law survives rotations and, within equal masks, an assignment."""
@@ -245,6 +249,7 @@ class Labelled(frx.model.AbstractNetwork):
         return jnp.tanh(x + self.weight * condition["label"] * jnp.sum(real * x**2) + t)
 
 
+@pytest.mark.accuracy
 def test_guidance_keeps_the_mask_of_a_row(x64, key):
     """Flow and its density on the padded row are those of the points that count, guided on their own."""
 

@@ -16,6 +16,7 @@ def observation():
     return frx.LinearGaussian(jnp.asarray(OPERATOR), jnp.asarray(Y), NOISE)
 
 
+@pytest.mark.accuracy
 def test_pigdm_is_exact_for_the_prior_it_assumes(x64, key):
     oracle = frx.oracle.Gaussian(jnp.zeros(4), jnp.eye(4))
     exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
@@ -31,6 +32,7 @@ def test_pigdm_is_exact_for_the_prior_it_assumes(x64, key):
     assert draws.ess > 0.99 * n
 
 
+@pytest.mark.accuracy
 def test_weights_correct_pigdm_where_it_is_not_exact(x64, key):
     means = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
     oracle = frx.oracle.GaussianMixture(jnp.ones(3), means, jnp.stack([0.3 * jnp.eye(4)] * 3))
@@ -46,6 +48,7 @@ def test_weights_correct_pigdm_where_it_is_not_exact(x64, key):
     assert abs(float(draws.log_evidence) - closed) < 4 / np.sqrt(float(draws.ess))
 
 
+@pytest.mark.accuracy
 def test_stochastic_guidance_reaches_the_same_posterior(x64, key):
     oracle = frx.oracle.Gaussian(jnp.zeros(4), jnp.eye(4))
     exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
@@ -56,6 +59,7 @@ def test_stochastic_guidance_reaches_the_same_posterior(x64, key):
     assert np.abs(np.cov(np.asarray(draws.x).T) - np.asarray(exact.covariance)).max() < 5 * np.sqrt(2 / 3000)
 
 
+@pytest.mark.accuracy
 def test_gradient_through_posterior(x64, key):
     network = frx.nn.MLP((4,), key=key, width=8, depth=1, num_frequencies=2)
     model = frx.Model(network, frx.Linear(), shape=(4,), dtype=jnp.float64)

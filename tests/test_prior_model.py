@@ -41,6 +41,7 @@ def marginal(oracle, prior, schedule, t):
 MODELS = ["diagonal", "centred", "masked", "full", "low rank", "harmonic"]
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", MODELS)
 def test_oracle_of_a_prior_by_differences(name, x64, key):
     """Density by scipy; the score is its gradient on the range, and the velocity solves the continuity equation."""
@@ -90,6 +91,7 @@ def forms(model):
     return jax.jit(predict)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", MODELS)
 def test_all_conversions_of_a_prior(name, x64, key):
     """From each target to each form."""
@@ -104,6 +106,7 @@ def test_all_conversions_of_a_prior(name, x64, key):
             assert np.max(np.abs(got[form] - want[form])) <= 1e-8 * scale, (target, form)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("name", "target"), [("centred", "velocity"), ("masked", "data"), ("harmonic", "data")])
 def test_log_prob_is_that_on_the_subspace(name, target, x64, key):
     """Against the closed form of the mixture there; the exact trace is over the whole space."""
@@ -188,6 +191,7 @@ class Net(frx.model.AbstractNetwork):
         return self.weight @ x + self.bias
 
 
+@pytest.mark.accuracy
 def test_fit_draws_from_the_prior_and_leaves_it_alone(x64):
     """A linear velocity network at one time learns the regression of x1 - x0 on x_t under the prior's covariance."""
     prior = pr.Gaussian((2,), mean=[1.0, -1.0], std=[0.5, 2.0])
@@ -263,6 +267,7 @@ def test_errors(what, x64):
         act()
 
 
+@pytest.mark.accuracy
 def test_schedules_of_a_standard_prior_written_out(x64, key):
     """`Gaussian` given as a covariance is the standard normal, under every schedule."""
     oracle = frx.oracle.Gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]])

@@ -34,6 +34,7 @@ BLOCKS = [block for path in DOCUMENTS if path.exists() for block in blocks(path)
 
 
 # What ott-jax imports.
+@pytest.mark.accuracy
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
 @pytest.mark.parametrize("block", [pytest.param(block, id=block.name) for block in BLOCKS])
 def test_block_runs(block, tmp_path, monkeypatch):

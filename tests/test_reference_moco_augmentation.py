@@ -92,6 +92,7 @@ def test_alignment(noise_to_data, key):
     close(pairs.x1, REFERENCE[f"{name}_x1"])
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("noise_to_data", [True, False])
 def test_padding_has_no_part_in_an_alignment(noise_to_data, key):
     """Theirs lets padded zeros into centres and covariance: rows without padding agree, the others are no optimum."""

@@ -107,6 +107,7 @@ def exact_divergence(prior, table, x, index, logits, tokens):
     return np.sum(rel_entr(q / q.sum(), p / p.sum())) if q.sum() else 0.0
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("prior", "table"), CASES)
 def test_losses(prior, table):
     """Cross-entropies are theirs. Their other term is that of a softmax of one-hot rows; ours is that of the data."""

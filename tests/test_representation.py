@@ -82,6 +82,7 @@ def test_features_are_aligned_by_training(getkey):
     assert np.all(np.isfinite(samples.x))
 
 
+@pytest.mark.accuracy
 def test_mistakes_are_named(key):
     loss, x, t = frx.loss.RepresentationAlignment(), jnp.zeros(SHAPE), jnp.asarray(0.5)
     with pytest.raises(ValueError, match="pass condition=WithFeatures"):

@@ -69,6 +69,7 @@ def test_a_step_runs_back_to_rounding(name, x64):
     assert_close((back, copy), (y0, y0), 1e-13)
 
 
+@pytest.mark.accuracy
 def test_error_estimate_is_that_of_the_method(x64):
     """At the first step both copies are the state, so the embedded error is the method's own."""
     y0, weight, args = parameters()

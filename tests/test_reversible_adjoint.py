@@ -46,6 +46,7 @@ def test_versions_of_diffrax():
     assert dfx.__version__ in CHECKED
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(("name", "steps"), CASES)
 def test_gradients_are_those_of_autodiff(name, steps, x64):
     """With respect to y0, terms and args, through the states at t0, t1 and at times on and between the steps."""
@@ -128,6 +129,7 @@ def test_gradients_of_an_adaptive_sde(x64):
     assert_close(ours, theirs, 1e-10)
 
 
+@pytest.mark.accuracy
 def test_backward_in_time(x64):
     """From 1 to 0, as a log-density is solved."""
 
@@ -145,6 +147,7 @@ def test_backward_in_time(x64):
     assert_close(gradient(frx.ReversibleAdjoint()), gradient(dfx.DirectAdjoint()), 1e-10)
 
 
+@pytest.mark.accuracy
 def test_what_a_field_closes_over_is_differentiated(x64):
     """In and out of vmap, each sample's closure its own."""
     y0, weight, _ = parameters()
@@ -210,6 +213,7 @@ def stiff(adjoint):
     return jax.jit(jax.value_and_grad(loss))(jnp.ones(3))
 
 
+@pytest.mark.accuracy
 def test_a_solve_that_cannot_be_run_back_is_reported():
     with pytest.raises(Exception, match=r"ReversibleAdjoint: the reversed solve did not return to its initial state"):
         jax.block_until_ready(stiff(frx.ReversibleAdjoint()))
@@ -220,6 +224,7 @@ def test_a_solve_that_cannot_be_run_back_is_reported():
     assert np.all(np.isfinite(stiff(frx.ReversibleAdjoint(tolerance=1e30))[1]))
 
 
+@pytest.mark.accuracy
 def test_through_sample(x64):
     """The gradient of samples with respect to where they start and to the model, by both adjoints."""
     solver, model = dfx.ReversibleHeun(), mixture(3, 2, "float64").model(frx.Linear())
@@ -237,6 +242,7 @@ def test_through_sample(x64):
     assert_close(gradient(frx.ReversibleAdjoint()), gradient(dfx.DirectAdjoint()), 1e-9)
 
 
+@pytest.mark.accuracy
 def test_step_limit():
     """A solve that runs out of steps says so, and what it did not reach is infinite, as in diffrax."""
     for controller, dt0 in (steps_of("adaptive"), (dfx.StepTo(np.linspace(0, 1, 101)), None)):

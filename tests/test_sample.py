@@ -38,6 +38,7 @@ def double(oracle):
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), oracle)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
@@ -65,6 +66,7 @@ def test_density_along_the_flow_in_16_dimensions(name, precision):
     assert error <= BARS[precision][1]
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_draws_have_the_moments_of_the_law(name):
     """By the ordinary adaptive solve, 5 standard errors, against the closed form at `t_max`."""
@@ -127,6 +129,7 @@ def test_tweedie_is_the_posterior_mean(gaussian, x64):
     assert np.allclose(frx.sample(model, key, 5, last_step=frx.Tweedie()).x, want, rtol=0, atol=1e-8)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["linear", "vp", "subvp", "ve", "edm"])
 def test_truncation_of_the_source(name):
     """The ordinary Gaussian source neglects what data is left at t = 0, of size r = alpha(0) / sigma(0).

@@ -89,6 +89,7 @@ class Bounded(eqx.Module):
         return jnp.where((t >= self.low) & (t <= self.high), -x, jnp.nan)
 
 
+@pytest.mark.accuracy
 def test_no_step_leaves_the_interval(x64):
     low, high = 0.0, 1 - 1e-3
     network = Bounded(low, high)

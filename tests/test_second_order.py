@@ -15,6 +15,7 @@ def flow(model, x0, adjoint, grid=24, solver=None):
     return frx.sample(model, jax.random.key(0), len(x0), x0=x0, solver=solver, grid=grid, adjoint=adjoint).x
 
 
+@pytest.mark.accuracy
 def test_gauss_newton_of_a_linear_flow(x64):
     """Of |x1 - c|^2 / 2 it is A^T A, A being the closed-form flow's matrix, up to the discretisation's order 5."""
     model = frx.oracle.Gaussian(np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.45]])).model(frx.Linear())

@@ -26,6 +26,7 @@ def leaves(model):
     return jax.tree.leaves(eqx.filter(model, eqx.is_array))
 
 
+@pytest.mark.accuracy
 def test_a_trained_flow_has_the_density_of_its_data(getkey):
     data, fresh = gaussian_data(getkey()), gaussian_data(getkey(), 200)
     result = frx.fit(
@@ -43,6 +44,7 @@ def test_a_trained_flow_has_the_density_of_its_data(getkey):
     )
 
 
+@pytest.mark.accuracy
 def test_a_killed_run_resumes_to_the_same_bits(getkey, tmp_path):
     data, model, key = gaussian_data(getkey(), 300), small_model(getkey()), getkey()
     path = tmp_path / "run.ckpt"
@@ -185,6 +187,7 @@ class WeightOfArray(frx.loss.AbstractWeight):
         return jnp.sum(self.values)
 
 
+@pytest.mark.accuracy
 def test_checkpoints_know_runs_by_values_and_not_by_addresses(getkey, tmp_path):
     data, model, key = gaussian_data(getkey(), 40), small_model(getkey()), getkey()
     options = {"num_steps": 2, "batch_size": 8, "progress": False, "checkpoint": tmp_path / "run.ckpt"}

@@ -93,12 +93,14 @@ def gradient_error(function, stepping):
     return errors
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("case", CASES)
 def test_gradients(case, x64):
     """With respect to parameters, start and condition."""
     assert max(gradient_error(*CASES[case])) <= 1e-5
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("adjoint", [dfx.DirectAdjoint(), dfx.BacksolveAdjoint()])
 def test_other_adjoints_give_the_same_gradient(adjoint, x64):
     model, x, condition = numbers(jnp.float64)
@@ -148,6 +150,7 @@ def law(dtype):
     return frx.oracle.Gaussian(np.zeros(2, dtype), covariance).model(frx.Cosine())
 
 
+@pytest.mark.accuracy
 def test_jit_and_vmap_over_keys(x64):
     """Inside `jit` the same draws; over three keys, each the draws of its own key."""
     model, keys = law(np.float64), jax.random.split(KEY, 3)
@@ -159,6 +162,7 @@ def test_jit_and_vmap_over_keys(x64):
     assert np.allclose(mapped, alone, rtol=0, atol=1e-9)
 
 
+@pytest.mark.accuracy
 def test_batched_conditions_and_vmap_over_them():
     """Row i of a `Batched` condition is the shared condition of a solve of its own."""
     model, x, conditions = numbers(jnp.float32)
@@ -175,6 +179,7 @@ def test_batched_conditions_and_vmap_over_them():
         assert np.allclose(mapped[i], shared.x, rtol=0, atol=1e-5)
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("dynamics", [frx.ProbabilityFlow(), frx.ReverseSDE()])
 def test_draws_depend_on_key_and_index_alone(dynamics):
     """Not on the number of samples, nor on how many are solved at once."""
@@ -186,6 +191,7 @@ def test_draws_depend_on_key_and_index_alone(dynamics):
     assert np.min(np.std(whole, axis=0)) > 0.1
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("wide", [True, False])
 def test_runs_in_both_precisions_with_nans_trapped(wide):
     """x64 on or off the answers keep the model's dtype, float32 under x64 too, and nothing on the way is NaN."""
@@ -200,6 +206,7 @@ def test_runs_in_both_precisions_with_nans_trapped(wide):
             assert np.allclose(samples.log_prob, model.oracle.log_prob(samples.x), rtol=0, atol=1e-3)
 
 
+@pytest.mark.accuracy
 def test_gradients_with_nans_trapped():
     """The standard error of equal estimates has no slope, and no NaN either."""
     model = frx.oracle.Gaussian(np.zeros(2, np.float32), np.eye(2, dtype=np.float32)).model(frx.Linear())
