@@ -76,8 +76,8 @@ def through_tree(model, dynamics, steps):
     def solve(model, x):
         def one(x, key):
             tree = dfx.VirtualBrownianTree(low, high, h / 2, jax.ShapeDtypeStruct(x.shape, x.dtype), key)
-            terms = dynamics.terms(model, None, lambda shape, index: tree)
-            solution = dfx.diffeqsolve(terms, dfx.Euler(), low, high, h, x, (model, None), max_steps=steps + 1)
+            terms, args = dynamics.terms(model, None, lambda shape, index: tree)
+            solution = dfx.diffeqsolve(terms, dfx.Euler(), low, high, h, x, args, max_steps=steps + 1)
             assert solution.ys is not None
             return solution.ys[0]
 
