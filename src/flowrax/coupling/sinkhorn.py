@@ -111,8 +111,8 @@ class UnbalancedSinkhorn(AbstractCoupling):
     r"""Draws pairs from an unbalanced entropic plan, which transports less mass of rows that are far from all others.
 
     The pairs of such rows count less in the loss: `Pairs.weights` is the mass of the row for which the pair was drawn,
-    divided by the mean mass. [`JointDraw`][] already draws rows in proportion to their mass, so all its pairs have equal
-    weight.
+    divided by the mean mass. [`JointDraw`][] already draws rows in proportion to their mass, so all its pairs have
+    equal weight.
 
     **References:** [@chizat2018scaling], [@eyring2024unbalancedness].
     """
