@@ -50,8 +50,8 @@ class ExactOT(AbstractHostCoupling):
 
         - `block_size`: the number of rows assigned together. The time for a block grows as the cube of its size; larger
             blocks approximate the optimal transport between the two distributions better.
-        - `cost`: the costs of all pairs, such as [`KabschDistance`][] or, for conditional models, [`ConditionalCost`][].
-            Infinite costs forbid pairs. Default: the squared distance.
+        - `cost`: the costs of all pairs, such as [`KabschDistance`][] or, for conditional models,
+            [`ConditionalCost`][]. Infinite costs forbid pairs. Default: the squared distance.
         - `draw`: which pairs are taken, and in what order. Default: `PerData()`, all pairs in the order of the data.
 
         **Raises:** `ValueError` if `block_size` is less than 2.
