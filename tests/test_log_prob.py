@@ -35,16 +35,17 @@ def value_error(num, size, rows, name, precision):
 def test_value(name, precision):
     """The other schedules have their double precision in more dimensions, below."""
     with jax.enable_x64(precision == "float64"):
-        error = value_error(25, 2, 200, name, precision)
+        error = value_error(25, 2, 1000, name, precision)
     assert error <= BARS[precision][1]
 
 
 @pytest.mark.accuracy
 @pytest.mark.parametrize(("name", "precision"), [*((name, "float64") for name in SCHEDULES), ("edm", "float32")])
 def test_value_in_16_dimensions(name, precision):
+    """The worst of fewer rows is smaller, and so is what is allowed; seen are 4.1e-6 and 3.3e-4."""
     with jax.enable_x64(precision == "float64"):
         error = value_error(5, 16, 100, name, precision)
-    assert error <= BARS[precision][1]
+    assert error <= {"float64": 1e-5, "float32": 2e-3}[precision]
 
 
 @pytest.fixture(scope="module")
