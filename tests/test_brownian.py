@@ -1,4 +1,6 @@
-"""The Brownian increments of a grid: their moments, and what they depend on."""
+"""The Brownian increments of a grid and of a tree: their moments, and what they depend on."""
+
+import functools
 
 import diffrax as dfx
 import jax
@@ -6,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowrax.stepper import GridBrownianPath, levy_area_of
+from flowrax.stepper import BrownianTree, GridBrownianPath, levy_area_of
+from flowrax.stepper.brownian_tree import chen, halving
 
 TIMES = np.float32([0.0, 0.1, 0.15, 0.4, 1.0])
 NUM = 20_000
@@ -117,3 +120,62 @@ def test_two_intervals_have_no_increment():
     with pytest.warns(UserWarning, match="not marked as converging"):
         end = dfx.diffeqsolve(terms, solver, 0.0, 1.0, None, jnp.zeros(2), stepsize_controller=controller).ys
     assert np.all(np.isnan(end))
+
+
+def tree_areas(key, t0, t1, dtype=jnp.float64, shape=()):
+    """W, H and K from `t0` to `t1` of a tree over [1, 3], `(3, *shape)`."""
+    start, end = jnp.asarray(1.0, dtype), jnp.asarray(3.0, dtype)
+    tree = BrownianTree(start, end, shape, key, dtype=dtype, levy_area=dfx.SpaceTimeTimeLevyArea)
+    record = tree.evaluate(jnp.asarray(t0, dtype), jnp.asarray(t1, dtype), use_levy=True)
+    return jnp.stack([record.W, record.H, record.K])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_halves_of_an_interval_are_independent(count):
+    gain, noise = halving(count)
+    variances = np.array([1, 1 / 12, 1 / 720])[:count]
+    covariance = gain @ np.diag(variances) @ gain.T + noise @ noise.T
+    assert np.allclose(covariance, np.diag(np.tile(variances, 2)) / 2, atol=1e-15)
+
+
+def test_the_areas_of_a_tree_are_those_of_its_path(x64):
+    """W, H and K against their definitions, by sums over the values of one path at 2^14 times."""
+    tree = BrownianTree(1.0, 3.0, (3,), jax.random.key(0), dtype=jnp.float64, levy_area=dfx.SpaceTimeTimeLevyArea)
+    times = jnp.linspace(1.4, 2.9, 2**14 + 1)
+    path = np.asarray(jax.jit(jax.vmap(lambda t: tree.evaluate(t)))(times))
+    path, since, h = path - path[0], np.asarray(times - times[0])[:, None], 1.5
+    bridge = path - since / h * path[-1]
+    expected = path[-1], np.mean(bridge[1:], 0), np.mean((bridge * (h / 2 - since))[1:], 0) / h
+    record = tree.evaluate(times[0], times[-1], use_levy=True)
+    for got, wanted in zip((record.W, record.H, record.K), expected, strict=True):
+        # A sum over intervals of h / n misses the areas H of each: sqrt(h (h / n)^2 / 12), a few times.
+        assert np.allclose(got, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("interval", [(1.0, 3.0), (1.3, 1.31), (1.123, 2.77), (2.0001, 2.0002)])
+def test_moments_of_a_tree(interval, x64):
+    keys = jax.random.split(jax.random.key(1), NUM)
+    z = np.asarray(jax.jit(jax.vmap(lambda key: tree_areas(key, *interval)))(keys))
+    z = z / np.sqrt((interval[1] - interval[0]) * np.array([1, 1 / 12, 1 / 720]))
+    deviation = np.where(np.eye(3), np.sqrt(2 / NUM), np.sqrt(1 / NUM))
+    assert np.all(np.abs(z.T @ z / NUM - np.eye(3)) <= 5 * deviation)
+
+
+def test_neighbouring_steps_of_a_tree_join(x64):
+    key, times = jax.random.key(3), (1.25, 1.3125, 2.625)
+    first, second, both = (tree_areas(key, times[i], times[j]) for i, j in ((0, 1), (1, 2), (0, 2)))
+    assert np.allclose(jnp.stack(chen(first, 0.0625, second, 1.3125)), both, rtol=0, atol=1e-14)
+    assert np.all(tree_areas(key, 1.5, 1.5) == 0)
+
+
+def test_the_areas_of_a_short_step_keep_their_digits():
+    """In float32, where the difference of two values of the path would leave an H of which no digit is right."""
+    h, areas = np.float32(2.0**-18), jax.jit(functools.partial(tree_areas, dtype=jnp.float32))
+    for start in (1.0, 1.5, 2.75):
+        times = [start, start + h, start + 2 * h]
+        first, second, both = (areas(jax.random.key(0), times[i], times[j]) for i, j in ((0, 1), (1, 2), (0, 2)))
+        assert np.allclose(jnp.stack(chen(first, h, second, h)), both, rtol=0, atol=1e-6 * float(jnp.sqrt(h)))
+    starts = np.float32(1 + np.arange(500) / 256)
+    many = np.asarray(jax.vmap(lambda t: areas(jax.random.key(0), t, t + h))(starts), np.float64)
+    variances = np.mean(many**2, 0) / (h * np.array([1, 1 / 12, 1 / 720]))
+    assert np.all(np.abs(variances - 1) <= 5 * np.sqrt(2 / 500))

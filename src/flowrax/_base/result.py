@@ -1,7 +1,7 @@
 """The results of `sample` and `log_prob`, and the error messages of failed solves."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import diffrax as dfx
 import equinox as eqx
@@ -14,6 +14,8 @@ from .typing import Array, Event, Int, PerSample, PyTree
 RESULTS = dfx.RESULTS
 """The result codes of a solve, which are diffrax's; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
 
+NONFINITE: Any = RESULTS.nonfinite
+"""The same code, in the type that `RESULTS.where` takes."""
 
 T = TypeVar("T", bound=eqx.Module)
 
@@ -103,8 +105,9 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
         )
     elif short:
         cause = (
-            f"the steps became too small for the precision of time in {short}; the velocity may be singular there: "
-            "loosen rtol and atol, or exclude the singularity with t_min and t_max."
+            f"in {short} the smallest step that time resolves, or dtmin, was over the tolerance; the velocity or the "
+            "score is singular or very steep there, as for data of a tiny spread: loosen rtol and atol, use float64, "
+            "or stop before that time with t_min and t_max."
         )
     else:
         cause = "the state became NaN or infinite; check the network's output, or take smaller steps."

@@ -1,13 +1,11 @@
 """The loop over the steps of a sampler of categorical or joint models; all samples advance together."""
 
-from typing import Any
-
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.result import RESULTS, Samples, Stats
+from .._base.result import NONFINITE, RESULTS, Samples, Stats
 from .._base.typing import Array, Condition, PyTree
 from ..engine import ProgressLike, in_lanes
 from ..engine.solve import make_meter
@@ -107,5 +105,5 @@ def _marked(x: PyTree, failed: Array) -> PyTree:
 
 
 def _code(failed: Array) -> RESULTS:
-    bad: Any = RESULTS.nonfinite
-    return RESULTS.where(failed, bad, RESULTS.successful)
+
+    return RESULTS.where(failed, NONFINITE, RESULTS.successful)

@@ -10,17 +10,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 
 from .._base.result import RESULTS
 from .._base.typing import Array, Int, PyTree
 from ..stepper.accepted_steps import any_in_batch
+from ..stepper.step_control import adapt
 from .batch import Batch
 from .bound import Interval, Progress
 from .record import Record, capacity_for, empty_points
 from .trees import count_rows, put, select, take
-
-_NONFINITE: Any = RESULTS.nonfinite
 
 
 class Outcome(eqx.Module):
@@ -51,32 +49,27 @@ def _attempt(batch: Batch, start: PyTree, now: Progress, saved: Any) -> tuple[Pr
     The progress after it, whether the step was accepted, whether it was the last, and the outcome of the sample if so.
     """
     sample, saver, interval = batch.bind(start), batch.method.saver, now.interval
-    stepping, (t0, t1) = sample.stepping, sample.stepping.span
+    stepping = sample.stepping
     point, error, dense, solver_result = sample.step(interval, now.point)
-    error = jax.tree.map(functools.partial(jnp.nan_to_num, nan=jnp.inf, posinf=jnp.inf, neginf=-jnp.inf), error)
-    # A controller may come with an order of its own.
-    order: Any = sample.solver.error_order(sample.terms)
-    keep, t_prev, t_next, made_jump, controller_state, controller_result = stepping.directed_controller.adapt_step_size(
-        interval.t0, interval.t1, now.point.y, point.y, sample.args, error, order, now.controller_state
+    adapted = adapt(
+        stepping.directed_controller,
+        stepping.span,
+        (interval.t0, interval.t1),
+        (now.point.y, point.y),
+        sample.args,
+        error,
+        sample.solver.error_order(sample.terms),
+        now.controller_state,
+        solver_result,
     )
-    keep, t_prev = jnp.asarray(keep), jnp.minimum(t_prev, t1)
-    # The last step must not be so short that its interpolation is rounding error only.
-    resolution = jnp.finfo(t1.dtype).eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
-    t_end = jnp.where(keep, t1, t_prev + (t1 - t_prev) / 2)
-    t_next = jnp.where(t_next > t1 - 100 * resolution, t_end, t_next)
-    result = RESULTS.where(keep, solver_result, RESULTS.successful)
-    result = RESULTS.where(result == RESULTS.successful, controller_result, result)
-    # A rejected step that time cannot resolve ends the solve, as does a step size that is not a number.
-    stuck = ~keep & ~(t_next - t_prev > 2 * resolution) & (result == RESULTS.successful)
-    infinite = jnp.isinf(optx.max_norm(error))
-    result = RESULTS.where(stuck, RESULTS.where(infinite, _NONFINITE, RESULTS.dt_min_reached), result)
+    keep = adapted.keep
     after = Progress(
-        interval=Interval(t_prev, t_next, jnp.where(keep, made_jump, interval.made_jump)),
+        interval=Interval(adapted.t0, adapted.t1, jnp.where(keep, adapted.made_jump, interval.made_jump)),
         point=select(keep, point, now.point),
-        controller_state=controller_state,
+        controller_state=adapted.controller_state,
         num_steps=now.num_steps + 1,
         num_accepted=now.num_accepted + keep.astype(jnp.int32),
-        result=result,
+        result=adapted.result,
     )
     if saver is not None:
         saved = saver.save(sample, interval, now.num_accepted, after.point.y, dense, keep, saved)
@@ -116,11 +109,12 @@ def solve_lanes(batch: Batch, recording: bool) -> tuple[Outcome, Record | None]:
         )
 
     rows = jnp.arange(lanes)
+    held = jnp.minimum(rows, n - 1)
     loop = _Loop(
-        rows=rows,
-        queue=jnp.asarray(lanes),
-        progress=take(firsts, rows),
-        saved=take(blank, rows),
+        rows=jnp.minimum(rows, n),
+        queue=jnp.asarray(min(lanes, n)),
+        progress=take(firsts, held),
+        saved=take(blank, held),
         outcome=Outcome(firsts.point.y, blank, firsts.num_steps, firsts.num_accepted, firsts.result),
         record=_empty_record(firsts, batch.method.stepping.max_steps) if recording else None,
         meter=meter.init(),

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.result import RESULTS, Stats
+from .._base.result import NONFINITE, RESULTS, Stats
 from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound import AbstractEquation
@@ -27,7 +27,6 @@ from .trees import count_rows, select
 
 ProgressLike = bool | dfx.AbstractProgressMeter
 
-_NONFINITE: Any = RESULTS.nonfinite
 
 # The default number of lanes: enough rows to fill the device (measured on two cores, where fewer leave one of them
 # idle; not measured on accelerators), few enough to be refilled often.
@@ -74,7 +73,8 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
         # On a grid all samples take the same steps.
         lanes = n if stepping.grid is not None else _LANES.get(jax.default_backend(), 1024)
     saver = None if spec.saveat is None else make_saver(spec.saveat, stepping)
-    method = Method(spec.solver, stepping, saver, make_meter(spec.progress), min(lanes, n))
+    lanes = max(min(lanes, n), stepping.fewest_lanes)
+    method = Method(spec.solver, stepping, saver, make_meter(spec.progress), lanes)
     if spec.adjoint is None:
         outcome = _replayed((equation, starts), method)
     else:
@@ -91,7 +91,7 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
 def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
     """Marks rows of successful solves that are not finite as failures, and sets all of a failed row to NaN."""
     finite = finite_rows(tree) | (result != RESULTS.successful)
-    result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(finite, result, _NONFINITE)
+    result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(finite, result, NONFINITE)
     return _good_rows(result, tree), result
 
 

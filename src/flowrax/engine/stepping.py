@@ -10,12 +10,11 @@ import numpy as np
 
 from .._base.checks import check_time, is_traced, time_dtype
 from .._base.typing import Array, DType, KeyArray, Numbers, PyTree, Shape
-from ..stepper import GridBrownianPath, levy_area_of
+from ..stepper import BrownianTree, GridBrownianPath, levy_area_of
+from ..stepper.brownian_tree import lattice_depth
+from ..stepper.step_control import CheckedController, checked
 
 Grid = int | Numbers
-
-# Resolution of the Brownian tree of an adaptive SDE solve, as a fraction of its interval.
-_TREE_RESOLUTION = 2.0**-13
 
 # The first step of an adaptive solve, in units of time, as of `diffeqsolve`. A flow amplifies what goes wrong early, so
 # that small steps which grow are worth more than an estimated first step: see the page on the design.
@@ -35,7 +34,12 @@ class Stepping(eqx.Module):
     @property
     def may_jump(self) -> bool:
         """Whether the controller may step over a discontinuity."""
-        return not isinstance(self.controller, dfx.PIDController | dfx.StepTo)
+        return not isinstance(self.controller, CheckedController | dfx.PIDController | dfx.StepTo)
+
+    @property
+    def fewest_lanes(self) -> int:
+        """Two for adaptive steps of an SDE: compilers round a batch of one differently, which can change its steps."""
+        return 1 if getattr(self.controller, "unit", None) is None else 2
 
     @property
     def directed_controller(self) -> dfx.AbstractStepSizeController:
@@ -114,8 +118,9 @@ def make_stepping(
             pcoeff=0.4,
             icoeff=0.3,
             norm=norm,
-            dtmin=2 * _TREE_RESOLUTION * jnp.abs(end - start) if stochastic else None,
+            dtmin=4 * 2.0 ** -lattice_depth(times) * jnp.abs(end - start) if stochastic else None,
         )
+    controller = checked(controller, jnp.abs(end - start) if stochastic else None)
     return Stepping(start, end, controller, None, max_steps, backward)
 
 
@@ -164,9 +169,6 @@ def make_noise(
         own = jax.random.fold_in(key, index)
         if stepping.grid is not None and type(solver) is not dfx.HalfSolver:
             return GridBrownianPath(stepping.grid, shape, own, dtype=dtype, levy_area=levy_area)
-        tolerance = _TREE_RESOLUTION * jnp.abs(stepping.end - stepping.start)
-        return dfx.VirtualBrownianTree(
-            stepping.start, stepping.end, tolerance, jax.ShapeDtypeStruct(shape, dtype), own, levy_area
-        )
+        return BrownianTree(stepping.start, stepping.end, shape, own, dtype=dtype, levy_area=levy_area)
 
     return make

@@ -1,6 +1,7 @@
 """Solvers, Brownian paths and adjoints that diffrax lacks."""
 
 from .brownian import GridBrownianPath as GridBrownianPath, levy_area_of as levy_area_of
+from .brownian_tree import BrownianTree as BrownianTree
 from .exponential.base import (
     AbstractExponentialSolver as AbstractExponentialSolver,
     Problem as Problem,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, PyTree, Scalar
+from .step_control import adapt
 
 State = PyTree[Array]
 
@@ -105,8 +106,6 @@ class March(eqx.Module):
     ) -> tuple[State, PyTree, PyTree, AcceptedSteps]:
         assert self.max_steps is not None
         max_steps, order = self.max_steps, cast(float, self.solver.error_order(terms))
-        # A step that would end later than this ends at t1; after a rejection it covers half of what remains.
-        close = self.t1 - 100 * jnp.finfo(self.t1.dtype).eps * jnp.abs(self.t1)
 
         def running(carry: Any) -> Array:
             start, record = carry[0], carry[-1]
@@ -116,28 +115,32 @@ class March(eqx.Module):
             (start, end, y0, solver_state, controller_state, saved, record), times = carry
             active = running(carry[0])
             y1, error, _, new_solver_state, solved = self.solver.step(terms, start, end, y0, args, solver_state, False)
-            error = jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), error)
-            keep, next_start, next_end, _, new_controller_state, adapted = self.controller.adapt_step_size(
-                start, end, y0, y1, args, error, order, controller_state
+            adapted = adapt(
+                self.controller,
+                (self.t0, self.t1),
+                (start, end),
+                (y0, y1),
+                args,
+                error,
+                order,
+                controller_state,
+                solved,
             )
-            keep = jnp.asarray(keep)
-            next_start = jnp.minimum(next_start, self.t1)
-            ahead = jnp.where(keep, self.t1, next_start + 0.5 * (self.t1 - next_start))
-            next_end = jnp.where(next_end > close, ahead, next_end)
+            keep = adapted.keep
             if keep_times:
                 # The times of rejected steps are written out of range, where JAX drops them.
                 times = times.at[jnp.where(keep & active, record.taken + 1, max_steps + 1)].set(end, mode="drop")
             new_record = AcceptedSteps(
                 taken=record.taken + keep.astype(int),
                 tried=record.tried + 1,
-                end=next_start,
+                end=adapted.t0,
                 times=None,
-                result=dfx.RESULTS.where(keep & (solved != dfx.RESULTS.successful), solved, adapted),
-                meter_state=self._progress(record.meter_state, next_start),
+                result=adapted.result,
+                meter_state=self._progress(record.meter_state, adapted.t0),
             )
             moved = (y1, new_solver_state, self._save(saved, start, end, y0, y1))
             y1, new_solver_state, new_saved = _choose(keep, moved, (y0, solver_state, saved))
-            new = next_start, next_end, y1, new_solver_state, new_controller_state, new_saved, new_record
+            new = adapted.t0, adapted.t1, y1, new_solver_state, adapted.controller_state, new_saved, new_record
             return _choose(active, new, carry[0]), times
 
         zero, times = jnp.asarray(0), jnp.full(max_steps + 1, self.t0) if keep_times else None

@@ -70,7 +70,7 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
         interval = (self.times[left_end + 1] - self.times[left_end]).astype(self.dtype)
         # The margin allows for times that were rounded to another precision.
         length = jnp.where(length <= 1.01 * interval, length, jnp.nan)
-        variances = (1, 12, 720)[: self._num_parts if use_levy else 1]
+        variances = (1, 12, 720)[: num_areas(self.levy_area) if use_levy else 1]
         # The first part does not depend on how many parts are drawn, so W is the same with and without Levy areas.
         normal = jax.random.normal(key, (len(variances), *self.shape), self.dtype)
         parts = [jnp.sqrt(length) / math.sqrt(variance) * normal[i] for i, variance in enumerate(variances)]
@@ -78,9 +78,10 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
             return parts[0]
         return self.levy_area(length, *parts)
 
-    @property
-    def _num_parts(self) -> int:
-        return 1 + (self.levy_area is not dfx.BrownianIncrement) + (self.levy_area is dfx.SpaceTimeTimeLevyArea)
+
+def num_areas(levy_area: type[BrownianRecord]) -> int:
+    """How many of `W`, `H` and `K` a record of increments holds."""
+    return 1 + (levy_area is not dfx.BrownianIncrement) + (levy_area is dfx.SpaceTimeTimeLevyArea)
 
 
 def levy_area_of(solver: dfx.AbstractSolver) -> type[BrownianRecord]:

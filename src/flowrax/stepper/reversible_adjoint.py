@@ -183,7 +183,7 @@ def _check_request(
     if any(isinstance(path, dfx.UnsafeBrownianPath) for path in paths):
         raise ValueError(
             "ReversibleAdjoint needs the same noise again in the backward pass, and UnsafeBrownianPath cannot "
-            "reproduce it; use diffrax.VirtualBrownianTree or flowrax.stepper.GridBrownianPath."
+            "reproduce it; use flowrax.stepper.BrownianTree or GridBrownianPath."
         )
 
 

@@ -17,6 +17,7 @@ from .._base.result import RESULTS, LogProb, is_failed
 from .._base.typing import Array, Batch, Condition, PyTree, Shape
 from ..divergence import AbstractDivergence, ControlVariate, Hadamard, Hutchinson, Rademacher
 from ..engine import Stepping
+from ..stepper.step_control import CheckedController
 from .density_solve import DensitySolve
 from .options import SolveOptions
 
@@ -171,17 +172,19 @@ def refine(stepping: Stepping) -> Stepping:
         halves = jnp.stack([grid[:-1], (grid[:-1] + grid[1:]) / 2], axis=1).reshape(-1)
         grid = jnp.concatenate([halves, grid[-1:]])
         return Stepping(stepping.start, stepping.end, dfx.StepTo(ts=grid), grid, len(grid) - 1, stepping.backward)
-    if not isinstance(stepping.controller, dfx.PIDController):
+    controller, is_checked = stepping.controller, isinstance(stepping.controller, CheckedController)
+    if isinstance(controller, CheckedController):
+        controller = controller.controller
+    if not isinstance(controller, dfx.PIDController):
         raise ValueError(
-            f"discretisation_error cannot refine {type(stepping.controller).__name__}; use rtol and atol, a "
+            f"discretisation_error cannot refine {type(controller).__name__}; use rtol and atol, a "
             "grid or a PIDController."
         )
-    controller = eqx.tree_at(
-        lambda c: (c.rtol, c.atol),
-        stepping.controller,
-        (stepping.controller.rtol / _TIGHTER, stepping.controller.atol / _TIGHTER),
+    finer = eqx.tree_at(
+        lambda c: (c.rtol, c.atol), controller, (controller.rtol / _TIGHTER, controller.atol / _TIGHTER)
     )
-    return eqx.tree_at(lambda s: s.controller, stepping, controller)
+    finer = CheckedController(finer) if is_checked else finer
+    return eqx.tree_at(lambda s: s.controller, stepping, finer)
 
 
 def _error_of_steps(answer: LogProb, finer: LogProb, solve: DensitySolve) -> Array:
