@@ -1,7 +1,7 @@
 """The results of `sample` and `log_prob`, and the error messages of failed solves."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import diffrax as dfx
 import equinox as eqx
@@ -12,8 +12,10 @@ from .checks import is_traced
 from .typing import Array, Event, Int, PerSample, PyTree
 
 RESULTS = dfx.RESULTS
-"""The result codes of a solve, which are diffrax's; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
+"""The result codes of a solve, which are diffrax's."""
 
+NONFINITE: Any = RESULTS.nonfinite
+"""The result code of a sample that became NaN or infinite."""
 
 T = TypeVar("T", bound=eqx.Module)
 

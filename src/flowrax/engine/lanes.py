@@ -12,15 +12,13 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from .._base.result import RESULTS
+from .._base.result import NONFINITE, RESULTS
 from .._base.typing import Array, Int, PyTree
 from ..stepper.accepted_steps import any_in_batch
 from .batch import Batch
 from .bound import Interval, Progress
 from .record import Record, capacity_for, empty_points
 from .trees import count_rows, put, select, take
-
-_NONFINITE: Any = RESULTS.nonfinite
 
 
 class Outcome(eqx.Module):
@@ -69,7 +67,7 @@ def _attempt(batch: Batch, start: PyTree, now: Progress, saved: Any) -> tuple[Pr
     # A rejected step that time cannot resolve ends the solve, as does a step size that is not a number.
     stuck = ~keep & ~(t_next - t_prev > 2 * resolution) & (result == RESULTS.successful)
     infinite = jnp.isinf(optx.max_norm(error))
-    result = RESULTS.where(stuck, RESULTS.where(infinite, _NONFINITE, RESULTS.dt_min_reached), result)
+    result = RESULTS.where(stuck, RESULTS.where(infinite, NONFINITE, RESULTS.dt_min_reached), result)
     after = Progress(
         interval=Interval(t_prev, t_next, jnp.where(keep, made_jump, interval.made_jump)),
         point=select(keep, point, now.point),

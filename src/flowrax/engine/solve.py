@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.result import RESULTS, Stats
+from .._base.result import NONFINITE, RESULTS, Stats
 from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound import AbstractEquation
@@ -26,8 +26,6 @@ from .stepping import Stepping, evaluations_per_step
 from .trees import count_rows, select
 
 ProgressLike = bool | dfx.AbstractProgressMeter
-
-_NONFINITE: Any = RESULTS.nonfinite
 
 # The default number of lanes: enough rows to fill the device (measured on two cores, where fewer leave one of them
 # idle; not measured on accelerators), few enough to be refilled often.
@@ -91,7 +89,7 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
 def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
     """Marks rows of successful solves that are not finite as failures, and sets all of a failed row to NaN."""
     finite = finite_rows(tree) | (result != RESULTS.successful)
-    result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(finite, result, _NONFINITE)
+    result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(finite, result, NONFINITE)
     return _good_rows(result, tree), result
 
 

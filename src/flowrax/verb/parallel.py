@@ -10,23 +10,19 @@ window moves on. So each step holds up to $\mathrm{Lip}(\Phi_i - 1)\, \tau = O(h
 of the sequential method by at most $\tau\, (e^{L (t_1 - t_0)} - 1)$ by Gronwall's inequality.
 """
 
-from typing import Any
-
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._base.condition import Batched, split_condition
-from .._base.result import RESULTS, Samples, Stats, raise_if_failed
+from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
 from ..model.contract import AbstractContinuousModel
 from .options import ModelEquation, SolveOptions, default_dynamics
 from .sample import check_starts, draw_start
-
-_NONFINITE: Any = RESULTS.nonfinite
 
 
 def parallel_sample(
@@ -112,7 +108,7 @@ class _Picard(eqx.Module):
         )
         x = self.equation.dynamics.readout(jax.tree.map(lambda leaf: leaf[0], end.states))
         good = jnp.all(jnp.isfinite(x))
-        result = RESULTS.where(good, RESULTS.successful, _NONFINITE)
+        result = RESULTS.where(good, RESULTS.successful, NONFINITE)
         evaluations = end.rounds * self.window * evaluations_per_step(solver)
         stats = Stats(num_steps=end.rounds, num_rejected=zero, num_evaluations=evaluations)
         return Samples(jnp.where(good, x, jnp.nan), None, None, None, None, stats, result)
