@@ -10,8 +10,6 @@ where the last step is the reconstruction of the data. In the limit of many step
 masks only, so the bound masks every site at $t_0$ as well, and rescales the mask probabilities of the later times.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,20 +17,18 @@ import numpy as np
 
 from .._base.checks import is_traced
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
-from .._base.result import RESULTS, LogProb, Stats, raise_if_failed
+from .._base.result import NONFINITE, RESULTS, LogProb, Stats, raise_if_failed
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
 from ..engine import Grid, ProgressLike, in_lanes, on_each_device, shard_rows
 from ..engine.solve import make_meter
 from .contract import AbstractCategoricalModel
-from .loss.bound import bound_draw, check_continuous, divergence_terms, masked_terms
+from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
 from .path.reverse import AveragedPosterior, variational_term
 from .sampler.ancestral import Ancestral
 from .sites import spread
 
 # Evaluations of the network per event, at least two per step; their spread gives the standard error.
 _DRAWS = 128
-
-_NONFINITE: Any = RESULTS.nonfinite
 
 
 class _Continuous(eqx.Module):
@@ -170,5 +166,5 @@ def _together(
     error = jnp.sqrt(jnp.sum(jnp.var(finite, axis=1, ddof=1), axis=0) / repeats)
     error = jnp.where(jnp.isfinite(value), error, jnp.inf)
     number = jnp.full(x.shape[0], total, jnp.int32)
-    result = jax.vmap(lambda bad: RESULTS.where(bad, _NONFINITE, RESULTS.successful))(jnp.isnan(value))
+    result = jax.vmap(lambda bad: RESULTS.where(bad, NONFINITE, RESULTS.successful))(jnp.isnan(value))
     return LogProb(-value, error, None, Stats(number, jnp.zeros_like(number), number), result, is_bound=True)
