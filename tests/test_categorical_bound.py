@@ -8,7 +8,7 @@ import pytest
 
 import flowrax as frx
 from chains import all_states, exact_law
-from flowrax.discrete.loss.bound import jump_terms, masked_terms
+from flowrax.discrete.loss.categorical_bound import jump_terms, masked_terms
 from flowrax.model import AbstractNetwork
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 1.0)).reshape(3, 3)

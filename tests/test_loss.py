@@ -116,7 +116,7 @@ def test_labels_are_not_dropped_without_a_null():
     np.testing.assert_array_equal(dropped[0], np.zeros(2))
     assert int(frx.loss.ConditionDropout(1.0, null=jnp.asarray(9))(jnp.asarray(3), jax.random.key(0))) == 9
     for probability in (-0.1, 5.0):
-        with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
             frx.loss.ConditionDropout(probability)
 
 

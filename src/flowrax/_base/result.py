@@ -12,10 +12,10 @@ from .checks import is_traced
 from .typing import Array, Event, Int, PerSample, PyTree
 
 RESULTS = dfx.RESULTS
-"""The result codes of a solve, which are diffrax's; `RESULTS.nonfinite` marks a sample that became NaN or infinite."""
+"""The result codes of a solve, which are diffrax's."""
 
 NONFINITE: Any = RESULTS.nonfinite
-"""The same code, in the type that `RESULTS.where` takes."""
+"""The result code of a sample that became NaN or infinite."""
 
 T = TypeVar("T", bound=eqx.Module)
 

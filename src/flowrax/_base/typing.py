@@ -36,6 +36,8 @@ Numbers = ArrayLike | Sequence[Any]
 """Arrays as users write them, including nested lists."""
 Condition = PyTree
 """Any PyTree that a network is conditioned on; None for no condition."""
+MaskOf = Callable[[Condition], Array]
+"""Selects the mask of an event from its condition."""
 Shape = tuple[int, ...]
 Network = Callable[..., Any]
 """`network(t, x, condition) -> array like x`, for one sample."""
@@ -56,6 +58,7 @@ __all__ = [
     "Int",
     "Key",
     "KeyArray",
+    "MaskOf",
     "Network",
     "Numbers",
     "PerSample",

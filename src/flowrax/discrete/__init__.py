@@ -12,7 +12,7 @@ from .d3pm import D3PM as D3PM
 from .evidence import WithEvidence as WithEvidence
 from .guidance.classifier_free import ClassifierFreeCategorical as ClassifierFreeCategorical
 from .guidance.predictor import FirstOrderRatio as FirstOrderRatio, LikelihoodRatio as LikelihoodRatio
-from .loss.bound import CategoricalBound as CategoricalBound
+from .loss.categorical_bound import CategoricalBound as CategoricalBound
 from .loss.cross_entropy import (
     AbstractTokenWeight as AbstractTokenWeight,
     CrossEntropy as CrossEntropy,

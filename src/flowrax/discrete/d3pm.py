@@ -190,7 +190,7 @@ class D3PM(eqx.Module):
         total = -at_class(log_p1, x1)
         if is_traced(scale) or scale:
             total = total + scale * self.variational(logits, index, x, x1)
-        return jnp.mean(total) if mask is None else mean_where(jnp.asarray(mask), total)
+        return mean_where(mask, total)
 
 
 def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens:

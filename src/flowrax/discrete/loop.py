@@ -82,7 +82,8 @@ def _together(
         joined = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
         trajectory = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), joined)
     times = jnp.broadcast_to(plan.times, (n, count + 1)) if plan.keeps else None
-    return Samples(_marked(x, failed), None, None, trajectory, times, stats, jax.vmap(_code)(failed))
+    result = jax.vmap(lambda bad: RESULTS.where(bad, NONFINITE, RESULTS.successful))(failed)
+    return Samples(_marked(x, failed), None, None, trajectory, times, stats, result)
 
 
 def _failed(x: PyTree, n: int) -> Array:
@@ -102,8 +103,3 @@ def _marked(x: PyTree, failed: Array) -> PyTree:
         return jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - 1)), jnp.asarray(bad, leaf.dtype), leaf)
 
     return jax.tree.map(mark, x)
-
-
-def _code(failed: Array) -> RESULTS:
-
-    return RESULTS.where(failed, NONFINITE, RESULTS.successful)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.checks import check_shape
-from .._base.typing import Array, PyTree, Tokens
+from .._base.typing import Array, ArrayLike, PyTree, Tokens
 
 
 def spread(row: Array, ndim: int) -> Array:
@@ -100,20 +100,28 @@ def invert(level: Array, weights: Array) -> Tokens:
     return jnp.where((total > 0) & (total < jnp.inf), answer, -1)
 
 
-def mean_where(mask: Array, values: Array) -> Array:
+def mean_where(mask: ArrayLike | None, values: Array) -> Array:
     """The mean over the selected sites, or zero if there are none. Other sites are ignored even if they hold NaN.
 
     **Arguments:**
 
-    - `mask`: nonzero at the selected sites, `(*shape)`. Raises `ValueError` if its shape differs from `values`.
+    - `mask`: nonzero at the selected sites, `(*shape)`, or None for all sites. Raises `ValueError` if its shape differs
+        from `values`.
     - `values`: one value per site, `(*shape)`.
 
     **Returns:** a scalar.
     """
-    counted = jnp.asarray(mask) != 0
-    check_shape("mask", counted.shape, values.shape)
-    number = jnp.maximum(jnp.sum(counted), 1).astype(values.dtype)
-    return jnp.sum(jnp.where(counted, values, 0)) / number
+    total, number = sum_where(mask, values)
+    return total / number
+
+
+def sum_where(mask: ArrayLike | None, values: Array) -> tuple[Array, Array]:
+    """The sum over the sites that [`mean_where`][] selects, and their number, or one if there are none."""
+    if mask is None:
+        return jnp.sum(values), jnp.asarray(max(values.size, 1), values.dtype)
+    counted = jnp.asarray(mask).astype(bool)
+    check_shape("The mask", counted.shape, values.shape)
+    return jnp.sum(jnp.where(counted, values, 0)), jnp.maximum(jnp.sum(counted), 1).astype(values.dtype)
 
 
 def _running(weights: Array) -> Array:

@@ -27,7 +27,6 @@ from .trees import count_rows, select
 
 ProgressLike = bool | dfx.AbstractProgressMeter
 
-
 # The default number of lanes: enough rows to fill the device (measured on two cores, where fewer leave one of them
 # idle; not measured on accelerators), few enough to be refilled often.
 _LANES = {"cpu": 1024, "gpu": 8192, "tpu": 8192}

@@ -11,6 +11,7 @@ from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.model import CategoricalModel
 from ..loss import AbstractLoss, ConditionDropout, Matching
+from ..loss.matching import drop_condition
 from ..times import AbstractTimes, Stratified
 
 
@@ -68,10 +69,7 @@ class JointMatching(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        given, network_key = condition, key
-        if key is not None and self.condition_dropout is not None:
-            network_key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
         names = sorted(model.parts)
         drawn = jnp.broadcast_to(t, (len(names),))
         if not model.separate_times and jnp.ndim(t):
@@ -83,11 +81,11 @@ class JointMatching(AbstractLoss):
         own = {name: jnp.clip(drawn[i], part.t_min, part.t_max) for i, (name, part) in enumerate(parts.items())}
         x = {name: part.interpolant.interpolate(own[name], x0[name], x1[name]) for name, part in parts.items()}
         x = {name: x[name].astype(x1[name].dtype) for name in names}
-        outputs = model.outputs(own, x, condition, key=network_key)
+        outputs = model.outputs(own, x, kept, key=key)
         total = jnp.zeros((), model.dtype)
         for name in names:
             part = model.part_from_output(name, outputs)
             default = CrossEntropy() if isinstance(part, CategoricalModel) else Matching()
-            value = self.losses.get(name, default)(part, own[name], x0[name], x1[name], given)
+            value = self.losses.get(name, default)(part, own[name], x0[name], x1[name], condition)
             total = total + self.weights.get(name, 1.0) * value.astype(total.dtype)
         return total

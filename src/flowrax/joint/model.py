@@ -70,12 +70,9 @@ class JointPrior(AbstractPrior):
     """The product of the priors of the parts, which are independent."""
 
     parts: dict[str, AbstractPrior]
+    """The prior of each part, by name."""
 
     def __init__(self, parts: Mapping[str, AbstractPrior]):
-        """**Arguments:**
-
-        - `parts`: the prior of each part, by name.
-        """
         self.parts = dict(parts)
 
     @property
@@ -240,11 +237,7 @@ class JointSampler(AbstractSampler):
     @property
     def num_evaluations_per_step(self) -> int:
         """The evaluations of the network per step of the part that needs the most."""
-        jumps = [
-            sampler.num_evaluations_per_step
-            for sampler in self.dynamics.values()
-            if isinstance(sampler, AbstractSampler)
-        ]
+        jumps = [how.num_evaluations_per_step for how in self.dynamics.values() if isinstance(how, AbstractSampler)]
         return max([self._stages, *jumps])
 
     @property
@@ -276,12 +269,11 @@ class JointSampler(AbstractSampler):
         self, name: str, part: Part, how: AbstractDynamics | AbstractSampler, step: SamplerStep
     ) -> tuple[Array, Array]:
         clock = self.clocks.get(name, lambda t: t)
-        low, high = (part.t_min, part.t_max)
+        low, high = part.t_min, part.t_max
         if isinstance(how, AbstractDynamics):
             assert isinstance(part, Model)
             low, high = how.interval(part)
-        start, end = (jnp.clip(clock(t), low, high) for t in (step.start, step.end))
-        return start, end
+        return jnp.clip(clock(step.start), low, high), jnp.clip(clock(step.end), low, high)
 
     def _integrate(self, dynamics: AbstractDynamics) -> Callable[..., Array]:
         def act(model: Model, step: SamplerStep, x: Array, condition: Condition, key: KeyArray) -> Array:

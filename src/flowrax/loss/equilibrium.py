@@ -17,7 +17,7 @@ from ..model.network import AbstractNetwork, AbstractTimelessNetwork
 from ..model.target import Velocity
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
-from .matching import AbstractLoss, ConditionDropout
+from .matching import AbstractLoss, ConditionDropout, drop_condition
 from .reductions import AbstractReduction, Mean
 from .weights import Decay
 
@@ -53,14 +53,11 @@ class EquilibriumMatching(AbstractLoss):
                 f"EquilibriumMatching fits one field for all times, but {type(model.network).__name__} depends on the "
                 "time; wrap it: Model(nn.Timeless(network), ...)."
             )
-        given = condition
-        if key is not None and self.condition_dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
         x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
         decay = jnp.asarray(self.decay(t)).astype(x1.dtype)
         target = decay * model.interpolant.velocity(t, x0, x1).astype(x1.dtype)
-        return self.reduction(model.output(t, x, condition, key=key) - target, given)
+        return self.reduction(model.output(t, x, kept, key=key) - target, condition)
 
 
 def dispersion(features: Batch, temperature: float = 1.0) -> Array:

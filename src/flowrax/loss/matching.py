@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_fraction
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
@@ -58,8 +59,7 @@ class ConditionDropout(eqx.Module):
     null: Condition | Callable[[Condition], Condition] = None
 
     def __check_init__(self) -> None:
-        if isinstance(self.probability, float | int) and not 0 <= self.probability <= 1:
-            raise ValueError(f"probability={self.probability} is not in [0, 1].")
+        check_fraction("probability", self.probability)
 
     def __call__(self, condition: Condition, key: KeyArray) -> Condition:
         """The null condition with probability `probability`, otherwise `condition`."""
@@ -83,6 +83,19 @@ class ConditionDropout(eqx.Module):
         return jax.tree.map(jnp.zeros_like, condition)
 
 
+def drop_condition(
+    dropout: ConditionDropout | None, condition: Condition, key: KeyArray | None
+) -> tuple[Condition, KeyArray | None]:
+    """The condition that the network takes in training, and the key that remains for its own dropout.
+
+    Without `dropout`, or with `key=None` as in validation, both are returned unchanged.
+    """
+    if dropout is None or key is None:
+        return condition, key
+    key, dropout_key = jax.random.split(key)
+    return dropout(condition, dropout_key), key
+
+
 class Matching(AbstractLoss):
     """The matching loss of the model's own target.
 
@@ -97,14 +110,9 @@ class Matching(AbstractLoss):
     def __call__(
         self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
-        given = condition
-        network_key = key
-        if key is not None and self.condition_dropout is not None:
-            network_key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
         x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
-        output = model.output(t, x, condition, key=network_key)
-        return self.measure(model, output, t, x0, x1, given)
+        return self.measure(model, model.output(t, x, kept, key=key), t, x0, x1, condition)
 
     def measure(self, model: Model, output: Event, t: Scalar, x0: Event, x1: Event, condition: Condition) -> Array:
         """The loss of an `output` in the model's target. `condition` is the full condition, which may hold a mask."""

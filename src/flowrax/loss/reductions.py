@@ -11,15 +11,11 @@ With the error $e$, the mask $m$, nodes $i$ and features $j$:
 
 import abc
 import math
-from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.typing import Array, Condition, Event, Shape
-
-MaskOf = Callable[[Condition], Array]
-"""Selects the mask of an event from its condition."""
+from .._base.typing import Array, Condition, Event, MaskOf, Shape
 
 
 class AbstractReduction(eqx.Module):

@@ -1,7 +1,6 @@
 """Models: a network with its interpolant, prior and target, and the contracts of networks and models."""
 
 from . import target as target
-from .average_velocity import average_velocity as average_velocity
 from .bridge import Bridge as Bridge
 from .contract import (
     AbstractContinuousModel as AbstractContinuousModel,
@@ -21,5 +20,5 @@ from .preconditioner import (
     EDMPreconditioner as EDMPreconditioner,
     Unscaled as Unscaled,
 )
-from .trained import Model as Model
+from .trained import Model as Model, average_velocity as average_velocity
 from .warp import WarpedModel as WarpedModel, warp as warp

@@ -14,23 +14,15 @@ from .._base.typing import Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, Gaussian
 from ..schedule import AbstractSchedule
 from .contract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
-from .prediction import NO_DATA
+from .prediction import AbstractLatentPrediction
 from .trained import Model
 
 
-class BridgePrediction(AbstractPrediction):
+class BridgePrediction(AbstractLatentPrediction):
     """The velocity of one prediction and the score of another."""
 
     flow: AbstractPrediction
     latent: AbstractPrediction
-
-    @property
-    def data(self) -> Event:
-        raise ValueError(NO_DATA)
-
-    @property
-    def noise(self) -> Event:
-        raise ValueError(NO_DATA)
 
     @property
     def velocity(self) -> Event:

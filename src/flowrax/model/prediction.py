@@ -75,20 +75,24 @@ def gaussian_or_raise(prior: AbstractPrior, *, independent: bool) -> AbstractGau
     return prior
 
 
-class LatentPrediction(AbstractPrediction):
+class AbstractLatentPrediction(AbstractPrediction):
+    """A prediction on a path with a latent, which determines neither the data nor the noise."""
+
+    @property
+    def data(self) -> Event:
+        raise ValueError(_NO_DATA)
+
+    @property
+    def noise(self) -> Event:
+        raise ValueError(_NO_DATA)
+
+
+class LatentPrediction(AbstractLatentPrediction):
     """The prediction of one network on a path with a latent: either the velocity or the score."""
 
     output: Event
     target: AbstractTarget
     gamma: Array
-
-    @property
-    def data(self) -> Event:
-        raise ValueError(NO_DATA)
-
-    @property
-    def noise(self) -> Event:
-        raise ValueError(NO_DATA)
 
     @property
     def velocity(self) -> Event:
@@ -106,7 +110,7 @@ class LatentPrediction(AbstractPrediction):
         return self.output if isinstance(self.target, Score) else -self.output / self.gamma
 
 
-NO_DATA = (
+_NO_DATA = (
     "A model of a path with a latent has no data or noise prediction; exponential solvers and Tweedie need one, so use "
     "them on affine paths only."
 )

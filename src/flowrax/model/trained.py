@@ -15,7 +15,7 @@ from ..interpolant import AbstractInterpolant, Affine, Latent
 from ..prior import AbstractPrior, Gaussian, bind_condition, blurred, check_prior, project, rescaled
 from ..schedule import AbstractSchedule, Scales
 from .contract import NOISE_MARGIN, TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
-from .network import AbstractTimelessNetwork, with_key
+from .network import AbstractAverageVelocity, AbstractTimelessNetwork, with_key
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (
     TIMELESS,
@@ -214,6 +214,17 @@ def check_data_prediction(model: AbstractContinuousModel, caller: str, start: Sc
         f"{caller} needs the data prediction at t={t}, where a velocity on {type(model.schedule).__name__} does not "
         f"determine it; give the model {mend}, or another target."
     )
+
+
+def average_velocity(model: Model) -> AbstractAverageVelocity:
+    """The network of a model of the average velocity. Raises `ValueError` for any other model."""
+    plain = isinstance(model.preconditioner, Unscaled) and isinstance(model.target, Velocity)
+    if not isinstance(model.network, AbstractAverageVelocity) or not plain:
+        raise ValueError(
+            "The model has no average velocity; build it as Model(nn.AverageVelocity(network), schedule), with the "
+            "target Velocity() and no preconditioner."
+        )
+    return model.network
 
 
 def network_dtype(network: Network) -> DType:

@@ -1,15 +1,16 @@
 """Networks `network(t, x, condition)` that act on one event."""
 
-from .average import AverageVelocity as AverageVelocity
+from .context import FourierFeatures as FourierFeatures
 from .dit import DiT as DiT
-from .energy import (
+from .mlp import MLP as MLP, ResidualMLP as ResidualMLP
+from .transformer import Transformer as Transformer
+from .unet import UNet as UNet
+from .wrapped import (
+    AverageVelocity as AverageVelocity,
     EnergyGradient as EnergyGradient,
+    Projected as Projected,
+    Projector as Projector,
     Timeless as Timeless,
     dot_energy as dot_energy,
     norm_energy as norm_energy,
 )
-from .features import FourierFeatures as FourierFeatures
-from .mlp import MLP as MLP, ResidualMLP as ResidualMLP
-from .projected import Projected as Projected, Projector as Projector
-from .transformer import Transformer as Transformer
-from .unet import UNet as UNet

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._base.checks import check_shape
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..model.network import AbstractNetwork
-from .features import FourierFeatures
+from .context import FourierFeatures, flat_condition, zeroed
 
 Activation = Callable[[Array], Array]
 
@@ -79,9 +79,8 @@ class _Block(eqx.Module):
         self.norm = eqx.nn.LayerNorm(width)
         self.widen = eqx.nn.Linear(width, width, key=keys[0])
         self.inject = eqx.nn.Linear(context_size, width, use_bias=False, key=keys[1])
-        contract = eqx.nn.Linear(width, width, key=keys[2])
         # At initialisation the block is the identity.
-        self.contract = jax.tree.map(jnp.zeros_like, contract)
+        self.contract = zeroed(eqx.nn.Linear(width, width, key=keys[2]))
         self.dropout = eqx.nn.Dropout(dropout)
 
     def __call__(self, h: Array, context: Array, activation: Activation, key: KeyArray | None) -> Array:
@@ -150,10 +149,7 @@ class ResidualMLP(AbstractNetwork):
 
 def _context(features: FourierFeatures, size: int, t: Scalar, condition: Condition, dtype: DType) -> Array:
     """`[features(t), condition]`; raises `ValueError` for a condition of another size."""
-    parts, count = [features(t, dtype)], 0
-    for leaf in jax.tree.leaves(condition):
-        parts.append(jnp.asarray(leaf, dtype).reshape(-1))
-        count += parts[-1].size
-    if count != size:
-        raise ValueError(f"The condition has {count} elements but the network takes {size}.")
-    return jnp.concatenate(parts)
+    vector = flat_condition(condition, dtype)
+    if vector.size != size:
+        raise ValueError(f"The condition has {vector.size} elements but the network takes {size}.")
+    return jnp.concatenate([features(t, dtype), vector])

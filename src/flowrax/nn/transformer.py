@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.checks import check_shape
-from .._base.typing import Array, Bool, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ..loss.reductions import MaskOf
+from .._base.typing import Array, Bool, Condition, DType, KeyArray, MaskOf, Scalar, Shape, Tokens
 from ..model.network import AbstractFeatureNetwork
 from .block import Block, modulated
 from .context import Context, zeroed

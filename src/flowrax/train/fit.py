@@ -1,5 +1,6 @@
 """`fit`: trains a model's network, keeps the best weights, and resumes after an interruption."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -128,8 +129,9 @@ def fit(
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
-    run = _Run(task, model, rows, condition, held_out, validation_condition, key, checkpoint, validate_every, patience)
-    state, history = run.restore(first_state(parameters, optimizer), num_steps)
+    path = None if checkpoint is None else pathlib.Path(checkpoint)
+    run = _Run(task, model, rows, condition, held_out, validation_condition, key, path, validate_every, patience)
+    state, history = run.restore(first_state(parameters, optimizer))
     state, history, stopped = run.train(state, history, num_steps, progress)
     best = state.average if validation is None else state.best
     return FitResult(
@@ -146,28 +148,24 @@ _COLUMNS = ("step", "train_loss", "validation_loss")
 History = list[list[float]]
 
 
+@dataclasses.dataclass
 class _Run:
     """One call of `fit`: the loop around the compiled steps."""
 
-    def __init__(
-        self,
-        task: Task,
-        model: Any,
-        data: Rows,
-        condition: Condition,
-        validation: Rows | None,
-        validation_condition: Condition,
-        key: KeyArray,
-        checkpoint: str | os.PathLike[str] | None,
-        validate_every: int,
-        patience: int | None,
-    ) -> None:
-        self.task, self.model, self.data, self.condition = task, model, data, condition
-        self.validation, self.validation_condition = validation, validation_condition
-        self.train_key, self.validation_key = jax.random.split(key)
-        self.path = None if checkpoint is None else pathlib.Path(checkpoint)
-        self.validate_every, self.patience = validate_every, patience
-        self.prefetch: Prefetch | None = None
+    task: Task
+    model: Any
+    data: Rows
+    condition: Condition
+    validation: Rows | None
+    validation_condition: Condition
+    key: KeyArray
+    path: pathlib.Path | None
+    validate_every: int
+    patience: int | None
+    prefetch: Prefetch | None = None
+
+    def __post_init__(self) -> None:
+        self.train_key, self.validation_key = jax.random.split(self.key)
 
     def fingerprint(self) -> str:
         """A hash of everything that must not change between the runs that share a checkpoint."""
@@ -183,7 +181,7 @@ class _Run:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def restore(self, state: TrainState, num_steps: int) -> tuple[TrainState, History]:
+    def restore(self, state: TrainState) -> tuple[TrainState, History]:
         if self.path is None or not self.path.exists():
             return state, []
         state, metadata = load(self.path, state)

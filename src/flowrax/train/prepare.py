@@ -41,27 +41,22 @@ def check_data(
         )
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
         return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
-    if isinstance(model, CategoricalModel) and augment is not None:
-        row = jax.ShapeDtypeStruct(jnp.shape(data)[1:], jnp.asarray(data).dtype)
+    dtype = None if isinstance(model, CategoricalModel) else model.dtype
+    rows, held_out = jnp.asarray(data, dtype), None if validation is None else jnp.asarray(validation, dtype)
+    event = row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+    if augment is not None:
         event = jax.eval_shape(augment, key, row)
-        check_shape("augment(key, row)", event.shape, model.shape)
+    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
+    if isinstance(model, CategoricalModel):
         if event.dtype != model.prior.dtype:
             raise ValueError(f"augment(key, row) is {event.dtype}; events are {model.prior.dtype}.")
-        return jnp.asarray(data), None if validation is None else jnp.asarray(validation)
-    rows = jnp.asarray(data, model.dtype)
-    check_finite("data", rows)
-    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    event = row if augment is None else jax.eval_shape(augment, key, row)
-    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
-    if augment is None:
-        check_range("data", model.prior, rows, conditions[0])
-    if validation is None:
-        return rows, None
-    held_out = jnp.asarray(validation, model.dtype)
-    check_finite("validation", held_out)
-    check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
-    if augment is None:
-        check_range("validation", model.prior, held_out, conditions[1])
+        return rows, held_out
+    for name, x, condition in (("data", rows, conditions[0]), ("validation", held_out, conditions[1])):
+        if x is not None:
+            check_finite(name, x)
+            check_shape(f"One row of {name}", x.shape[1:], rows.shape[1:])
+            if augment is None:
+                check_range(name, model.prior, x, condition)
     return rows, held_out
 
 

@@ -170,11 +170,9 @@ def advance(
         rows, loss_key = task.batch(data, key, state.step)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
-        value, gradient = jax.value_and_grad(
-            lambda p: task.batch_loss(
-                p, jax.tree.map(lambda leaf: leaf[rows], data), own, loss_key, order=order, training=True
-            )
-        )(state.parameters)
+        value, gradient = jax.value_and_grad(task.batch_loss)(
+            state.parameters, chosen, own, loss_key, order=order, training=True
+        )
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)

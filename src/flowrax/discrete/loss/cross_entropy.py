@@ -8,16 +8,14 @@ Its minimiser is the posterior distribution of every site, whatever the weight.
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_shape
-from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
+from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
-from ...loss.reductions import MaskOf
+from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stratified
 from ..contract import AbstractCategoricalModel
-from ..sites import at_class
+from ..sites import at_class, sum_where
 
 
 class AbstractTokenWeight(eqx.Module):
@@ -84,23 +82,13 @@ class CrossEntropy(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        given = condition
-        if key is not None and self.condition_dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
         x = model.interpolant.interpolate(t, x0, x1)
-        log_p = model.log_probabilities(t, x, condition, key=key)
-        loss = -at_class(log_p, x1)
-        count = jnp.asarray(x1.size, jnp.int32)
-        if self.mask is not None:
-            real = jnp.asarray(self.mask(given)).astype(bool)
-            check_shape("The mask of the tokens", real.shape, x1.shape)
-            loss, count = jnp.where(real, loss, 0), jnp.sum(real, dtype=jnp.int32)
-        total = jnp.sum(loss)
+        log_p = model.log_probabilities(t, x, kept, key=key)
+        total, number = sum_where(None if self.mask is None else self.mask(condition), -at_class(log_p, x1))
         if self.weight is not None:
             total = self.weight(model, t).astype(total.dtype) * total
-        # An event without real tokens has loss zero.
-        return total / jnp.maximum(count, 1).astype(total.dtype) if self.per_token else total
+        return total / number if self.per_token else total
 
 
 def _over(numerator: Array, denominator: Array) -> Array:

@@ -14,15 +14,14 @@ $$\frac{\dot\alpha}{1 - \alpha} \times \begin{cases} 1 - p_\theta(x_1^i | x_t) &
 (Shaul et al. 2025; Lipman et al. 2024).
 """
 
-import jax
 import jax.numpy as jnp
 
-from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
+from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
-from ...loss.reductions import MaskOf
+from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stratified
 from ..contract import AbstractCategoricalModel
-from ..sites import at_class
+from ..sites import at_class, mean_where
 
 
 class GeneralisedKL(AbstractLoss):
@@ -56,17 +55,9 @@ class GeneralisedKL(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        given = condition
-        if key is not None and self.condition_dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
-        values = self.per_site(model, t, model.interpolant.interpolate(t, x0, x1), x1, condition, key=key)
-        if self.mask is None:
-            return jnp.mean(values)
-        real = jnp.asarray(self.mask(given)) != 0
-        if real.shape != values.shape:
-            raise ValueError(f"The mask has shape {real.shape}, but an event has shape {values.shape}.")
-        return jnp.sum(jnp.where(real, values, 0)) / jnp.maximum(jnp.sum(real), 1).astype(values.dtype)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
+        values = self.per_site(model, t, model.interpolant.interpolate(t, x0, x1), x1, kept, key=key)
+        return mean_where(None if self.mask is None else self.mask(condition), values)
 
     def per_site(
         self,

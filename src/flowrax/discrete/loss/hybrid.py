@@ -5,13 +5,12 @@ D_{\text{KL}}\big(q(x_t^i | x_s^i, x_1^i) \,\|\, p_\theta(x_t^i | x_s)\big)\Big]
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
-from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
+from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
-from ...loss.reductions import MaskOf
+from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stepped
 from ..contract import AbstractCategoricalModel
 from ..path.reverse import AbstractReverse, AveragedPosterior, variational_term
@@ -74,16 +73,13 @@ class Hybrid(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        given = condition
-        if key is not None and self.condition_dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        kept, key = drop_condition(self.condition_dropout, condition, key)
         x = model.interpolant.interpolate(t, x0, x1)
-        log_p1 = model.log_probabilities(t, x, condition, key=key)
+        log_p1 = model.log_probabilities(t, x, kept, key=key)
         error = -at_class(log_p1, x1)
         term = variational_term(self.reverse, model.interpolant, model.prior, t, self._end(t), x, x1, log_p1)
         error = error + self.scale * term
-        return jnp.mean(error) if self.mask is None else mean_where(self.mask(given), error)
+        return mean_where(None if self.mask is None else self.mask(condition), error)
 
     def _end(self, t: Scalar) -> Array:
         """The end of the step from `t`, at most 1. A time within rounding of a state of the chain gives the next state

@@ -16,7 +16,7 @@ from .._base.typing import Array, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractFeatureNetwork
 from ..model.trained import Model
 from ..times import AbstractTimes
-from .matching import AbstractLoss, Matching
+from .matching import AbstractLoss, Matching, drop_condition
 
 
 class WithFeatures(eqx.Module):
@@ -68,12 +68,9 @@ class RepresentationAlignment(AbstractLoss):
             raise ValueError(
                 "RepresentationAlignment needs the features; pass condition=WithFeatures(condition, features)."
             )
-        own, dropout = condition.condition, self.matching.condition_dropout
-        if key is not None and dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            own = dropout(own, dropout_key)
+        kept, key = drop_condition(self.matching.condition_dropout, condition.condition, key)
         x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
-        output, hidden = _output_and_hidden(model, t, x, own, key)
+        output, hidden = _output_and_hidden(model, t, x, kept, key)
         features, wanted = hidden[self.block], jax.lax.stop_gradient(condition.features)
         if features.shape != wanted.shape:
             raise ValueError(

@@ -26,13 +26,13 @@ for masks, whereas the weight of a uniform draw of $m$ has infinite variance.
 import jax
 import jax.numpy as jnp
 
-from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
+from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
-from ...loss.reductions import MaskOf
+from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stratified
 from ..contract import AbstractCategoricalModel
 from ..path.mixture import Mixture
-from ..sites import probabilities_of, spread
+from ..sites import at_class, probabilities_of, spread, sum_where
 
 
 class CategoricalBound(AbstractLoss):
@@ -60,10 +60,8 @@ class CategoricalBound(AbstractLoss):
         *,
         key: KeyArray | None = None,
     ) -> Array:
-        real = None if self.mask is None else jnp.asarray(self.mask(condition)) != 0
-        if key is not None and self.condition_dropout is not None:
-            key, dropout_key = jax.random.split(key)
-            condition = self.condition_dropout(condition, dropout_key)
+        real = None if self.mask is None else jnp.asarray(self.mask(condition)).astype(bool)
+        condition, key = drop_condition(self.condition_dropout, condition, key)
         x0, level = x0
         unit = (jnp.asarray(t, level.dtype) - model.t_min) / (model.t_max - model.t_min)
         return bound_draw(model, unit, x0, level, x1, condition, real=real, key=key)
@@ -122,10 +120,10 @@ def bound_draw(
     log_p = model.log_probabilities(t.astype(model.dtype), x, condition, key=key).astype(level.dtype)
     if masked:
         weight = size / jnp.maximum(number, 1).astype(level.dtype)
-        return weight * jnp.sum(_where_real(real, masked_terms(model, log_p, x, x1)))
+        return weight * sum_where(real, masked_terms(model, log_p, x, x1))[0]
     weight = (size + 1) / jnp.where(number > 0, number.astype(level.dtype) * share, size * lost)
-    terms = _where_real(real, jump_terms(model, jnp.exp(log_p), share, x, x1))
-    return jnp.where(share >= start, weight * jnp.sum(terms), 0)
+    total, _ = sum_where(real, jump_terms(model, jnp.exp(log_p), share, x, x1))
+    return jnp.where(share >= start, weight * total, 0)
 
 
 def masked_terms(model: AbstractCategoricalModel, log_p: Array, x: Tokens, x1: Tokens) -> Array:
@@ -139,8 +137,7 @@ def masked_terms(model: AbstractCategoricalModel, log_p: Array, x: Tokens, x1: T
 
     **Returns:** `(*shape)`, zero at sites that are not masked.
     """
-    there = jnp.take_along_axis(log_p, x1[..., None], axis=-1)[..., 0]
-    return -jnp.where(x == model.prior.mask, there, 0)
+    return -jnp.where(x == model.prior.mask, at_class(log_p, x1), 0)
 
 
 def jump_terms(model: AbstractCategoricalModel, p1: Array, alpha: Array, x: Tokens, x1: Tokens) -> Array:
@@ -205,7 +202,3 @@ def check_continuous(model: AbstractCategoricalModel) -> None:
         raise ValueError(
             f"{type(model.interpolant).__name__} has discrete steps and no rates; use log_prob(grid=) with its steps."
         )
-
-
-def _where_real(real: Array | None, terms: Array) -> Array:
-    return terms if real is None else jnp.where(real, terms, 0)
