@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Event, KeyArray, Times
-from ..schedule import AbstractSchedule, Singularities
+from ..schedule import AbstractSchedule, AbstractSigmaSchedule, Singularities
 from .base import AbstractInterpolant
 from .gamma import AbstractGamma
 
@@ -44,7 +44,7 @@ class Latent(AbstractInterpolant):
         return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0 + self.gamma.rate(t) * z
 
 
-class EncoderDecoder(AbstractSchedule):
+class EncoderDecoder(AbstractSigmaSchedule):
     r"""$\sigma = \cos^2 \pi t$ for $t < \tfrac12$ and $\alpha = \cos^2 \pi t$ for $t > \tfrac12$, zero elsewhere.
 
     This schedule is for [`Latent`][] only: both scales vanish at $t = \tfrac12$.
@@ -67,9 +67,6 @@ class EncoderDecoder(AbstractSchedule):
     def sigma_rate(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return jnp.where(t < 0.5, -jnp.pi * jnp.sin(2 * jnp.pi * t), 0)
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
 
     def log_snr(self, t: Times) -> Array:
         return jnp.where(jnp.asarray(t) < 0.5, -jnp.inf, jnp.inf)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
+from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities
 
 
 def _check_sigma(sigma_min: float, sigma_max: float) -> None:
@@ -62,7 +62,7 @@ class VarianceExploding(AbstractSchedule):
         return 1 - (log_sigma - math.log(self.sigma_min)) / self._log_ratio()
 
 
-class EDM(AbstractSchedule):
+class EDM(AbstractSigmaSchedule):
     r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, the grid of EDM, eq. 5.
 
     The paper uses $\sigma$ itself as the time; here $t$ is the fraction of the grid that has been traversed.
@@ -109,9 +109,6 @@ class EDM(AbstractSchedule):
     def sigma_rate(self, t: Times) -> Array:
         noise_end, data_end = self._ends()
         return self.rho * (data_end - noise_end) * self._root(t) ** (self.rho - 1)
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
 
     def log_snr(self, t: Times) -> Array:
         return -2 * self.rho * jnp.log(self._root(t))
