@@ -5,6 +5,7 @@ it, the noise of samplers stays in it, and densities are taken on it. A node mas
 """
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from .._base.checks import is_traced
 from .._base.condition import Batched, condition_of, split_condition
-from .._base.typing import Array, Batch, Condition, DType, Event, PyTree, Scalar, Shape
+from .._base.typing import Array, Batch, Condition, DType, PyTree, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .scaled import check_prior
 
@@ -45,6 +46,7 @@ class Conditional(AbstractGaussianPrior):
     make_prior: Callable[[Condition], AbstractGaussianPrior]
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
+    is_standard: ClassVar[bool] = False
 
     def __init__(
         self, make_prior: Callable[[Condition], AbstractGaussianPrior], shape: Shape, *, dtype: DType | None = None
@@ -58,10 +60,7 @@ class Conditional(AbstractGaussianPrior):
         self.make_prior, self.shape = make_prior, tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
 
-    @property
-    def is_standard(self) -> bool:
-        return False
-
+    # The contract of a Gaussian cannot be fulfilled before a condition is bound.
     @property
     def mean(self) -> Array:
         raise ValueError(_UNKNOWN)
@@ -74,20 +73,10 @@ class Conditional(AbstractGaussianPrior):
     def log_determinant(self) -> Array:
         raise ValueError(_UNKNOWN)
 
-    def root(self, z: Event) -> Event:
+    def _unknown(self, *_: Any, **__: Any) -> Any:
         raise ValueError(_UNKNOWN)
 
-    def covariance_product(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def precision_product(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def project(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def rescaled(self, factor: Scalar) -> AbstractGaussianPrior:
-        raise ValueError(_UNKNOWN)
+    root = covariance_product = precision_product = project = rescaled = _unknown
 
 
 _UNKNOWN = (
