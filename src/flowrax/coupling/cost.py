@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition
-from .alignment import kabsch_cost
+from .rotation import kabsch_cost
 
 Cost = Callable[[Batch, Batch, Condition], Array]
 """`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs of data (rows) and noise (columns)."""
