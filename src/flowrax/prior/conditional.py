@@ -99,15 +99,11 @@ def bind_condition(tree: PyTree, condition: Condition) -> PyTree:
     **Raises:** `ValueError` if `tree` contains a [`Conditional`][] and `condition` is None, or if the prior of the
     condition is not Gaussian or has another event shape or dtype.
     """
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_conditional)
-    for index, leaf in enumerate(leaves):
-        if isinstance(leaf, Conditional):
-            leaves[index] = _bound_prior(leaf, condition)
-    return jax.tree.unflatten(structure, leaves)
 
+    def bound(leaf: Any) -> Any:
+        return _bound_prior(leaf, condition) if isinstance(leaf, Conditional) else leaf
 
-def _is_conditional(leaf: object) -> bool:
-    return isinstance(leaf, Conditional)
+    return jax.tree.map(bound, tree, is_leaf=lambda leaf: isinstance(leaf, Conditional))
 
 
 def bind_row(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:

@@ -1,7 +1,6 @@
 """Distributions of training times, and grids of time steps for solvers."""
 
 from .base import AbstractTimes as AbstractTimes, AbstractUnitTimes as AbstractUnitTimes
-from .by_snr import LikelihoodTimes as LikelihoodTimes, LogNormal as LogNormal
 from .composed import (
     Discrete as Discrete,
     MixtureTimes as MixtureTimes,
@@ -10,6 +9,15 @@ from .composed import (
     TimePairs as TimePairs,
     Within as Within,
     time_to_index as time_to_index,
+)
+from .distributions import (
+    Antithetic as Antithetic,
+    Beta as Beta,
+    LikelihoodTimes as LikelihoodTimes,
+    LogitNormal as LogitNormal,
+    LogNormal as LogNormal,
+    Stratified as Stratified,
+    Uniform as Uniform,
 )
 from .grids import (
     discretize as discretize,
@@ -23,11 +31,4 @@ from .grids import (
     pad_grid as pad_grid,
     power_grid as power_grid,
     rate_grid as rate_grid,
-)
-from .samplers import (
-    Antithetic as Antithetic,
-    Beta as Beta,
-    LogitNormal as LogitNormal,
-    Stratified as Stratified,
-    Uniform as Uniform,
 )

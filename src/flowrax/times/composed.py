@@ -8,7 +8,7 @@ from .._base.checks import check_fraction, check_interval
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
-from .samplers import Stratified, Uniform
+from .distributions import Stratified, Uniform
 
 
 class MixtureTimes(AbstractUnitTimes):

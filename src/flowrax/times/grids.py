@@ -33,9 +33,8 @@ def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max:
 
     **Arguments:**
 
-    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
     - `exponent`: $p$. Raises `ValueError` unless it is positive.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
@@ -51,9 +50,8 @@ def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: 
 
     **Arguments:**
 
-    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
     - `exponent`: $p$. Raises `ValueError` unless it is negative.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
 
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
@@ -90,9 +88,7 @@ def edm_grid(
 
     **Arguments:**
 
-    - `schedule`: the schedule of the model.
-    - `num_steps`: the number of steps `n`. Raises `ValueError` if there are too few, as in [`log_snr_grid`][].
-    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+    - `schedule`, `num_steps`, `t_min`, `t_max`: as in [`log_snr_grid`][].
     - `rho`: the exponent $\rho$; a larger value puts more steps at small noise. As it tends to infinity the steps
         become equal in log-SNR. Raises `ValueError` unless it is positive.
 
@@ -142,8 +138,7 @@ def rate_grid(
     **Arguments:**
 
     - `rate`: the rate $r$, a scalar function of a scalar time. It is evaluated at all points at once by `jax.vmap`.
-    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
-    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
     - `num_points`: the number of evenly spaced times, both ends included, at which the rate is evaluated. The rate is
         interpolated linearly, so the grid is accurate to second order in the spacing.
 

@@ -1,7 +1,7 @@
-r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0 + \gamma(t)\, z$ with $z \sim \mathcal{N}(0, I)$ independent of both ends.
+r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$, and with a latent $x_t = \alpha x_1 + \sigma x_0 + \gamma(t)\, z$.
 
-The two ends may be two data sets with any coupling, because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only
-on $z$.
+The latent $z \sim \mathcal{N}(0, I)$ is independent of both ends. These may then be two data sets with any coupling,
+because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only on $z$.
 """
 
 from typing import ClassVar
@@ -13,6 +13,22 @@ from .._base.typing import Array, Event, KeyArray, Times
 from ..schedule import AbstractSchedule, AbstractSigmaSchedule, Singularities
 from .base import AbstractInterpolant
 from .gamma import AbstractGamma
+
+
+class Affine(AbstractInterpolant):
+    """The affine path between noise and data that a schedule defines."""
+
+    schedule: AbstractSchedule
+    gamma: ClassVar[None] = None
+
+    def noise(self, key: KeyArray, x0: Event) -> Event:
+        return x0
+
+    def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0
+
+    def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0
 
 
 class Latent(AbstractInterpolant):
