@@ -10,9 +10,9 @@ import numpy as np
 from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
 from .cost import Cost, Extract, KabschDistance, SquaredDistance, of_rows
-from .draw import AbstractDraw
 from .exact_ot import ExactOT
 from .in_order import in_order
+from .pair_draw import AbstractDraw
 from .rotation import kabsch
 
 
@@ -89,7 +89,7 @@ class EquivariantOT(AbstractHostCoupling):
         """**Arguments:**
 
         - `block_size`, `draw`: as in [`ExactOT`][].
-        - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`. Default:
+        - `cost`: such as `KabschDistance(squared=False)` or `ConditionalCost(KabschDistance())`. Default:
             `KabschDistance(mask=mask)`.
         - `noise_to_data`, `translate`, `mask`: as in [`Kabsch`][]. With a [`KabschDistance`][] or
             [`SquaredDistance`][] as `cost`, the alignment uses the mask of the cost.

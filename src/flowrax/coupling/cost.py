@@ -118,7 +118,7 @@ def _all(condition: Condition) -> Array:
     leaves = jax.tree.leaves(condition)
     if len(leaves) != 1:
         raise ValueError(
-            f"Conditional compares one array, but the condition has {len(leaves)}; pass condition= to fit, and by= a "
-            "function that selects one array of the condition."
+            f"ConditionalCost compares one array, but the condition has {len(leaves)}; pass condition= to fit, and by= "
+            "a function that selects one array of the condition."
         )
     return leaves[0]

@@ -24,7 +24,7 @@ from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance, in_units
-from .draw import AbstractDraw, PerData
+from .pair_draw import AbstractDraw, PerData
 
 
 class AbstractPlan(AbstractCoupling):

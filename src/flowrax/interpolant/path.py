@@ -39,8 +39,8 @@ class Latent(AbstractInterpolant):
     `Linear()` or `Cosine()` with a `gamma` that vanishes at the ends gives the linear or trigonometric interpolant, and
     [`EncoderDecoder`][] with `SineSquared()` the encoder-decoder interpolant. `Linear()` with `Brownian(s)` is the path
     of Schroedinger bridge matching (Tong et al. 2024), with the coupling `Sinkhorn(2 * s**2, absolute=True)`.
-    `Linear()` with `Constant(s)` is the path of conditional flow matching. The mirror interpolant is `Linear()` with
-    each point paired with itself: `fit(..., x0=data)`.
+    `Linear()` with `ConstantGamma(s)` is the path of conditional flow matching. The mirror interpolant is `Linear()`
+    with each point paired with itself: `fit(..., x0=data)`.
 
     **References:** [@albergo2023stochastic], [@tong2024simulation].
     """

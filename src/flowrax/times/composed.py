@@ -145,7 +145,8 @@ class TimePairs(AbstractTimes):
     def __check_init__(self) -> None:
         # A distribution with a correction would need it for both times.
         if not isinstance(self.times, AbstractUnitTimes):
-            raise ValueError(f"Pairs takes a distribution on [0, 1], e.g. Uniform(); got {type(self.times).__name__}.")
+            kind = type(self.times).__name__
+            raise ValueError(f"TimePairs takes a distribution on [0, 1], e.g. Uniform(); got {kind}.")
         check_fraction("same", self.same)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
