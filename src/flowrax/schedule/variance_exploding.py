@@ -78,9 +78,7 @@ class EDM(AbstractSigmaSchedule):
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
         r"""**Arguments:**
 
-        - `sigma_min`: the noise scale at `t = 1`, in units of the data.
-        - `sigma_max`: the noise scale at `t = 0`, in units of the data. Raises `ValueError` unless
-            `0 < sigma_min < sigma_max`.
+        - `sigma_min`, `sigma_max`: as in [`VarianceExploding`][].
         - `rho`: the exponent $\rho$; a larger value spends more of the time at small noise. Raises `ValueError`
             unless it is positive.
         """

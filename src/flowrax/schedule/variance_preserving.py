@@ -105,8 +105,7 @@ class SubVariancePreserving(AbstractSigmaSchedule):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**
 
-        - `beta_min`: the rate at the data end, `t = 1`, per unit of time.
-        - `beta_max`: the rate at the noise end, `t = 0`. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        - `beta_min`, `beta_max`: as in [`VariancePreserving`][].
         """
         self.preserving = VariancePreserving(beta_min, beta_max)
 
