@@ -45,7 +45,7 @@ def hadamard():
 
 
 def kabsch_cost():
-    return piece("coupling.kabsch_cost", "coupling.rotation.kabsch_cost")
+    return piece("coupling.kabsch_cost", "coupling.alignment.kabsch_cost")
 
 
 def block_ot(size):
