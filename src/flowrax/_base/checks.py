@@ -13,10 +13,7 @@ from .typing import Array, DType, Numbers, Shape
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer of a JAX transformation."""
-    for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, Tracer):
-            return True
-    return False
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def as_floats(*values: Numbers) -> tuple[Array, ...]:

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import (
+    Array as Array,
+    ArrayLike as ArrayLike,
+    Bool as Bool,
+    Float as Float,
+    Int as Int,
+    Key as Key,
+    PyTree as PyTree,
+    Shaped as Shaped,
+)
 
 if TYPE_CHECKING:
     # optax is slow to import, so at run time this name means any type.
@@ -43,30 +52,3 @@ Network = Callable[..., Any]
 """`network(t, x, condition) -> array like x`, for one sample."""
 DType = Any
 KeyArray = Key[Array, ""]
-
-__all__ = [
-    "Array",
-    "ArrayLike",
-    "Batch",
-    "BatchLike",
-    "Bool",
-    "Condition",
-    "DType",
-    "Event",
-    "Float",
-    "GradientTransformation",
-    "Int",
-    "Key",
-    "KeyArray",
-    "MaskOf",
-    "Network",
-    "Numbers",
-    "PerSample",
-    "PyTree",
-    "Rows",
-    "Scalar",
-    "Shape",
-    "Shaped",
-    "Times",
-    "Tokens",
-]

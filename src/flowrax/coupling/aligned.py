@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.typing import Array, Batch, Condition, Int, KeyArray
-from .alignment import kabsch
 from .base import AbstractCoupling, AbstractHostCoupling, Pairs
 from .cost import Cost, Extract, KabschDistance, SquaredDistance, of_rows
-from .draw import AbstractDraw
 from .exact_ot import ExactOT
+from .in_order import in_order
+from .pair_draw import AbstractDraw
+from .rotation import kabsch
 
 
 class Kabsch(AbstractCoupling):
@@ -42,8 +43,7 @@ class Kabsch(AbstractCoupling):
         self.noise_to_data, self.translate, self.mask = noise_to_data, translate, mask
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        rows = jnp.arange(x0.shape[0], dtype=jnp.int32)
-        return self.turn(Pairs(x0, x1, rows, rows), condition)
+        return self.turn(in_order(x0, x1), condition)
 
     def turn(self, pairs: Pairs, condition: Condition = None) -> Pairs:
         """The same pairs, rotated; `condition` is the condition of the batch of data from which they were taken."""
@@ -89,7 +89,7 @@ class EquivariantOT(AbstractHostCoupling):
         """**Arguments:**
 
         - `block_size`, `draw`: as in [`ExactOT`][].
-        - `cost`: such as `KabschDistance(squared=False)` or `Conditional(KabschDistance())`. Default:
+        - `cost`: such as `KabschDistance(squared=False)` or `ConditionalCost(KabschDistance())`. Default:
             `KabschDistance(mask=mask)`.
         - `noise_to_data`, `translate`, `mask`: as in [`Kabsch`][]. With a [`KabschDistance`][] or
             [`SquaredDistance`][] as `cost`, the alignment uses the mask of the cost.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition
-from .alignment import kabsch_cost
+from .rotation import kabsch_cost
 
 Cost = Callable[[Batch, Batch, Condition], Array]
 """`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs of data (rows) and noise (columns)."""
@@ -118,7 +118,7 @@ def _all(condition: Condition) -> Array:
     leaves = jax.tree.leaves(condition)
     if len(leaves) != 1:
         raise ValueError(
-            f"Conditional compares one array, but the condition has {len(leaves)}; pass condition= to fit, and by= a "
-            "function that selects one array of the condition."
+            f"ConditionalCost compares one array, but the condition has {len(leaves)}; pass condition= to fit, and by= "
+            "a function that selects one array of the condition."
         )
     return leaves[0]

@@ -10,7 +10,7 @@ import numpy as np
 from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .base import AbstractHostCoupling, Pairs
 from .cost import Cost
-from .draw import AbstractDraw, PerData
+from .pair_draw import AbstractDraw, PerData
 
 
 def _squared_distance(x1: Batch, x0: Batch, condition: Condition) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance
-from .draw import AbstractDraw, PerData
+from .pair_draw import AbstractDraw, PerData
 
 
 class Greedy(AbstractCoupling):

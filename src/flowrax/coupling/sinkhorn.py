@@ -11,6 +11,7 @@ u \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_j (v_j - c_{ij} / \varep
 \phi = \frac{\rho}{\rho + \varepsilon}.$$
 """
 
+import abc
 import math
 from collections.abc import Callable
 from typing import ClassVar
@@ -23,34 +24,50 @@ from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance, in_units
-from .draw import AbstractDraw, PerData
+from .pair_draw import AbstractDraw, PerData
 
 
-def _log_plan(
-    coupling: "Sinkhorn | UnbalancedSinkhorn", damping: float, x0: Batch, x1: Batch, condition: Condition
-) -> Array:
-    cost = coupling.cost
-    costs = cost(x1, x0, condition) if coupling.absolute else in_units(cost, x1, x0, condition)
-    scaled = -costs / coupling.reg
-    log_marginal = -math.log(costs.shape[0])
+class AbstractPlan(AbstractCoupling):
+    """Draws pairs from a transport plan of a batch. The pair of a row with zero mass has weight zero."""
 
-    def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
-        u, _ = potentials
-        v = damping * (log_marginal - jax.nn.logsumexp(scaled + u[:, None], axis=0))
-        return damping * (log_marginal - jax.nn.logsumexp(scaled + v[None], axis=1)), v
+    cost: eqx.AbstractVar[Cost]
+    draw: eqx.AbstractVar[AbstractDraw]
+    independent: ClassVar[bool] = False
 
-    zeros = jnp.zeros(costs.shape[:1], costs.dtype)
-    u, v = jax.lax.fori_loop(0, coupling.num_iterations, update, (zeros, zeros))
-    return scaled + u[:, None] + v[None]
+    @abc.abstractmethod
+    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
+        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its mass need not be one."""
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
+        noise, data = self.draw.of_plan(key, log_plan)
+        log_mass = self.draw.log_mass(log_plan)
+        weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
+        return Pairs(x0[noise], x1[data], noise, data, weights)
 
 
-def _pairs(draw: AbstractDraw, key: KeyArray, log_plan: Array, x0: Batch, x1: Batch) -> Pairs:
-    """Draws pairs from a plan; the pair of a row with zero mass has weight zero."""
-    log_plan = jax.lax.stop_gradient(log_plan)
-    noise, data = draw.of_plan(key, log_plan)
-    log_mass = draw.log_mass(log_plan)
-    weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
-    return Pairs(x0[noise], x1[data], noise, data, weights)
+class AbstractSinkhorn(AbstractPlan):
+    """An entropic plan, computed by a fixed number of iterations."""
+
+    reg: eqx.AbstractVar[float]
+    absolute: eqx.AbstractVar[bool]
+    num_iterations: eqx.AbstractVar[int]
+    damping: eqx.AbstractVar[float]
+    r"""$\phi$, which is one where the marginals are fixed."""
+
+    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
+        costs = self.cost(x1, x0, condition) if self.absolute else in_units(self.cost, x1, x0, condition)
+        scaled = -costs / self.reg
+        log_marginal = -math.log(costs.shape[0])
+
+        def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
+            u, _ = potentials
+            v = self.damping * (log_marginal - jax.nn.logsumexp(scaled + u[:, None], axis=0))
+            return self.damping * (log_marginal - jax.nn.logsumexp(scaled + v[None], axis=1)), v
+
+        zeros = jnp.zeros(costs.shape[:1], costs.dtype)
+        u, v = jax.lax.fori_loop(0, self.num_iterations, update, (zeros, zeros))
+        return scaled + u[:, None] + v[None]
 
 
 def _check(**positive: float | int) -> None:
@@ -59,7 +76,7 @@ def _check(**positive: float | int) -> None:
             raise ValueError(f"{name}={value} is not positive.")
 
 
-class Sinkhorn(AbstractCoupling):
+class Sinkhorn(AbstractSinkhorn):
     """Draws pairs from the entropic transport plan of a batch, on the device.
 
     **Reference:** [@cuturi2013sinkhorn].
@@ -70,7 +87,7 @@ class Sinkhorn(AbstractCoupling):
     num_iterations: int = eqx.field(static=True)
     cost: Cost
     draw: AbstractDraw
-    independent: ClassVar[bool] = False
+    damping: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -99,15 +116,8 @@ class Sinkhorn(AbstractCoupling):
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
-    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`."""
-        return _log_plan(self, 1.0, x0, x1, condition)
 
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
-
-
-class UnbalancedSinkhorn(AbstractCoupling):
+class UnbalancedSinkhorn(AbstractSinkhorn):
     r"""Draws pairs from an unbalanced entropic plan, which transports less mass of rows that are far from all others.
 
     The pairs of such rows count less in the loss: `Pairs.weights` is the mass of the row for which the pair was drawn,
@@ -123,7 +133,6 @@ class UnbalancedSinkhorn(AbstractCoupling):
     num_iterations: int = eqx.field(static=True)
     cost: Cost
     draw: AbstractDraw
-    independent: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -147,16 +156,12 @@ class UnbalancedSinkhorn(AbstractCoupling):
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
-    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its total mass is not one."""
-        damping = self.reg_marginal / (self.reg_marginal + self.reg)
-        return _log_plan(self, damping, x0, x1, condition)
-
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
+    @property
+    def damping(self) -> float:
+        return self.reg_marginal / (self.reg_marginal + self.reg)
 
 
-class Plan(AbstractCoupling):
+class Plan(AbstractPlan):
     """Draws pairs from a plan that any function computes from the costs, such as a solver of ott-jax (extra `ot`).
 
     ```python
@@ -170,7 +175,6 @@ class Plan(AbstractCoupling):
     plan: Callable[[Array], Array] = eqx.field(static=True)
     cost: Cost
     draw: AbstractDraw
-    independent: ClassVar[bool] = False
 
     def __init__(
         self, plan: Callable[[Array], Array], *, cost: Cost | None = None, draw: AbstractDraw | None = None
@@ -185,9 +189,9 @@ class Plan(AbstractCoupling):
         self.plan, self.cost = plan, SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         costs = self.cost(x1, x0, condition)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             plan = self.plan(costs)
         check_shape("plan(costs)", plan.shape, costs.shape)
-        return _pairs(self.draw, key, jnp.log(plan), x0, x1)
+        return jnp.log(plan)

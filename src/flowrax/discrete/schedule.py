@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from ..schedule.polynomial import lost_power, power
+from ..schedule.straight import lost_power, power
 
 
 class AbstractMasking(eqx.Module):

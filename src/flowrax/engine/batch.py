@@ -4,7 +4,7 @@ import diffrax as dfx
 import equinox as eqx
 
 from .._base.typing import PyTree
-from .bound import AbstractEquation, BoundSample, Progress
+from .bound_sample import AbstractEquation, BoundSample, Progress
 from .saving import Saved, Saver
 from .stepping import Stepping
 

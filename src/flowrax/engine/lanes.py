@@ -16,7 +16,7 @@ from .._base.typing import Array, Int, PyTree
 from ..stepper.accepted_steps import any_in_batch
 from ..stepper.step_control import adapt
 from .batch import Batch
-from .bound import Interval, Progress
+from .bound_sample import Interval, Progress
 from .record import Record, capacity_for, empty_points
 from .trees import count_rows, put, select, take
 

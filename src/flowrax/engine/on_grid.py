@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._base.result import RESULTS
 from .._base.typing import Array, PyTree
 from .batch import Batch
-from .bound import Interval, Point
+from .bound_sample import Interval, Point
 from .lanes import Outcome
 from .record import Record, capacity_for, empty_points
 from .stepping import Stepping

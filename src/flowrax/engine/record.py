@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import PyTree
-from .bound import Interval, Point
+from .bound_sample import Interval, Point
 
 # Points are kept for every step where they fit into this many bytes, else for about the square root of the steps.
 _BUDGET = 32 * 2**20

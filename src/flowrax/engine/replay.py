@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._base.typing import Array, PyTree
 from .batch import Batch
-from .bound import Interval, Point
+from .bound_sample import Interval, Point
 from .record import Record
 from .trees import put, select, take
 

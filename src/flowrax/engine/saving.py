@@ -10,7 +10,7 @@ import numpy as np
 
 from .._base.checks import is_traced
 from .._base.typing import Array, Int, PyTree
-from .bound import BoundSample, Interval
+from .bound_sample import BoundSample, Interval
 from .stepping import Stepping
 from .trees import put
 

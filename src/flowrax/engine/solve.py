@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from .._base.result import NONFINITE, RESULTS, Stats
 from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
-from .bound import AbstractEquation
+from .bound_sample import AbstractEquation
 from .lanes import Outcome, solve_lanes
 from .on_grid import solve_fixed
 from .replay import Cotangents, pull_back

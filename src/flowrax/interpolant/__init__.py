@@ -1,6 +1,5 @@
 """Interpolants: conditional paths between noise and data, and their velocities."""
 
-from .affine import Affine as Affine
 from .base import AbstractInterpolant as AbstractInterpolant
 from .gamma import (
     AbstractGamma as AbstractGamma,
@@ -9,4 +8,4 @@ from .gamma import (
     Quadratic as Quadratic,
     SineSquared as SineSquared,
 )
-from .latent import EncoderDecoder as EncoderDecoder, Latent as Latent
+from .path import Affine as Affine, EncoderDecoder as EncoderDecoder, Latent as Latent

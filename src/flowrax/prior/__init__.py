@@ -8,10 +8,8 @@ from .conditional import (
     bind_row as bind_row,
     check_range as check_range,
 )
-from .correlated import CorrelatedGaussian as CorrelatedGaussian
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
-from .harmonic import Harmonic as Harmonic
 from .scaled import (
     Blurred as Blurred,
     ScaledPrior as ScaledPrior,
@@ -20,3 +18,4 @@ from .scaled import (
     project as project,
     rescaled as rescaled,
 )
+from .spectral import CorrelatedGaussian as CorrelatedGaussian, Harmonic as Harmonic

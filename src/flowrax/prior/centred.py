@@ -1,5 +1,7 @@
 r"""Centred point clouds: $x_0 = P (\mu + s \xi)$, where $P$ subtracts the mean over nodes."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 
@@ -39,6 +41,7 @@ class CentredGaussian(AbstractGaussianPrior):
     mask: Array | None
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
+    is_standard: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -73,10 +76,6 @@ class CentredGaussian(AbstractGaussianPrior):
         check_shape("std", self.std.shape, ())
         check_std(self.std)
         self.mean = self.project(jnp.broadcast_to(mean, self.shape))
-
-    @property
-    def is_standard(self) -> bool:
-        return False
 
     @property
     def rank(self) -> int | Array:

@@ -5,6 +5,7 @@ it, the noise of samplers stays in it, and densities are taken on it. A node mas
 """
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from .._base.checks import is_traced
 from .._base.condition import Batched, condition_of, split_condition
-from .._base.typing import Array, Batch, Condition, DType, Event, PyTree, Scalar, Shape
+from .._base.typing import Array, Batch, Condition, DType, PyTree, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .scaled import check_prior
 
@@ -45,6 +46,7 @@ class Conditional(AbstractGaussianPrior):
     make_prior: Callable[[Condition], AbstractGaussianPrior]
     shape: Shape = eqx.field(static=True)
     dtype: DType = eqx.field(static=True)
+    is_standard: ClassVar[bool] = False
 
     def __init__(
         self, make_prior: Callable[[Condition], AbstractGaussianPrior], shape: Shape, *, dtype: DType | None = None
@@ -58,10 +60,7 @@ class Conditional(AbstractGaussianPrior):
         self.make_prior, self.shape = make_prior, tuple(shape)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
 
-    @property
-    def is_standard(self) -> bool:
-        return False
-
+    # The contract of a Gaussian cannot be fulfilled before a condition is bound.
     @property
     def mean(self) -> Array:
         raise ValueError(_UNKNOWN)
@@ -74,20 +73,10 @@ class Conditional(AbstractGaussianPrior):
     def log_determinant(self) -> Array:
         raise ValueError(_UNKNOWN)
 
-    def root(self, z: Event) -> Event:
+    def _unknown(self, *_: Any, **__: Any) -> Any:
         raise ValueError(_UNKNOWN)
 
-    def covariance_product(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def precision_product(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def project(self, x: Event) -> Event:
-        raise ValueError(_UNKNOWN)
-
-    def rescaled(self, factor: Scalar) -> AbstractGaussianPrior:
-        raise ValueError(_UNKNOWN)
+    root = covariance_product = precision_product = project = rescaled = _unknown
 
 
 _UNKNOWN = (
@@ -110,15 +99,11 @@ def bind_condition(tree: PyTree, condition: Condition) -> PyTree:
     **Raises:** `ValueError` if `tree` contains a [`Conditional`][] and `condition` is None, or if the prior of the
     condition is not Gaussian or has another event shape or dtype.
     """
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_conditional)
-    for index, leaf in enumerate(leaves):
-        if isinstance(leaf, Conditional):
-            leaves[index] = _bound_prior(leaf, condition)
-    return jax.tree.unflatten(structure, leaves)
 
+    def bound(leaf: Any) -> Any:
+        return _bound_prior(leaf, condition) if isinstance(leaf, Conditional) else leaf
 
-def _is_conditional(leaf: object) -> bool:
-    return isinstance(leaf, Conditional)
+    return jax.tree.map(bound, tree, is_leaf=lambda leaf: isinstance(leaf, Conditional))
 
 
 def bind_row(tree: PyTree, shared: Condition, row: PyTree) -> tuple[PyTree, Condition]:

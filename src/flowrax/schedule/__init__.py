@@ -1,6 +1,17 @@
 """Schedules: the scales of data and noise as functions of time."""
 
-from .base import AbstractSchedule as AbstractSchedule, Scales as Scales, Singularities as Singularities
+from .base import (
+    AbstractSchedule as AbstractSchedule,
+    AbstractSigmaSchedule as AbstractSigmaSchedule,
+    Scales as Scales,
+    Singularities as Singularities,
+)
+from .chain import (
+    DiscreteSchedule as DiscreteSchedule,
+    Tabulated as Tabulated,
+    ddpm_cosine as ddpm_cosine,
+    ddpm_linear as ddpm_linear,
+)
 from .clock import (
     AbstractClock as AbstractClock,
     DiffusionClock as DiffusionClock,
@@ -8,23 +19,14 @@ from .clock import (
     LogSNRClock as LogSNRClock,
     SigmaClock as SigmaClock,
 )
-from .conditional_ot import ConditionalOT as ConditionalOT
-from .cosine import Cosine as Cosine
-from .discrete import DiscreteSchedule as DiscreteSchedule, ddpm_cosine as ddpm_cosine, ddpm_linear as ddpm_linear
-from .learned import LearnedSNR as LearnedSNR
-from .linear import Linear as Linear
-from .log_snr import (
-    AbstractLogSNR as AbstractLogSNR,
-    CosineSNR as CosineSNR,
-    LinearSNR as LinearSNR,
-    LogLinearSNR as LogLinearSNR,
-)
-from .polynomial import Polynomial as Polynomial
+from .cosine import Cosine as Cosine, CosineSNR as CosineSNR
+from .log_snr import AbstractLogSNR as AbstractLogSNR, LearnedSNR as LearnedSNR, LogLinearSNR as LogLinearSNR
 from .shifted import ResolutionShift as ResolutionShift, shift_time as shift_time
-from .tabulated import Tabulated as Tabulated
+from .straight import ConditionalOT as ConditionalOT, Linear as Linear, Polynomial as Polynomial
 from .variance_exploding import EDM as EDM, VarianceExploding as VarianceExploding
 from .variance_preserving import (
     AbstractVariancePreserving as AbstractVariancePreserving,
+    LinearSNR as LinearSNR,
     SubVariancePreserving as SubVariancePreserving,
     VariancePreserving as VariancePreserving,
 )

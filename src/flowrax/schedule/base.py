@@ -104,3 +104,13 @@ class AbstractSchedule(eqx.Module):
             variance_rate=self.variance_rate(t),
         )
         return record if dtype is None else jax.tree.map(operator.methodcaller("astype", dtype), record)
+
+
+class AbstractSigmaSchedule(AbstractSchedule):
+    r"""A schedule whose variance rate follows from $\sigma$ and $\dot\sigma$.
+
+    Where $\dot\sigma$ is infinite and $\mathrm{d}\sigma^2 / \mathrm{d}t$ is not, derive from [`AbstractSchedule`][].
+    """
+
+    def variance_rate(self, t: Times) -> Array:
+        return 2 * self.sigma(t) * self.sigma_rate(t)

@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 
-from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
-from .polynomial import lost_power, power
-from .variance_preserving import AbstractVariancePreserving
+from .._base.checks import as_floats
+from .._base.typing import Array, KeyArray, Times
+from .base import AbstractSigmaSchedule, Singularities
 
 
-class AbstractLogSNR(AbstractSchedule):
+class AbstractLogSNR(AbstractSigmaSchedule):
     """A variance-preserving schedule. Subclasses define only the log-SNR, its derivative and its inverse."""
 
     @abc.abstractmethod
@@ -37,9 +37,6 @@ class AbstractLogSNR(AbstractSchedule):
 
     def sigma_rate(self, t: Times) -> Array:
         return -self.sigma(t) * self.alpha(t) ** 2 * self.log_snr_rate(t) / 2
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
 
 
 class LogLinearSNR(AbstractLogSNR):
@@ -61,9 +58,7 @@ class LogLinearSNR(AbstractLogSNR):
         - `minimum`: the log-SNR at the noise end, `t = 0`.
         - `maximum`: the log-SNR at the data end, `t = 1`. Raises `ValueError` unless it exceeds `minimum`.
         """
-        if not minimum < maximum:
-            raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
-        self.minimum, self.maximum = float(minimum), float(maximum)
+        self.minimum, self.maximum = _ends(minimum, maximum)
 
     def log_snr(self, t: Times) -> Array:
         t = jnp.asarray(t)
@@ -76,105 +71,99 @@ class LogLinearSNR(AbstractLogSNR):
         return (jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum)
 
 
-class LinearSNR(AbstractVariancePreserving):
-    r"""$\mathrm{SNR} = 1 / (e^B - 1)$ with $B(s) = B_0 + c\, s^2$, $s = 1 - t$: $\alpha^2 = e^{-B}$, $\beta = 2 c s$.
+class LearnedSNR(AbstractLogSNR):
+    r"""A learned log-SNR: a monotone network $\psi$, rescaled to run from $\lambda_{\min}$ to $\lambda_{\max}$,
 
-    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so every method is finite there.
+    $$\lambda(t) = \lambda_{\min} + (\lambda_{\max} - \lambda_{\min}) \frac{\psi(t) - \psi(0)}{\psi(1) - \psi(0)},$$
+
+    $$\psi(t) = t + \sum_j w_j\, S(v_j t + b_j), \qquad w_j, v_j > 0,$$
+
+    where $S$ is the logistic function, so $\lambda$ increases with $t$ for all parameter values. This is the paper's
+    network of three positive layers, with its first layer, an affine map, absorbed into the second, and
+    $\lambda = -\gamma$ in this library's time.
+
+    `fit` trains the schedule together with the network of the model that contains it. Note that the continuous-time
+    variational bound depends only on the two end values; the paper trains the rest of the curve to minimise the
+    variance of the estimated bound.
 
     **Reference:** [@kingma2021variational].
     """
 
-    minimum: float
-    growth: float
-    singularities: ClassVar[Singularities] = Singularities(determinant=(1.0,))
+    minimum: float | Array
+    maximum: float | Array
+    log_weight: Array
+    log_slope: Array
+    offset: Array
+    singularities: ClassVar[Singularities] = Singularities()
 
-    def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
-        r"""**Arguments:**
+    def __init__(
+        self,
+        key: KeyArray,
+        minimum: float = -7.0,
+        maximum: float = 13.5,
+        *,
+        width: int = 64,
+        learn_ends: bool = False,
+    ):
+        """**Arguments:**
 
-        - `minimum`: $B_0$, the integrated rate at $t = 1$.
-        - `growth`: $c$. Raises `ValueError` unless both are positive.
+        - `key`: random key for the initial parameters. The initial log-SNR is close to linear in time.
+        - `minimum`, `maximum`: the log-SNR at `t = 0` and at `t = 1`. Raises `ValueError` unless the second is larger.
+        - `width`: the number of hidden units; 1024 in the paper.
+        - `learn_ends`: whether the two end values are trained too. Default: `False`.
         """
-        if not (minimum > 0 and growth > 0):
-            raise ValueError(f"minimum and growth must be positive; got {minimum} and {growth}.")
-        self.minimum, self.growth = float(minimum), float(growth)
+        self.minimum, self.maximum = _ends(minimum, maximum)
+        if learn_ends:
+            self.minimum, self.maximum = jnp.asarray(self.minimum, float), jnp.asarray(self.maximum, float)
+        # The hidden units cover [0, 1] with sigmoids of different centres and widths, all with small weights at first.
+        place_key, slope_key = jax.random.split(key)
+        self.log_slope = jax.random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
+        self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
+        self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
 
-    def rate(self, t: Times) -> Array:
-        return 2 * self.growth * (1 - jnp.asarray(t))
+    def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """The end values, weights, slopes and offsets, in the dtype of `t`."""
+        values = (self.minimum, self.maximum, jnp.exp(self.log_weight), jnp.exp(self.log_slope), self.offset)
+        return tuple(jnp.asarray(value, t.dtype) for value in values)  # pyright: ignore[reportReturnType]
 
-    def integral(self, t: Times) -> Array:
-        return self.minimum + self.growth * (1 - jnp.asarray(t)) ** 2
+    def _curve(self, t: Array) -> Array:
+        _, _, weight, slope, offset = self._parameters(t)
 
-    def time_at_integral(self, integral: Array) -> Array:
-        # The schedule has B >= B_0; rounding at the data end can give a slightly smaller value.
-        return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)
+        def at(t: Array) -> Array:
+            return t + jnp.dot(weight, jax.nn.sigmoid(t * slope + offset))
 
-
-class CosineSNR(AbstractSchedule):
-    r"""$\mathrm{SNR} = \cot^2 \theta$ with $\theta = \tfrac{\pi}{2} \frac{(1 - t)^\nu + \varsigma}{1 + \varsigma}$.
-
-    Equivalently, $\alpha = \cos \theta$ and $\sigma = \sin \theta$: the unnormalised cosine of Nichol & Dhariwal 2021.
-    With $\varsigma = 0$ and $\nu = 1$ it is [`Cosine`][]. The offset leaves noise of standard deviation
-    $\sin \frac{\pi \varsigma}{2 (1 + \varsigma)}$ at $t = 1$; at $t = 0$ the state is pure noise.
-
-    **Reference:** [@nichol2021improved].
-    """
-
-    nu: float
-    s: float
-
-    def __init__(self, nu: float = 1.0, s: float = 0.008):
-        r"""**Arguments:**
-
-        - `nu`: the exponent $\nu$, positive. Below 1 the rates are infinite at $t = 1$.
-        - `s`: the offset $\varsigma$, not negative.
-
-        Raises `ValueError` for other values.
-        """
-        if not (nu > 0 and s >= 0):
-            raise ValueError(f"nu must be positive and s not negative; got {nu} and {s}.")
-        self.nu, self.s = float(nu), float(s)
-
-    @property
-    def singularities(self) -> Singularities:
-        at_data = (1.0,) if self.nu < 1 else ()
-        return Singularities(
-            log_snr=(0.0,) if self.s else (0.0, 1.0),
-            forward_sde=(0.0, *at_data),
-            alpha_rate=at_data,
-            sigma_rate=at_data,
-            variance_rate=at_data,
-            determinant=(1.0,) if self.nu > 1 else (),
-        )
-
-    def _angle(self, t: Times) -> Array:
-        return _QUARTER * (power(1 - jnp.asarray(t), self.nu) + self.s) / (1 + self.s)
-
-    def _angle_rate(self, t: Times) -> Array:
-        return -_QUARTER * self.nu * power(1 - jnp.asarray(t), self.nu - 1) / (1 + self.s)
-
-    def alpha(self, t: Times) -> Array:
-        # The sine of the complementary angle is accurate in relative terms down to t = 0.
-        return jnp.sin(_QUARTER / (1 + self.s) * lost_power(jnp.asarray(t), self.nu))
-
-    def sigma(self, t: Times) -> Array:
-        return jnp.sin(self._angle(t))
-
-    def alpha_rate(self, t: Times) -> Array:
-        return -self.sigma(t) * self._angle_rate(t)
-
-    def sigma_rate(self, t: Times) -> Array:
-        return self.alpha(t) * self._angle_rate(t)
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
+        return jnp.vectorize(at)(t)
 
     def log_snr(self, t: Times) -> Array:
-        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+        (t,) = as_floats(t)
+        low, high, *_ = self._parameters(t)
+        first, now, last = self._curve(jnp.zeros_like(t)), self._curve(t), self._curve(jnp.ones_like(t))
+        return low + (high - low) * ((now - first) / (last - first))
+
+    def log_snr_rate(self, t: Times) -> Array:
+        (t,) = as_floats(t)
+        return jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
     def time_at(self, log_snr: Times) -> Array:
-        angle = jnp.arctan(jnp.exp(-jnp.asarray(log_snr) / 2)) / _QUARTER
-        # Rounding at the data end can give an angle slightly below the smallest one of the schedule.
-        return 1 - jnp.maximum(angle * (1 + self.s) - self.s, 0) ** (1 / self.nu)
+        (log_snr,) = as_floats(log_snr)
+        low, high, *_ = self._parameters(log_snr)
+        # A log-SNR outside the range of the schedule has no time in [0, 1]; use the nearest end.
+        log_snr = jnp.clip(log_snr, low, high)
+        tolerance = float(jnp.finfo(log_snr.dtype).eps)
+        # The curve continues beyond both ends, so a root exists even after rounding.
+        solver, bracket = optx.Bisection(rtol=tolerance, atol=tolerance), dict(lower=-1.0, upper=2.0)
+
+        def root(value: Array) -> Array:
+            def excess(t: Array, schedule: LearnedSNR) -> Array:
+                return schedule.log_snr(t) - value
+
+            start = jnp.full_like(value, 0.5)
+            return optx.root_find(excess, solver, start, self, options=bracket, max_steps=64, throw=False).value
+
+        return jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape)
 
 
-_QUARTER = math.pi / 2
+def _ends(minimum: float, maximum: float) -> tuple[float, float]:
+    if not minimum < maximum:
+        raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
+    return float(minimum), float(maximum)

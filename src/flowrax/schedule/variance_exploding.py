@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
+from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities
 
 
 def _check_sigma(sigma_min: float, sigma_max: float) -> None:
@@ -62,7 +62,7 @@ class VarianceExploding(AbstractSchedule):
         return 1 - (log_sigma - math.log(self.sigma_min)) / self._log_ratio()
 
 
-class EDM(AbstractSchedule):
+class EDM(AbstractSigmaSchedule):
     r"""$\sigma = \big((1 - t)\, \sigma_{\max}^{1/\rho} + t\, \sigma_{\min}^{1/\rho}\big)^\rho$, the grid of EDM, eq. 5.
 
     The paper uses $\sigma$ itself as the time; here $t$ is the fraction of the grid that has been traversed.
@@ -78,9 +78,7 @@ class EDM(AbstractSchedule):
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
         r"""**Arguments:**
 
-        - `sigma_min`: the noise scale at `t = 1`, in units of the data.
-        - `sigma_max`: the noise scale at `t = 0`, in units of the data. Raises `ValueError` unless
-            `0 < sigma_min < sigma_max`.
+        - `sigma_min`, `sigma_max`: as in [`VarianceExploding`][].
         - `rho`: the exponent $\rho$; a larger value spends more of the time at small noise. Raises `ValueError`
             unless it is positive.
         """
@@ -109,9 +107,6 @@ class EDM(AbstractSchedule):
     def sigma_rate(self, t: Times) -> Array:
         noise_end, data_end = self._ends()
         return self.rho * (data_end - noise_end) * self._root(t) ** (self.rho - 1)
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
 
     def log_snr(self, t: Times) -> Array:
         return -2 * self.rho * jnp.log(self._root(t))

@@ -1,45 +1,18 @@
-r"""The VP and sub-VP schedules: with $B(s) = \beta_{\min} s + \tfrac12 (\beta_{\max} - \beta_{\min}) s^2$, $s = 1 - t$,
+r"""Schedules defined by a rate $\beta(s)$ and its integral $B(s)$ over diffusion time $s = 1 - t$:
 
 $$\alpha = e^{-B/2}, \qquad \sigma_{\text{VP}} = \sqrt{1 - e^{-B}}, \qquad \sigma_{\text{sub-VP}} = 1 - e^{-B}$$
 
-(Song et al. 2021, appendix B and C).
+(Song et al. 2021, appendix B and C). VP and sub-VP have $\beta = \beta_{\min} + (\beta_{\max} - \beta_{\min}) s$.
 """
 
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
-
-
-class _LinearBeta(eqx.Module):
-    r"""A rate $\beta(s)$ that is linear in diffusion time, its integral $B(s)$ and the inverse of the integral."""
-
-    minimum: float
-    maximum: float
-
-    def rate(self, t: Times) -> Array:
-        s = 1 - jnp.asarray(t)
-        return self.minimum + (self.maximum - self.minimum) * s
-
-    def integral(self, t: Times) -> Array:
-        s = 1 - jnp.asarray(t)
-        return s * (self.minimum + (self.maximum - self.minimum) / 2 * s)
-
-    def time_at(self, integral: Array) -> Array:
-        slope = self.maximum - self.minimum
-        s = 2 * integral / (self.minimum + jnp.sqrt(self.minimum**2 + 2 * slope * integral))
-        return 1 - s
-
-
-def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:
-    if not 0 < beta_min <= beta_max:
-        raise ValueError(f"beta needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}.")
-    return _LinearBeta(float(beta_min), float(beta_max))
+from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities
 
 
 class AbstractVariancePreserving(AbstractSchedule):
@@ -92,7 +65,8 @@ class VariancePreserving(AbstractVariancePreserving):
     **Reference:** [@song2021score].
     """
 
-    beta: _LinearBeta
+    beta_min: float
+    beta_max: float
     singularities: ClassVar[Singularities] = Singularities(log_snr=(1.0,), sigma_rate=(1.0,))
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
@@ -101,55 +75,88 @@ class VariancePreserving(AbstractVariancePreserving):
         - `beta_min`: the rate at the data end, `t = 1`, per unit of time.
         - `beta_max`: the rate at the noise end, `t = 0`. Raises `ValueError` unless `0 < beta_min <= beta_max`.
         """
-        self.beta = _check_beta(beta_min, beta_max)
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(f"beta needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}.")
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
     def rate(self, t: Times) -> Array:
-        return self.beta.rate(t)
+        return self.beta_min + (self.beta_max - self.beta_min) * (1 - jnp.asarray(t))
 
     def integral(self, t: Times) -> Array:
-        return self.beta.integral(t)
+        s = 1 - jnp.asarray(t)
+        return s * (self.beta_min + (self.beta_max - self.beta_min) / 2 * s)
 
     def time_at_integral(self, integral: Array) -> Array:
-        return self.beta.time_at(integral)
+        slope = self.beta_max - self.beta_min
+        return 1 - 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
 
 
-class SubVariancePreserving(AbstractSchedule):
-    r"""The sub-VP schedule, $\sigma = 1 - \alpha^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
+class SubVariancePreserving(AbstractSigmaSchedule):
+    r"""Sub-VP, $\sigma = 1 - \alpha^2 = \sigma_{\text{VP}}^2$, $f = -\beta/2$, $g^2 = \beta (1 - e^{-2B})$.
 
     It has less noise than [`VariancePreserving`][] at every time.
 
     **Reference:** [@song2021score].
     """
 
-    beta: _LinearBeta
+    preserving: VariancePreserving
     singularities: ClassVar[Singularities] = Singularities(log_snr=(1.0,))
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         """**Arguments:**
 
-        - `beta_min`: the rate at the data end, `t = 1`, per unit of time.
-        - `beta_max`: the rate at the noise end, `t = 0`. Raises `ValueError` unless `0 < beta_min <= beta_max`.
+        - `beta_min`, `beta_max`: as in [`VariancePreserving`][].
         """
-        self.beta = _check_beta(beta_min, beta_max)
+        self.preserving = VariancePreserving(beta_min, beta_max)
 
     def alpha(self, t: Times) -> Array:
-        return jnp.exp(-self.beta.integral(t) / 2)
+        return self.preserving.alpha(t)
 
     def sigma(self, t: Times) -> Array:
-        return -jnp.expm1(-self.beta.integral(t))
+        return -jnp.expm1(-self.preserving.integral(t))
 
     def alpha_rate(self, t: Times) -> Array:
-        return self.beta.rate(t) / 2 * self.alpha(t)
+        return self.preserving.alpha_rate(t)
 
     def sigma_rate(self, t: Times) -> Array:
-        return -self.beta.rate(t) * jnp.exp(-self.beta.integral(t))
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
+        return self.preserving.variance_rate(t)
 
     def log_snr(self, t: Times) -> Array:
-        return -self.beta.integral(t) - 2 * jnp.log(self.sigma(t))
+        return -self.preserving.integral(t) - 2 * jnp.log(self.sigma(t))
 
     def time_at(self, log_snr: Times) -> Array:
         # alpha / sigma = 1 / (2 sinh(B / 2)).
-        return self.beta.time_at(2 * jnp.arcsinh(jnp.exp(-jnp.asarray(log_snr) / 2) / 2))
+        return self.preserving.time_at_integral(2 * jnp.arcsinh(jnp.exp(-jnp.asarray(log_snr) / 2) / 2))
+
+
+class LinearSNR(AbstractVariancePreserving):
+    r"""$\mathrm{SNR} = 1 / (e^B - 1)$ with $B(s) = B_0 + c\, s^2$, $s = 1 - t$: $\alpha^2 = e^{-B}$, $\beta = 2 c s$.
+
+    $B_0 > 0$ leaves noise of variance $1 - e^{-B_0}$ at $t = 1$, so every method is finite there.
+
+    **Reference:** [@kingma2021variational].
+    """
+
+    minimum: float
+    growth: float
+    singularities: ClassVar[Singularities] = Singularities(determinant=(1.0,))
+
+    def __init__(self, minimum: float = 1e-4, growth: float = 10.0):
+        r"""**Arguments:**
+
+        - `minimum`: $B_0$, the integrated rate at $t = 1$.
+        - `growth`: $c$. Raises `ValueError` unless both are positive.
+        """
+        if not (minimum > 0 and growth > 0):
+            raise ValueError(f"minimum and growth must be positive; got {minimum} and {growth}.")
+        self.minimum, self.growth = float(minimum), float(growth)
+
+    def rate(self, t: Times) -> Array:
+        return 2 * self.growth * (1 - jnp.asarray(t))
+
+    def integral(self, t: Times) -> Array:
+        return self.minimum + self.growth * (1 - jnp.asarray(t)) ** 2
+
+    def time_at_integral(self, integral: Array) -> Array:
+        # The schedule has B >= B_0; rounding at the data end can give a slightly smaller value.
+        return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)

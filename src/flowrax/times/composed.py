@@ -1,4 +1,4 @@
-"""Distributions of times that are built from other distributions."""
+"""Distributions of times, and of the index of a chain, that are built from other distributions."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from .._base.checks import check_fraction, check_interval
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
-from .samplers import Stratified, Uniform
+from .distributions import Stratified, Uniform
 
 
 class MixtureTimes(AbstractUnitTimes):
@@ -52,8 +52,47 @@ class Stepped(AbstractUnitTimes):
             raise ValueError(f"num_steps must be at least 1; got {self.num_steps}.")
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        place = jnp.floor(self.times.unit(key, n, dtype) * self.num_steps)
-        return jnp.minimum(place, self.num_steps - 1) / self.num_steps
+        return _cell(self.times.unit(key, n, dtype), self.num_steps) / self.num_steps
+
+
+class Discrete(eqx.Module):
+    """Random indices: draws of a distribution on [0, 1], discretised to `num_steps` values.
+
+    Index 0 corresponds to 0 in `times`. By convention index 0 is the least noisy state of a chain, so `times` must be
+    a distribution of a time that runs from data to noise. This matters for asymmetric distributions such as [`Beta`][].
+    """
+
+    times: AbstractUnitTimes = Uniform()
+    num_steps: int = 1000
+    nearest: bool = False
+    """Whether a draw is rounded to the nearest of the points `i / (num_steps - 1)`. If not, index `i` is the cell from
+    `i / num_steps` to `(i + 1) / num_steps`. With rounding and uniform `times` the first and the last index have half
+    the probability of the others. Default: `False`."""
+
+    def __call__(self, key: KeyArray, n: int) -> Array:
+        """`n` random indices: `(n,)` integers between 0 and `num_steps - 1`."""
+        u = self.times.unit(key, n, jnp.result_type(float))
+        if self.nearest:
+            return time_to_index(u, self.num_steps)
+        return _cell(u, self.num_steps).astype(jnp.int32)
+
+
+def time_to_index(t: Times, num_steps: int) -> Array:
+    """The index of the nearest of `num_steps` evenly spaced points on [0, 1].
+
+    **Arguments:**
+
+    - `t`: times, clipped to [0, 1].
+    - `num_steps`: the number of points, both ends included.
+
+    **Returns:** integers with the shape of `t`; ties are rounded to the even index.
+    """
+    return jnp.round(jnp.clip(jnp.asarray(t), 0, 1) * (num_steps - 1)).astype(jnp.int32)
+
+
+def _cell(u: Array, num_cells: int) -> Array:
+    """The index, as a float, of the cell of `[0, 1]` that contains each of the times `u`."""
+    return jnp.minimum(jnp.floor(u * num_cells), num_cells - 1)
 
 
 class Within(AbstractTimes):
@@ -106,7 +145,8 @@ class TimePairs(AbstractTimes):
     def __check_init__(self) -> None:
         # A distribution with a correction would need it for both times.
         if not isinstance(self.times, AbstractUnitTimes):
-            raise ValueError(f"Pairs takes a distribution on [0, 1], e.g. Uniform(); got {type(self.times).__name__}.")
+            kind = type(self.times).__name__
+            raise ValueError(f"TimePairs takes a distribution on [0, 1], e.g. Uniform(); got {kind}.")
         check_fraction("same", self.same)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:

@@ -1,13 +1,64 @@
-"""Grids of time steps derived from a schedule, for the argument `grid`."""
+r"""Grids of time steps, and functions that pad and difference grids.
+
+Every grid has shape `(n + 1,)` and increases, with both ends included: its first `n` entries are the start times of the
+`n` steps. A solve needs strictly increasing times; repeated times are meant for user-written loops over the steps.
+"""
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._base.checks import check_interval
-from .._base.typing import Array
-from ..schedule import AbstractSchedule
+from .._base.typing import Array, Batch, Event, KeyArray, Numbers, Scalar
+from ..schedule import AbstractSchedule, Linear
+
+
+def linear_grid(num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
+    """Equal steps in time, the grid that `grid=num_steps` stands for.
+
+    **Arguments:**
+
+    - `num_steps`: the number of steps `n`. Raises `ValueError` below 1.
+    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
+    """
+    return _on_interval(np.linspace(0, 1, _check_steps(num_steps) + 1), t_min, t_max)
+
+
+def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
+    r"""Equal steps in $t^{1/p}$. For $p > 1$ they are short near the noise end; for $p < 1$ near the data end.
+
+    **Arguments:**
+
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
+    - `exponent`: $p$. Raises `ValueError` unless it is positive.
+
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
+    """
+    if not exponent > 0:
+        raise ValueError(f"exponent must be positive; got {exponent}.")
+    check_interval(t_min, t_max)
+    roots = np.linspace(t_min ** (1 / exponent), t_max ** (1 / exponent), _check_steps(num_steps) + 1)
+    return _exact_ends(roots**exponent, t_min, t_max)
+
+
+def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
+    r"""Steps that shrink geometrically towards the data end: the last step is $10^{p (1 - 1/n)}$ times the first.
+
+    **Arguments:**
+
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
+    - `exponent`: $p$. Raises `ValueError` unless it is negative.
+
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
+    """
+    if not exponent < 0:
+        raise ValueError(f"exponent must be negative; got {exponent}.")
+    powers = exponent * np.log(10) * np.linspace(0, 1, _check_steps(num_steps) + 1)
+    return _on_interval(np.expm1(powers) / np.expm1(powers[-1]), t_min, t_max)
 
 
 def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
@@ -25,7 +76,7 @@ def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0,
 
     **Returns:** times `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
-    return _grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
+    return _snr_grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
 
 
 def edm_grid(
@@ -37,9 +88,7 @@ def edm_grid(
 
     **Arguments:**
 
-    - `schedule`: the schedule of the model.
-    - `num_steps`: the number of steps `n`. Raises `ValueError` if there are too few, as in [`log_snr_grid`][].
-    - `t_min`, `t_max`: the interval. Raises `ValueError` unless `0 <= t_min < t_max <= 1`.
+    - `schedule`, `num_steps`, `t_min`, `t_max`: as in [`log_snr_grid`][].
     - `rho`: the exponent $\rho$; a larger value puts more steps at small noise. As it tends to infinity the steps
         become equal in log-SNR. Raises `ValueError` unless it is positive.
 
@@ -52,10 +101,10 @@ def edm_grid(
         first, last = np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho))
         return -2 * rho * np.log(first + u * (last - first))
 
-    return _grid(schedule, num_steps, t_min, t_max, space)
+    return _snr_grid(schedule, num_steps, t_min, t_max, space)
 
 
-def _grid(
+def _snr_grid(
     schedule: AbstractSchedule,
     num_steps: int,
     t_min: float,
@@ -73,3 +122,180 @@ def _grid(
     inside = np.array(schedule.time_at(jnp.asarray(inner, float)))
     inside[0], inside[-1] = ends
     return jnp.asarray(np.concatenate([[t_min] * singular[0], inside, [t_max] * singular[1]]), float)
+
+
+def rate_grid(
+    rate: Callable[[Array], Array],
+    num_steps: int,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    num_points: int = 129,
+) -> Array:
+    r"""Steps over which $\int |r(t)|\, \mathrm{d}t$ grows by equal amounts: quantiles of the density $\propto |r|$.
+
+    A rate that is zero everywhere gives equal steps in time.
+
+    **Arguments:**
+
+    - `rate`: the rate $r$, a scalar function of a scalar time. It is evaluated at all points at once by `jax.vmap`.
+    - `num_steps`, `t_min`, `t_max`: as in [`linear_grid`][].
+    - `num_points`: the number of evenly spaced times, both ends included, at which the rate is evaluated. The rate is
+        interpolated linearly, so the grid is accurate to second order in the spacing.
+
+    **Returns:** times `(n + 1,)`, from `t_min` to `t_max`. Raises `ValueError` if the rate is NaN or infinite anywhere.
+    """
+    check_interval(t_min, t_max)
+    times = np.linspace(t_min, t_max, num_points)
+    values = np.abs(np.asarray(jax.vmap(rate)(jnp.asarray(times, float)), np.float64))
+    if not np.all(np.isfinite(values)):
+        where = times[~np.isfinite(values)][0]
+        raise ValueError(f"rate is NaN or infinite at t={where:.4g}; narrow [t_min, t_max] to where it is finite.")
+    if not values.any():
+        return linear_grid(num_steps, t_min, t_max)
+    return _exact_ends(_inverse(times, values, np.linspace(0, 1, _check_steps(num_steps) + 1)), t_min, t_max)
+
+
+def _inverse(times: np.ndarray, density: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The quantiles `levels` of a piecewise linear density, exact within each piece."""
+    width = np.diff(times)
+    integral = np.concatenate([[0.0], np.cumsum(width * (density[1:] + density[:-1]) / 2)])
+    wanted = levels * integral[-1]
+    piece = np.clip(np.searchsorted(integral, wanted, side="right") - 1, 0, len(width) - 1)
+    left, slope = density[piece], (density[piece + 1] - density[piece]) / width[piece]
+    rest = wanted - integral[piece]
+    # The root of left u + slope u^2 / 2 = rest, in the form without cancellation.
+    scale = left + np.sqrt(np.maximum(left**2 + 2 * slope * rest, 0))
+    inside = np.divide(2 * rest, scale, out=np.zeros_like(rest), where=scale > 0)
+    return times[piece] + np.clip(inside, 0, width[piece])
+
+
+def entropy_rate(
+    velocity: Callable[[Scalar, Event], Event],
+    x0: Batch,
+    x1: Batch,
+    key: KeyArray,
+    schedule: AbstractSchedule | None = None,
+) -> Callable[[Scalar], Array]:
+    r"""A Monte Carlo estimate of the rate of change of the marginal entropy, as a function of time.
+
+    Along a flow the rate is $\dot H = \mathbb{E}[\nabla \cdot v(t, x_t)]$ (the continuity equation, integrated by
+    parts).
+
+    **Arguments:**
+
+    - `velocity`: `velocity(t, x)` for one event, for example `lambda t, x: model.predict(t, x).velocity`.
+    - `x0`, `x1`: draws of noise and of data, `(n, *event)`, from which events on the path are computed.
+    - `key`: random key for the Hutchinson estimator, which uses one Rademacher probe per draw, the same at all times.
+    - `schedule`: the schedule of the path. Default: `Linear()`.
+
+    **Returns:** a function from a scalar time to the rate in nats per unit of time.
+    """
+    path = Linear() if schedule is None else schedule
+    probes = jax.random.rademacher(key, x0.shape, x0.dtype)
+
+    def rate(t: Scalar) -> Array:
+        alpha, sigma = path.alpha(t).astype(x0.dtype), path.sigma(t).astype(x0.dtype)
+
+        def divergence(x0: Event, x1: Event, probe: Event) -> Array:
+            _, change = jax.jvp(lambda x: velocity(t, x), (alpha * x1 + sigma * x0,), (probe,))
+            return jnp.sum(probe * change)
+
+        return jnp.mean(jax.vmap(divergence)(x0, x1, probes))
+
+    return rate
+
+
+def entropic_grid(
+    velocity: Callable[[Scalar, Event], Event],
+    x0: Batch,
+    x1: Batch,
+    key: KeyArray,
+    num_steps: int,
+    *,
+    schedule: AbstractSchedule | None = None,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    num_points: int = 129,
+) -> Array:
+    """A grid of times between which the entropy changes by equal amounts, up or down.
+
+    The steps are short where the flow compresses or expands most.
+
+    **Arguments:**
+
+    - `velocity`, `x0`, `x1`, `key`, `schedule`: as in [`entropy_rate`][].
+    - `num_steps`, `t_min`, `t_max`, `num_points`: as in [`rate_grid`][].
+
+    **Returns:** times `(num_steps + 1,)`, from `t_min` to `t_max`.
+
+    **Raises:** `ValueError` as in [`rate_grid`][].
+    """
+    return rate_grid(entropy_rate(velocity, x0, x1, key, schedule), num_steps, t_min, t_max, num_points)
+
+
+def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
+    """Repeats times of a grid: each start time `dilation` more times, and the end `padding` more times.
+
+    A repeated time is a step of length zero: use `dilation` for corrector steps at a fixed time, and `padding` for a
+    final evaluation at the end. A grid of `n` steps becomes a grid of `n (dilation + 1) + padding` steps.
+
+    **Arguments:**
+
+    - `grid`: times, `(n + 1,)`.
+    - `padding`, `dilation`: the numbers of repetitions. Raises `ValueError` if either is negative.
+
+    **Returns:** times, `(n (dilation + 1) + padding + 1,)`.
+    """
+    if padding < 0 or dilation < 0:
+        raise ValueError(f"padding and dilation must not be negative; got {padding} and {dilation}.")
+    grid = jnp.asarray(grid)
+    return jnp.concatenate([jnp.repeat(grid[:-1], dilation + 1), jnp.repeat(grid[-1:], padding + 1)])
+
+
+def discretize(grid: Numbers) -> Array:
+    """The lengths of the steps of a grid.
+
+    **Arguments:**
+
+    - `grid`: times, `(n + 1,)`, increasing, or decreasing in a time that runs from data to noise.
+
+    **Returns:** the absolute differences of successive times, `(n,)`.
+    """
+    return jnp.abs(jnp.diff(jnp.asarray(grid)))
+
+
+def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0, dilation: int = 0) -> Array:
+    """The indices of a chain in the order of generation, from the noisiest to the least noisy.
+
+    Each step covers `1 / num_steps` of the time interval. Reverse the result for an index that grows towards the data.
+
+    **Arguments:**
+
+    - `num_steps`: the number of visited indices. They are evenly spaced and include both ends; a single one is the
+        noisiest.
+    - `num_indices`: the number of indices of the chain. Default: `num_steps`, so that all are visited. Raises
+        `ValueError` unless `1 <= num_steps <= num_indices`.
+    - `padding`, `dilation`: repeat the last index `padding` more times and each index `dilation` more times.
+
+    **Returns:** integers `(num_steps (dilation + 1) + padding,)` that decrease from `num_indices - 1`.
+    """
+    size = num_steps if num_indices is None else num_indices
+    if not 1 <= num_steps <= size:
+        raise ValueError(f"num_steps={num_steps} must lie between 1 and the number of indices, {size}.")
+    index = jnp.asarray(np.round(np.linspace(size - 1, 0, num_steps)).astype(np.int32))
+    return jnp.pad(jnp.repeat(index, dilation + 1), (0, padding), mode="edge")
+
+
+def _check_steps(num_steps: int) -> int:
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
+    return num_steps
+
+
+def _on_interval(unit: np.ndarray, t_min: float, t_max: float) -> Array:
+    check_interval(t_min, t_max)
+    return _exact_ends(t_min + (t_max - t_min) * unit, t_min, t_max)
+
+
+def _exact_ends(times: np.ndarray, t_min: float, t_max: float) -> Array:
+    return jnp.asarray(np.concatenate([[t_min], times[1:-1], [t_max]]), float)

@@ -1,7 +1,7 @@
-r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0 + \gamma(t)\, z$ with $z \sim \mathcal{N}(0, I)$ independent of both ends.
+r"""$x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$, and with a latent $x_t = \alpha x_1 + \sigma x_0 + \gamma(t)\, z$.
 
-The two ends may be two data sets with any coupling, because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only
-on $z$.
+The latent $z \sim \mathcal{N}(0, I)$ is independent of both ends. These may then be two data sets with any coupling,
+because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only on $z$.
 """
 
 from typing import ClassVar
@@ -10,9 +10,25 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Event, KeyArray, Times
-from ..schedule import AbstractSchedule, Singularities
+from ..schedule import AbstractSchedule, AbstractSigmaSchedule, Singularities
 from .base import AbstractInterpolant
 from .gamma import AbstractGamma
+
+
+class Affine(AbstractInterpolant):
+    """The affine path between noise and data that a schedule defines."""
+
+    schedule: AbstractSchedule
+    gamma: ClassVar[None] = None
+
+    def noise(self, key: KeyArray, x0: Event) -> Event:
+        return x0
+
+    def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0
+
+    def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
+        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0
 
 
 class Latent(AbstractInterpolant):
@@ -23,8 +39,8 @@ class Latent(AbstractInterpolant):
     `Linear()` or `Cosine()` with a `gamma` that vanishes at the ends gives the linear or trigonometric interpolant, and
     [`EncoderDecoder`][] with `SineSquared()` the encoder-decoder interpolant. `Linear()` with `Brownian(s)` is the path
     of Schroedinger bridge matching (Tong et al. 2024), with the coupling `Sinkhorn(2 * s**2, absolute=True)`.
-    `Linear()` with `Constant(s)` is the path of conditional flow matching. The mirror interpolant is `Linear()` with
-    each point paired with itself: `fit(..., x0=data)`.
+    `Linear()` with `ConstantGamma(s)` is the path of conditional flow matching. The mirror interpolant is `Linear()`
+    with each point paired with itself: `fit(..., x0=data)`.
 
     **References:** [@albergo2023stochastic], [@tong2024simulation].
     """
@@ -44,7 +60,7 @@ class Latent(AbstractInterpolant):
         return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0 + self.gamma.rate(t) * z
 
 
-class EncoderDecoder(AbstractSchedule):
+class EncoderDecoder(AbstractSigmaSchedule):
     r"""$\sigma = \cos^2 \pi t$ for $t < \tfrac12$ and $\alpha = \cos^2 \pi t$ for $t > \tfrac12$, zero elsewhere.
 
     This schedule is for [`Latent`][] only: both scales vanish at $t = \tfrac12$.
@@ -67,9 +83,6 @@ class EncoderDecoder(AbstractSchedule):
     def sigma_rate(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return jnp.where(t < 0.5, -jnp.pi * jnp.sin(2 * jnp.pi * t), 0)
-
-    def variance_rate(self, t: Times) -> Array:
-        return 2 * self.sigma(t) * self.sigma_rate(t)
 
     def log_snr(self, t: Times) -> Array:
         return jnp.where(jnp.asarray(t) < 0.5, -jnp.inf, jnp.inf)

@@ -1,4 +1,4 @@
-r"""$x_1 = \Phi(x_0)$: each noise is paired with its image under a given flow."""
+r"""Couplings that keep the rows in order: $(x_0, x_1) \sim p_0 \otimes p_1$, measured pairs, and $x_1 = \Phi(x_0)$."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -8,11 +8,35 @@ import jax
 import jax.numpy as jnp
 
 from .._base.checks import check_shape
-from .._base.typing import Array, Batch, Condition, KeyArray
+from .._base.typing import Array, Batch, Condition, KeyArray, Rows
 from .base import AbstractCoupling, Pairs
 
 Flow = Callable[[Batch, KeyArray, Condition], Array]
 """`flow(x0, key, condition) -> x1` on whole batches."""
+
+
+def in_order(x0: Rows, x1: Rows) -> Pairs:
+    """Pairs each row of `x0` with the same row of `x1`."""
+    rows = jnp.arange(jax.tree.leaves(x0)[0].shape[0], dtype=jnp.int32)
+    return Pairs(x0, x1, rows, rows)
+
+
+class Independent(AbstractCoupling):
+    """Pairs noise and data in the order in which they were drawn."""
+
+    independent: ClassVar[bool] = True
+
+    def __call__(self, key: KeyArray, x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
+        return in_order(x0, x1)
+
+
+class MeasuredPairs(AbstractCoupling):
+    """Keeps the given pairs, in which noise and data depend on each other. `fit(..., x0=...)` records this coupling."""
+
+    independent: ClassVar[bool] = False
+
+    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        return in_order(x0, x1)
 
 
 class Reflow(AbstractCoupling):
@@ -35,5 +59,4 @@ class Reflow(AbstractCoupling):
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         x1 = jax.lax.stop_gradient(self.flow(x0, key, condition))
         check_shape("flow(x0, key, condition)", x1.shape, x0.shape)
-        rows = jnp.arange(x0.shape[0], dtype=jnp.int32)
-        return Pairs(x0, x1.astype(x0.dtype), rows, rows)
+        return in_order(x0, x1.astype(x0.dtype))

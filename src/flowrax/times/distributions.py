@@ -1,4 +1,4 @@
-r"""Distributions of times that are defined through the noise level."""
+"""Distributions of the training time: on the unit interval (0 is noise, 1 is data), and by noise level."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,59 @@ import jax.numpy as jnp
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
-from .samplers import Stratified
 
 
-def _log_snr_ends(schedule: AbstractSchedule, t_min: float, t_max: float, dtype: DType) -> tuple[Array, Array]:
-    low, high = (schedule.log_snr(jnp.asarray(t, dtype)) for t in (t_min, t_max))
-    return low, high
+class Uniform(AbstractUnitTimes):
+    """Independent uniform times."""
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        return jax.random.uniform(key, (n,), dtype)
+
+
+class Antithetic(AbstractUnitTimes):
+    """Uniform times in antithetic pairs `u` and `1 - u`: parts of the loss that are odd about 1/2 cancel in a batch."""
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        half = jax.random.uniform(key, ((n + 1) // 2,), dtype)
+        return jnp.concatenate([half, 1 - half])[:n]
+
+
+class Stratified(AbstractUnitTimes):
+    """An even grid with one random shift (Kingma et al. 2021, appendix I.1).
+
+    Each time is uniform, and the mean of the loss over a batch has less variance than with independent times.
+    """
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        shift = jax.random.uniform(key, (), dtype)
+        return jnp.mod(shift + jnp.arange(n, dtype=dtype) / n, 1)
+
+
+class LogitNormal(AbstractUnitTimes):
+    """The logistic function of a Gaussian (Esser et al. 2024, eq. 19): more weight on the middle of the path.
+
+    Reverse the sign of a `mean` that was chosen for a time that runs from data to noise.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,), dtype))
+
+
+class Beta(AbstractUnitTimes):
+    """The beta distribution, with density proportional to `t^(a - 1) (1 - t)^(b - 1)`.
+
+    The default puts more weight on the data end. Exchange `a` and `b` if they were chosen for a time that runs from
+    data to noise.
+    """
+
+    a: float = 2.0
+    b: float = 1.0
+
+    def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
+        return jax.random.beta(key, self.a, self.b, (n,), dtype)
 
 
 class LogNormal(AbstractTimes):
@@ -74,3 +121,8 @@ class LikelihoodTimes(AbstractTimes):
                     f"model another {name}, or use times.Within(LikelihoodTimes(...), 1e-3, 1 - 1e-3)."
                 )
         return _log_snr_ends(self.schedule, t_min, t_max, dtype)
+
+
+def _log_snr_ends(schedule: AbstractSchedule, t_min: float, t_max: float, dtype: DType) -> tuple[Array, Array]:
+    low, high = (schedule.log_snr(jnp.asarray(t, dtype)) for t in (t_min, t_max))
+    return low, high
