@@ -11,7 +11,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import SamplerStep
+from flowrax.discrete.base import SamplerStep
 from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 

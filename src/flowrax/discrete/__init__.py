@@ -1,7 +1,7 @@
 """Categorical data: priors, paths, models, samplers, losses, guidance and likelihood bounds."""
 
 from . import oracle as oracle
-from .contract import (
+from .base import (
     AbstractCategoricalModel as AbstractCategoricalModel,
     AbstractLogitModel as AbstractLogitModel,
     AbstractSampledModel as AbstractSampledModel,

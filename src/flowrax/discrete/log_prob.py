@@ -23,7 +23,7 @@ from .._base.result import RESULTS, LogProb, Stats, raise_if_failed
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
 from ..engine import Grid, ProgressLike, in_lanes, on_each_device, shard_rows
 from ..engine.solve import make_meter
-from .contract import AbstractCategoricalModel
+from .base import AbstractCategoricalModel
 from .loss.bound import bound_draw, check_continuous, divergence_terms, masked_terms
 from .path.reverse import AveragedPosterior, variational_term
 from .sampler.ancestral import Ancestral

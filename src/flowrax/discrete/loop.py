@@ -11,9 +11,9 @@ from .._base.result import RESULTS, Samples, Stats
 from .._base.typing import Array, Condition, PyTree
 from ..engine import ProgressLike, in_lanes
 from ..engine.solve import make_meter
-from ..model.contract import AbstractModel
+from ..model.base import AbstractModel
 from ..prior import bind_row
-from .contract import AbstractSampler, SamplerStep
+from .base import AbstractSampler, SamplerStep
 
 
 class SamplerSpec(eqx.Module):

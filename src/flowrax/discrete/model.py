@@ -14,7 +14,7 @@ from ..coupling import AbstractCoupling, Independent
 from ..model.network import call_network
 from ..model.trained import network_dtype
 from ..prior import AbstractPrior
-from .contract import AbstractLogitModel, AbstractSampler
+from .base import AbstractLogitModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
 from .path.mixture import Mixture
 from .prior import AbstractCategoricalPrior

@@ -7,8 +7,8 @@ from .._base.condition import Batched, cast_condition, split_condition
 from .._base.result import Samples, raise_if_failed
 from .._base.typing import Array, Condition, KeyArray, PyTree
 from ..engine import Grid, ProgressLike, on_each_device, shard_rows
-from ..model.contract import AbstractModel
-from .contract import AbstractSampler
+from ..model.base import AbstractModel
+from .base import AbstractSampler
 from .loop import SamplerSpec, keeps_steps, run_sampler
 
 

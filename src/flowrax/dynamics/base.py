@@ -7,7 +7,7 @@ import diffrax as dfx
 import equinox as eqx
 
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar, Shape
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 
 NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]

@@ -16,7 +16,7 @@ import lineax as lx
 
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import gaussian_prior, shaped
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..stepper import AbstractExponentialSolver, EDMHeun
 from ..stepper.exponential.base import scaled, shift

@@ -15,7 +15,7 @@ import lineax as lx
 from .._base.checks import check_interval, check_steps_of_noise
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score, shaped
-from ..model.contract import TIME_MARGIN, AbstractContinuousModel
+from ..model.base import TIME_MARGIN, AbstractContinuousModel
 from ..model.prediction import AffinePrediction
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from .._base.checks import check_interval, check_not_negative, check_time
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from .base import AbstractPathDynamics, NoiseMaker

@@ -2,13 +2,13 @@
 
 from . import target as target
 from .average_velocity import average_velocity as average_velocity
-from .bridge import Bridge as Bridge
-from .contract import (
+from .base import (
     AbstractContinuousModel as AbstractContinuousModel,
     AbstractModel as AbstractModel,
     AbstractPrediction as AbstractPrediction,
     AbstractWrappedModel as AbstractWrappedModel,
 )
+from .bridge import Bridge as Bridge
 from .network import (
     AbstractAverageVelocity as AbstractAverageVelocity,
     AbstractFeatureNetwork as AbstractFeatureNetwork,

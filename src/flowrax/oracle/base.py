@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
-from ..model.contract import AbstractContinuousModel, AbstractPrediction
+from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
 from .coordinates import Coordinates, Mapped, whitening

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ...prior import AbstractPrior
-from ..contract import AbstractCategoricalModel, AbstractSampler
+from ..base import AbstractCategoricalModel, AbstractSampler
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, Scalar, Tokens
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..sampler.rates import AbstractRateGuide
 
 LogLikelihood = Callable[[Scalar, Array, Condition], Array]

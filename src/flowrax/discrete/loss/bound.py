@@ -30,7 +30,7 @@ from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.reductions import MaskOf
 from ...times import AbstractTimes, Stratified
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..path.mixture import Mixture
 from ..sites import probabilities_of, spread
 

@@ -21,7 +21,7 @@ from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.reductions import MaskOf
 from ...times import AbstractTimes, Stratified
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..sites import at_class
 
 

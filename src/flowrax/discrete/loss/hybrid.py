@@ -13,7 +13,7 @@ from ..._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.reductions import MaskOf
 from ...times import AbstractTimes, Stepped
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..path.reverse import AbstractReverse, AveragedPosterior, variational_term
 from ..sites import at_class, mean_where
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..._base.checks import check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ...model.contract import AbstractModel
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ...model.base import AbstractModel
+from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..path.reverse import AbstractReverse, AveragedPosterior
 from ..sites import invert
 from .draw import data_probabilities, data_weights, draw

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ...prior import AbstractPrior
-from ..contract import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, Masked
 from .masks import mask_of, size_of, times_of_shares

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import time_dtype
 from ..._base.typing import Array, Condition, KeyArray, Scalar, Tokens
-from ..contract import AbstractCategoricalModel, AbstractLogitModel
+from ..base import AbstractCategoricalModel, AbstractLogitModel
 from ..sites import invert, spread
 
 

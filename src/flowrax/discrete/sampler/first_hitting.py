@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .draw import data_weights, draw
 from .masks import highest, mask_of, size_of, times_of_shares
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
-from ..contract import SamplerStep
+from ..base import SamplerStep
 
 
 class AbstractOrder(eqx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from .ancestral import even_times
 from .draw import draw, log_tempered
 

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Bool, Condition, Scalar, Tokens
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..sites import spread
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_fraction, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..sites import spread
 from .ancestral import even_times
 from .draw import data_probabilities, draw

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, Scalar, Tokens
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from .draw import data_probabilities
 
 

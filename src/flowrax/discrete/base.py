@@ -1,4 +1,4 @@
-r"""The contracts of models that are sampled in discrete steps, and of their samplers."""
+r"""The abstract classes of models that are sampled in discrete steps, and of their samplers."""
 
 import abc
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 
 from .._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
-from ..model.contract import AbstractModel
+from ..model.base import AbstractModel
 from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
 
