@@ -17,6 +17,7 @@ at an end point, the model's time interval excludes a margin around it.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,10 +46,6 @@ class AbstractTarget(eqx.Module):
         """The velocity of the probability flow."""
 
     @abc.abstractmethod
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        """The score of the marginal, for standard normal noise that is independent of the data."""
-
-    @abc.abstractmethod
     def gain(self, s: Scales) -> Array:
         """The derivative of this target with respect to the data prediction at fixed `x`."""
 
@@ -71,9 +68,6 @@ class Data(AbstractTarget):
 
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
         return s.alpha_rate * output + s.sigma_rate * self.noise(output, x, s)
-
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        return -self.noise(output, x, s) / s.sigma
 
     def gain(self, s: Scales) -> Array:
         return jnp.ones_like(s.alpha)
@@ -101,9 +95,6 @@ class Noise(AbstractTarget):
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
         return s.alpha_rate * self.data(output, x, s) + s.sigma_rate * output
 
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        return -output / s.sigma
-
     def gain(self, s: Scales) -> Array:
         return -s.alpha / s.sigma
 
@@ -126,9 +117,6 @@ class Velocity(AbstractTarget):
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
         return output
 
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        return -self.noise(output, x, s) / s.sigma
-
     def gain(self, s: Scales) -> Array:
         return -_determinant(s) / s.sigma
 
@@ -150,9 +138,6 @@ class Score(AbstractTarget):
 
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
         return s.alpha_rate * self.data(output, x, s) - s.variance_rate / 2 * output
-
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        return output
 
     def gain(self, s: Scales) -> Array:
         return s.alpha / s.sigma**2
@@ -179,9 +164,6 @@ class V(AbstractTarget):
     def velocity(self, output: Event, x: Event, s: Scales) -> Event:
         return s.alpha_rate * self.data(output, x, s) + s.sigma_rate * self.noise(output, x, s)
 
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        return -self.noise(output, x, s) / s.sigma
-
     def gain(self, s: Scales) -> Array:
         return -(s.alpha**2 + s.sigma**2) / s.sigma
 
@@ -196,31 +178,13 @@ class LatentNoise(AbstractTarget):
     noise, so this target is not in the table, and the methods raise `ValueError`.
     """
 
-    def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:
-        raise ValueError(_NOT_AFFINE)
+    def from_pair(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "target.LatentNoise() is for paths with a latent; use interpolant.Latent(schedule, gamma), or another "
+            "target."
+        )
 
-    def data(self, output: Event, x: Event, s: Scales) -> Event:
-        raise ValueError(_NOT_AFFINE)
-
-    def noise(self, output: Event, x: Event, s: Scales) -> Event:
-        raise ValueError(_NOT_AFFINE)
-
-    def velocity(self, output: Event, x: Event, s: Scales) -> Event:
-        raise ValueError(_NOT_AFFINE)
-
-    def score(self, output: Event, x: Event, s: Scales) -> Event:
-        raise ValueError(_NOT_AFFINE)
-
-    def gain(self, s: Scales) -> Array:
-        raise ValueError(_NOT_AFFINE)
-
-    def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
-        raise ValueError(_NOT_AFFINE)
-
-
-_NOT_AFFINE = (
-    "target.LatentNoise() is for paths with a latent; use interpolant.Latent(schedule, gamma), or another target."
-)
+    data = noise = velocity = gain = singular_ends = from_pair
 
 
 def _determinant(s: Scales) -> Array:
