@@ -5,8 +5,10 @@ from typing import Any
 
 import equinox as eqx
 
+from .._base.checks import check_not_negative
 from .._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.base import AbstractModel
+from ..prior import AbstractPrior
 from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
 
@@ -44,6 +46,20 @@ class AbstractSampler(eqx.Module):
         """The number of network evaluations per step."""
 
 
+class AbstractTemperedSampler(AbstractSampler):
+    """A sampler that evaluates the network once per step and draws tokens at a temperature."""
+
+    temperature: eqx.AbstractVar[float | Array]
+    """The temperature of the clean-token probabilities; 0 takes the most probable class."""
+
+    def __check_init__(self) -> None:
+        check_not_negative("temperature", self.temperature)
+
+    @property
+    def num_evaluations_per_step(self) -> int:
+        return 1
+
+
 class AbstractSampledModel(AbstractModel):
     """A model that is sampled in discrete steps, not by a differential equation."""
 
@@ -59,6 +75,11 @@ class AbstractCategoricalModel(AbstractSampledModel):
     interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]
     shape: eqx.AbstractVar[Shape]
+
+    @property
+    def source(self) -> AbstractPrior:
+        """The prior; the remaining information about the data at `t_min` is neglected."""
+        return self.prior
 
     @abc.abstractmethod
     def log_probabilities(

@@ -13,7 +13,6 @@ from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network
 from ..coupling import AbstractCoupling, Independent
 from ..model.network import call_network
 from ..model.trained import network_dtype
-from ..prior import AbstractPrior
 from .base import AbstractLogitModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
 from .path.mixture import Mixture
@@ -64,11 +63,6 @@ class CategoricalModel(AbstractLogitModel):
         self.dtype = time_dtype(network_dtype(network) if dtype is None else dtype)
         self.t_min, self.t_max = t_min, t_max
         check_interval(t_min, t_max)
-
-    @property
-    def source(self) -> AbstractPrior:
-        """The prior; the remaining information about the data at `t_min` is neglected."""
-        return self.prior
 
     @property
     def default_sampler(self) -> AbstractSampler:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from ..._base.typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ...prior import AbstractPrior
 from ..base import AbstractCategoricalModel, AbstractSampler
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior
@@ -78,10 +77,6 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
     @property
     def prior(self) -> AbstractCategoricalPrior:
         return self.model.prior
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.model.source
 
     @property
     def default_sampler(self) -> AbstractSampler:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ...prior import AbstractPrior
 from ..base import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, Masked
@@ -45,10 +44,6 @@ class AbstractBlockModel(AbstractCategoricalModel):
     @property
     def t_max(self) -> float:
         return self.model.t_max
-
-    @property
-    def source(self) -> AbstractPrior:
-        return self.prior
 
     @property
     def default_sampler(self) -> AbstractSampler:

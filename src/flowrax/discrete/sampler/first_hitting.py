@@ -5,14 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
 from .draw import data_weights, draw
 from .masks import highest, mask_of, size_of, times_of_shares
 
 
-class FirstHitting(AbstractSampler):
+class FirstHitting(AbstractTemperedSampler):
     r"""Unmasks one site per step, at the random time of the next unmasking event (Zheng et al. 2024).
 
     If $n$ sites are masked at time $s$, the first of them is unmasked at the time $t$ with
@@ -26,13 +25,6 @@ class FirstHitting(AbstractSampler):
     """
 
     temperature: float | Array = 1.0
-
-    def __check_init__(self) -> None:
-        check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The nominal times, one step per site; raises `ValueError` if `grid` is given."""

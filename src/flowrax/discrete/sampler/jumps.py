@@ -48,6 +48,10 @@ class AbstractRateSampler(AbstractSiteSampler):
     temperature: eqx.AbstractVar[float | Array]
     guide: eqx.AbstractVar[AbstractRateGuide | None]
 
+    def __check_init__(self) -> None:
+        check_not_negative("stochasticity", self.stochasticity)
+        check_not_negative("temperature", self.temperature)
+
     @abc.abstractmethod
     def jump_probability(self, expected: Array) -> Array:
         """The probability that a site jumps, from the number of jumps expected in the step."""
@@ -92,10 +96,6 @@ class Euler(AbstractRateSampler):
     temperature: float | Array = 1.0
     guide: AbstractRateGuide | None = None
 
-    def __check_init__(self) -> None:
-        check_not_negative("stochasticity", self.stochasticity)
-        check_not_negative("temperature", self.temperature)
-
     def jump_probability(self, expected: Array) -> Array:
         return jnp.minimum(expected, 1)
 
@@ -114,10 +114,6 @@ class TauLeaping(AbstractRateSampler):
     stochasticity: float | Array = 0.0
     temperature: float | Array = 1.0
     guide: AbstractRateGuide | None = None
-
-    def __check_init__(self) -> None:
-        check_not_negative("stochasticity", self.stochasticity)
-        check_not_negative("temperature", self.temperature)
 
     def jump_probability(self, expected: Array) -> Array:
         return -jnp.expm1(-expected)

@@ -16,9 +16,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fraction, check_not_negative
+from ..._base.checks import check_fraction
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
 from ..sites import spread
 from .ancestral import even_times
 from .draw import data_probabilities, draw
@@ -105,7 +105,7 @@ class Loop(AbstractRemasking):
         return jnp.where(step.start == step.end, self.inner.amount(step, known, lost), 0)
 
 
-class Remasking(AbstractSampler):
+class Remasking(AbstractTemperedSampler):
     r"""Ancestral sampling of masked diffusion in which unmasked tokens may be masked again (ReMDM, Wang et al. 2025).
 
     Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
@@ -122,13 +122,6 @@ class Remasking(AbstractSampler):
     temperature: float | Array = 1.0
     keep_given: bool = eqx.field(static=True, default=True)
     """Whether the tokens given in `x0=` stay fixed. Default: True."""
-
-    def __check_init__(self) -> None:
-        check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         mask_of(self, model)
