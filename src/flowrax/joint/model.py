@@ -18,7 +18,7 @@ from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, S
 from ..coupling import Independent
 from ..discrete import even_times
 from ..discrete.base import AbstractSampledModel, AbstractSampler, SamplerStep
-from ..discrete.model import CategoricalModel
+from ..discrete.categorical_model import CategoricalModel
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
 from ..engine import evaluations_per_step

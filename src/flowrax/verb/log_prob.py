@@ -11,7 +11,7 @@ from .._base.condition import Batched, cast_condition
 from .._base.result import LogProb
 from .._base.typing import Array, BatchLike, Condition, KeyArray
 from ..discrete.base import AbstractCategoricalModel
-from ..discrete.log_prob import categorical_bound
+from ..discrete.likelihood_bound import categorical_bound
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics import ProbabilityFlow
 from ..engine import Grid, ProgressLike

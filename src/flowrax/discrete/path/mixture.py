@@ -97,3 +97,8 @@ class Mixture(AbstractCategoricalPath):
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
         joint = back * (ratio + lost_t / alpha_t * pi * weight)
         return jnp.where(weight == 0, here, joint)
+
+
+def as_path(path: AbstractCategoricalPath | AbstractMasking) -> AbstractCategoricalPath:
+    """The path itself, or the [`Mixture`][] of a schedule."""
+    return Mixture(path) if isinstance(path, AbstractMasking) else path

@@ -12,8 +12,8 @@ from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ...model.base import AbstractModel
 from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
 from ..path.reverse import AbstractReverse, AveragedPosterior
-from ..sites import invert
-from .draw import data_probabilities, data_weights, draw
+from ..sites import draw, invert
+from .clean_tokens import data_probabilities, data_weights
 
 
 class Ancestral(AbstractTemperedSampler):

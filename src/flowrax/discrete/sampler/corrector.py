@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
-from ..sites import spread
-from .draw import data_probabilities, draw
+from ..sites import draw, spread
+from .clean_tokens import data_probabilities
 from .rates import at
 
 

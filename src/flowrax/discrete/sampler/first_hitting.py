@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
-from .draw import data_weights, draw
+from ..sites import draw
+from .clean_tokens import data_weights
 from .masks import highest, mask_of, size_of, times_of_shares
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..sites import draw
 from .ancestral import even_times
-from .draw import data_probabilities, draw
+from .clean_tokens import data_probabilities
 from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractLogitModel, AbstractTemperedSampler, SamplerStep
-from .draw import draw, log_tempered
+from ..sites import draw
+from .clean_tokens import log_tempered
 from .masks import given_of, highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 

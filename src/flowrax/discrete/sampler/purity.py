@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..sites import draw
 from .ancestral import even_times
-from .draw import draw, log_tempered
+from .clean_tokens import log_tempered
 from .masks import mask_of
 
 

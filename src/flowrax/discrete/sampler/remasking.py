@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from ..._base.checks import check_fraction
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
-from ..sites import spread
+from ..sites import draw, spread
 from .ancestral import even_times
-from .draw import data_probabilities, draw
+from .clean_tokens import data_probabilities
 from .masks import given_of, mask_of
 
 

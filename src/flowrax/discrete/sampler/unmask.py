@@ -10,7 +10,8 @@ import numpy as np
 
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
-from .draw import draw, log_tempered
+from ..sites import draw
+from .clean_tokens import log_tempered
 from .masks import highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
