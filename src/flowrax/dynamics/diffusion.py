@@ -27,6 +27,13 @@ class AbstractDiffusion(eqx.Module):
         """Whether `w` is infinite at `t = 0`."""
 
 
+class AbstractBoundedDiffusion(AbstractDiffusion):
+    """A diffusion coefficient that is finite at every time, under every schedule."""
+
+    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
+        return False
+
+
 class SBDM(AbstractDiffusion):
     r"""$w = c\, g^2 / 2$; $c = 1$ is Anderson's reversal of the forward SDE (Song et al. 2021, eq. 6)."""
 
@@ -39,7 +46,7 @@ class SBDM(AbstractDiffusion):
         return 0.0 in schedule.singularities.forward_sde
 
 
-class Constant(AbstractDiffusion):
+class Constant(AbstractBoundedDiffusion):
     """$w = c$."""
 
     scale: float = 1.0
@@ -50,11 +57,8 @@ class Constant(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return jnp.full_like(t, self.scale)
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class Sigma(AbstractDiffusion):
+class Sigma(AbstractBoundedDiffusion):
     r"""$w = c\, \sigma(t)$."""
 
     scale: float = 1.0
@@ -62,11 +66,8 @@ class Sigma(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * schedule.sigma(t)
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class LinearDecay(AbstractDiffusion):
+class LinearDecay(AbstractBoundedDiffusion):
     """$w = c (1 - t)$."""
 
     scale: float = 1.0
@@ -74,11 +75,8 @@ class LinearDecay(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * (1 - jnp.asarray(t))
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class QuadraticDecay(AbstractDiffusion):
+class QuadraticDecay(AbstractBoundedDiffusion):
     """$w = c (1 - t)^2$."""
 
     scale: float = 1.0
@@ -86,11 +84,8 @@ class QuadraticDecay(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * (1 - jnp.asarray(t)) ** 2
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class CosineDecay(AbstractDiffusion):
+class CosineDecay(AbstractBoundedDiffusion):
     r"""$w = \tfrac14 (c \cos \pi t + 1)^2$ ("decreasing" in SiT)."""
 
     scale: float = 1.0
@@ -98,11 +93,8 @@ class CosineDecay(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return 0.25 * (self.scale * jnp.cos(jnp.pi * jnp.asarray(t)) + 1) ** 2
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class Parabola(AbstractDiffusion):
+class Parabola(AbstractBoundedDiffusion):
     r"""$w = 4 c\, t (1 - t)$."""
 
     scale: float = 1.0
@@ -111,11 +103,8 @@ class Parabola(AbstractDiffusion):
         t = jnp.asarray(t)
         return 4 * self.scale * t * (1 - t)
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class SinePulse(AbstractDiffusion):
+class SinePulse(AbstractBoundedDiffusion):
     r"""$w = c \sin^2 \pi t$ ("increasing-decreasing" in SiT)."""
 
     scale: float = 1.0
@@ -123,11 +112,8 @@ class SinePulse(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class LinearGrowth(AbstractDiffusion):
+class LinearGrowth(AbstractBoundedDiffusion):
     """$w = c t$."""
 
     scale: float = 1.0
@@ -135,20 +121,14 @@ class LinearGrowth(AbstractDiffusion):
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * jnp.asarray(t)
 
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
-
-class RaisedSine(AbstractDiffusion):
+class RaisedSine(AbstractBoundedDiffusion):
     r"""$w = \tfrac14 (c \sin \pi t + 1)^2$: 1/4 at both ends, largest at $t = 1/2$ for $c > 0$."""
 
     scale: float = 1.0
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return 0.25 * (self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) + 1) ** 2
-
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
 
 class Odds(AbstractDiffusion):
@@ -212,7 +192,7 @@ class Scaled(AbstractDiffusion):
         return self.diffusion.is_singular_at_start(schedule)
 
 
-class Capped(AbstractDiffusion):
+class Capped(AbstractBoundedDiffusion):
     """Another coefficient, clipped at a maximum."""
 
     diffusion: AbstractDiffusion
@@ -220,9 +200,6 @@ class Capped(AbstractDiffusion):
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return jnp.minimum(self.diffusion(schedule, t), self.maximum)
-
-    def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
-        return False
 
 
 class SigmoidPower(AbstractDiffusion):
