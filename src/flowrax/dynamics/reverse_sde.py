@@ -1,8 +1,8 @@
 r"""$\mathrm{d}X = (v + a(t)\, s)\, \mathrm{d}t + \sqrt{2 b(t)}\, \mathrm{d}W$: the velocity, the score and noise.
 
 With a prior of covariance $C$ the score is $C s$ and the noise $C^{1/2} \mathrm{d}W$. If $a = b = w$ for any $w \ge 0$,
-as in [`ReverseSDE`][], the process has the same Fokker-Planck equation as the probability flow, hence the same marginals
-(Albergo et al. 2023, theorem 2.8); any other choice changes the marginals.
+as in [`ReverseSDE`][], the process has the same Fokker-Planck equation as the probability flow, hence the same
+marginals (Albergo et al. 2023, theorem 2.8); any other choice changes the marginals.
 """
 
 import abc
