@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 
-from .._base.checks import check_not_negative
 from .._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.base import AbstractModel
 from ..prior import AbstractPrior
@@ -46,14 +45,8 @@ class AbstractSampler(eqx.Module):
         """The number of network evaluations per step."""
 
 
-class AbstractTemperedSampler(AbstractSampler):
-    """A sampler that evaluates the network once per step and draws tokens at a temperature."""
-
-    temperature: eqx.AbstractVar[float | Array]
-    """The temperature of the clean-token probabilities; 0 takes the most probable class."""
-
-    def __check_init__(self) -> None:
-        check_not_negative("temperature", self.temperature)
+class AbstractSingleEvaluationSampler(AbstractSampler):
+    """A sampler that evaluates the network once per step."""
 
     @property
     def num_evaluations_per_step(self) -> int:

@@ -68,14 +68,8 @@ class LogLinearMasking(AbstractMasking):
     **Reference:** [@sahoo2024simple].
     """
 
-    eps: float
-
-    def __init__(self, eps: float = 1e-3):
-        """**Arguments:**
-
-        - `eps`: the probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1).
-        """
-        self.eps = _check_eps(eps)
+    eps: float = eqx.field(default=1e-3, converter=_check_eps)
+    """The probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1)."""
 
     def alpha(self, t: Times) -> Array:
         return self.eps + (1 - self.eps) * jnp.asarray(t)
@@ -96,14 +90,8 @@ class CosineMasking(AbstractMasking):
     **Reference:** [@chang2022maskgit].
     """
 
-    eps: float
-
-    def __init__(self, eps: float = 1e-3):
-        """**Arguments:**
-
-        - `eps`: the probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1).
-        """
-        self.eps = _check_eps(eps)
+    eps: float = eqx.field(default=1e-3, converter=_check_eps)
+    """The probability that a token is not masked at `t = 0`. Raises `ValueError` outside [0, 1)."""
 
     def alpha(self, t: Times) -> Array:
         return self.eps + (1 - self.eps) * jnp.sin(_QUARTER * jnp.asarray(t))

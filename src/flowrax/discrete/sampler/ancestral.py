@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._base.checks import is_traced
+from ..._base.checks import check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ...model.base import AbstractModel
-from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..path.reverse import AbstractReverse, AveragedPosterior
 from ..sites import draw, invert
 from .clean_tokens import data_probabilities, data_weights
 
 
-class Ancestral(AbstractTemperedSampler):
+class Ancestral(AbstractSingleEvaluationSampler):
     r"""Draws every site independently from $\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$, for $s < t$.
 
     With an exact model each site has the exact marginal for any number of steps. Several sites that jump in the same
@@ -30,6 +30,9 @@ class Ancestral(AbstractTemperedSampler):
 
     temperature: float | Array = 1.0
     reverse: AbstractReverse = AveragedPosterior()
+
+    def __check_init__(self) -> None:
+        check_not_negative("temperature", self.temperature)
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)

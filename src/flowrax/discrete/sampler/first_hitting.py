@@ -5,14 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw
 from .clean_tokens import data_weights
 from .masks import highest, mask_of, size_of, times_of_shares
 
 
-class FirstHitting(AbstractTemperedSampler):
+class FirstHitting(AbstractSingleEvaluationSampler):
     r"""Unmasks one site per step, at the random time of the next unmasking event (Zheng et al. 2024).
 
     If $n$ sites are masked at time $s$, the first of them is unmasked at the time $t$ with
@@ -26,6 +27,9 @@ class FirstHitting(AbstractTemperedSampler):
     """
 
     temperature: float | Array = 1.0
+
+    def __check_init__(self) -> None:
+        check_not_negative("temperature", self.temperature)
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The nominal times, one step per site; raises `ValueError` if `grid` is given."""

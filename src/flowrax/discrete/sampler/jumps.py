@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw
 from .ancestral import even_times
 from .clean_tokens import data_probabilities
 from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
 
 
-class AbstractSiteSampler(AbstractSampler):
+class AbstractSiteSampler(AbstractSingleEvaluationSampler):
     """Samplers whose sites change independently in each step, given the state at its start."""
 
     @abc.abstractmethod
@@ -24,10 +24,6 @@ class AbstractSiteSampler(AbstractSampler):
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         """The probability of every class after the step, `(*shape, K)`; the last axis sums to one."""
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)

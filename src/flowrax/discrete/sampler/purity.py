@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw
 from .ancestral import even_times
 from .clean_tokens import log_tempered
 from .masks import mask_of
 
 
-class Purity(AbstractTemperedSampler):
+class Purity(AbstractSingleEvaluationSampler):
     r"""Unmasks as many sites as [`Euler`][] would, but those where the model is most confident.
 
     The number of sites to unmask is binomial: each masked site counts with probability
@@ -36,6 +36,7 @@ class Purity(AbstractTemperedSampler):
 
     def __check_init__(self) -> None:
         check_not_negative("stochasticity", self.stochasticity)
+        check_not_negative("temperature", self.temperature)
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The times of `grid`, as in [`even_times`][]; raises `ValueError` if the prior has no mask."""

@@ -16,9 +16,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fraction
+from ..._base.checks import check_fraction, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw, spread
 from .ancestral import even_times
 from .clean_tokens import data_probabilities
@@ -105,7 +105,7 @@ class Loop(AbstractRemasking):
         return jnp.where(step.start == step.end, self.inner.amount(step, known, lost), 0)
 
 
-class Remasking(AbstractTemperedSampler):
+class Remasking(AbstractSingleEvaluationSampler):
     r"""Ancestral sampling of masked diffusion in which unmasked tokens may be masked again (ReMDM, Wang et al. 2025).
 
     Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
@@ -122,6 +122,9 @@ class Remasking(AbstractTemperedSampler):
     temperature: float | Array = 1.0
     keep_given: bool = eqx.field(static=True, default=True)
     """Whether the tokens given in `x0=` stay fixed. Default: True."""
+
+    def __check_init__(self) -> None:
+        check_not_negative("temperature", self.temperature)
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         mask_of(self, model)

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..base import AbstractCategoricalModel, AbstractTemperedSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw
 from .clean_tokens import log_tempered
 from .masks import highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
 
-class Unmask(AbstractTemperedSampler):
+class Unmask(AbstractSingleEvaluationSampler):
     r"""Draws a token for every masked site and keeps those that come first in `order`.
 
     If one site is unmasked per step, the model is exact and the order ignores the drawn tokens ([`RandomOrder`][],
@@ -52,6 +53,7 @@ class Unmask(AbstractTemperedSampler):
         self.order = Confidence() if order is None else order
         self.per_step = per_step if per_step is None or isinstance(per_step, int) else tuple(map(int, per_step))
         self.temperature = temperature
+        check_not_negative("temperature", temperature)
         if per_step is not None and np.min(np.asarray(self.per_step), initial=1) < 1:
             raise ValueError(f"per_step must be at least 1; got {per_step}.")
 
