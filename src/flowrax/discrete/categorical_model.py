@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_batch, check_interval, check_shape, is_traced, time_dtype
-from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
+from .._base.checks import check_interval, check_shape, time_dtype
+from .._base.typing import Array, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
 from ..model.network import AbstractNetwork, call_network
 from ..model.trained import network_dtype
@@ -67,18 +67,6 @@ class CategoricalModel(AbstractLogitModel):
     @property
     def default_sampler(self) -> AbstractSampler:
         return Ancestral()
-
-    def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
-        """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
-        rows = jnp.asarray(x)
-        if not jnp.issubdtype(rows.dtype, jnp.integer):
-            raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
-        check_batch(name, rows, self.shape, size)
-        if not is_traced(rows) and rows.size:
-            low, high = int(rows.min()), int(rows.max())
-            if low < 0 or high >= self.prior.num_classes:
-                raise ValueError(f"{name} has classes from {low} to {high}; the prior has {self.prior.num_classes}.")
-        return rows.astype(self.prior.dtype)
 
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """The network's output, `(*shape, K)`; `key` is for dropout in training."""

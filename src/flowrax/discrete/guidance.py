@@ -15,11 +15,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from .base import AbstractCategoricalModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
 from .sampler.rates import AbstractRateGuide
+from .sites import at_class
 
 
 class ClassifierFreeCategorical(AbstractCategoricalModel):
@@ -92,10 +93,6 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         """The sampler of the model without guidance."""
         return self.model.default_sampler
 
-    def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
-        """The events `x` as the wrapped model takes them."""
-        return self.model.events(name, x, size)
-
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
@@ -162,4 +159,4 @@ class FirstOrderRatio(AbstractRateGuide):
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         rows = jax.nn.one_hot(x, model.prior.num_classes, dtype=model.dtype)
         slope = jax.grad(lambda rows: self.log_likelihood(t, rows, condition))(rows)
-        return self.weight * (slope - jnp.take_along_axis(slope, x[..., None], axis=-1))
+        return self.weight * (slope - at_class(slope, x)[..., None])

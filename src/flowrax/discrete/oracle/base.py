@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base.checks import check_shape, is_traced
-from ..._base.typing import Array, Condition, KeyArray, Numbers, Scalar, Shape, Tokens
+from ..._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, Shape, Tokens
 from ...model.network import AbstractNetwork
 from ...prior import AbstractPrior
 from ..categorical_model import CategoricalModel
 from ..path.base import AbstractCategoricalPath
 from ..path.mixture import as_path
-from ..prior import AbstractCategoricalPrior
+from ..prior import TOKENS, AbstractCategoricalPrior
 from ..schedule import AbstractMasking
 
 
@@ -23,6 +24,7 @@ class AbstractCategoricalOracle(AbstractPrior):
     """A distribution of sequences `(L,)` of classes `0 ... num_classes - 1`."""
 
     num_classes: eqx.AbstractVar[int]
+    dtype: ClassVar[DType] = TOKENS
 
     @property
     @abc.abstractmethod

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..._base.checks import is_traced
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
-from ..sites import draw
+from ..sites import at_class, draw
 from .base import AbstractCategoricalOracle, check_rows, entropy_of, normalised
 
 
@@ -16,7 +16,6 @@ class Joint(AbstractCategoricalOracle):
 
     table: Array
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
 
     def __init__(self, table: Numbers):
@@ -33,7 +32,7 @@ class Joint(AbstractCategoricalOracle):
         if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and np.sum(np.asarray(table)) > 0):
             raise ValueError(f"table must not be negative or all zero; its smallest entry is {table.min()}.")
         self.table = table / jnp.sum(table)
-        self.shape, self.dtype, self.num_classes = (table.ndim,), jnp.dtype(jnp.int32), table.shape[0]
+        self.shape, self.num_classes = (table.ndim,), table.shape[0]
 
     def draw(self, key: KeyArray) -> Tokens:
         index = jax.random.categorical(key, jnp.log(self.table).ravel())
@@ -73,7 +72,6 @@ class Sites(AbstractCategoricalOracle):
 
     probabilities: Array
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
 
     def __init__(self, probabilities: Numbers):
@@ -88,13 +86,13 @@ class Sites(AbstractCategoricalOracle):
             raise ValueError(f"probabilities must have shape (L, K); got {self.probabilities.shape}.")
         check_rows("probabilities", self.probabilities)
         length, self.num_classes = self.probabilities.shape
-        self.shape, self.dtype = (length,), jnp.dtype(jnp.int32)
+        self.shape = (length,)
 
     def draw(self, key: KeyArray) -> Tokens:
         return draw(key, self.probabilities).astype(self.dtype)
 
     def log_density(self, x: Tokens) -> Array:
-        return jnp.sum(jnp.log(jnp.take_along_axis(self.probabilities, x[:, None], axis=1)))
+        return jnp.sum(jnp.log(at_class(self.probabilities, x)))
 
     @property
     def marginals(self) -> Array:

@@ -49,9 +49,6 @@ class AbstractBlockModel(AbstractCategoricalModel):
     def default_sampler(self) -> AbstractSampler:
         return self.model.default_sampler
 
-    def events(self, name: str, x: Any, size: int | None = None) -> Array:
-        raise ValueError("A block has no events of its own; pass events to the whole model.")
-
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:

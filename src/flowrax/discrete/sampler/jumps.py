@@ -13,7 +13,7 @@ from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, Sa
 from ..sites import draw
 from .ancestral import even_times
 from .clean_tokens import data_probabilities
-from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
+from .rates import AbstractRateGuide, guided_jumps, jump_rates
 
 
 class AbstractSiteSampler(AbstractSingleEvaluationSampler):
@@ -57,7 +57,7 @@ class AbstractRateSampler(AbstractSiteSampler):
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)
-        here = at(x, p1.shape[-1])
+        here = jax.nn.one_hot(x, p1.shape[-1], dtype=bool)
         time, last = (step.end - step.start).astype(p1.dtype), p1
         if self.guide is None:
             where = jump_rates(model, step.start, x, p1, self.stochasticity)

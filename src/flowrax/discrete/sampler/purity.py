@@ -11,7 +11,7 @@ from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, Sa
 from ..sites import draw
 from .ancestral import even_times
 from .clean_tokens import log_tempered
-from .masks import mask_of
+from .masks import highest, mask_of
 
 
 class Purity(AbstractSingleEvaluationSampler):
@@ -61,8 +61,7 @@ class Purity(AbstractSingleEvaluationSampler):
         mask = mask_of(self, model)
         masked = x == mask
         number = jnp.sum(masked & (jax.random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
-        order = jnp.argsort(jnp.where(masked, -jnp.max(log_p, axis=-1), jnp.inf), axis=None)
-        rank = jnp.zeros(x.size, jnp.int32).at[order].set(jnp.arange(x.size, dtype=jnp.int32)).reshape(x.shape)
+        surest = highest(jnp.where(masked, jnp.max(log_p, axis=-1), -jnp.inf), number)
         new = draw(what_key, jnp.exp(log_tempered(log_p, self.temperature)))
         again = ~masked & (jax.random.uniform(back_key, x.shape, back.dtype) < back)
-        return jnp.where(masked & (rank < number), new, jnp.where(again, mask, x))
+        return jnp.where(surest, new, jnp.where(again, mask, x))
