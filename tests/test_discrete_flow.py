@@ -208,7 +208,7 @@ def test_sites_of_any_rank_and_keys(prior):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: discrete.Purity().times(exact("uniform"), 4), "the model's prior has no mask"),
+        (lambda: discrete.Purity().times(exact("uniform"), 4), "Purity unmasks sites, but UniformCategorical"),
         (lambda: discrete.Euler(stochasticity=-1.0), "stochasticity"),
         (lambda: discrete.TauLeaping(temperature=-1.0), "temperature"),
         (lambda: discrete.CorrectorSampler(discrete.Euler(), 0), "num_corrections must be at least one"),
