@@ -38,7 +38,7 @@ def flowrax(case, num_classes, batch):
     import jax.numpy as jnp
 
     import flowrax as frx
-    from flowrax.discrete.contract import SamplerStep
+    from flowrax.discrete.base import SamplerStep
 
     shape = (SITES,)
     logits, data, lost = inputs(num_classes, batch)

@@ -23,7 +23,7 @@ import flowrax as frx
 import ngrams
 from corpus import LENGTH, Corpus
 from flowrax import discrete
-from flowrax.discrete.contract import AbstractSampler
+from flowrax.discrete.base import AbstractSampler
 
 
 class Settings(NamedTuple):

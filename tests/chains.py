@@ -30,7 +30,7 @@ def _end_of(model, moves, times, condition):
     count = len(times) - 1
 
     def push(law, xs):
-        return law @ transition(model, moves, frx.discrete.contract.SamplerStep(xs[0], count, *xs[1:]), condition), None
+        return law @ transition(model, moves, frx.discrete.base.SamplerStep(xs[0], count, *xs[1:]), condition), None
 
     return jax.lax.scan(push, source_law(model), (jnp.arange(count), times[:-1], times[1:]))[0]
 

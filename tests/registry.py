@@ -264,9 +264,6 @@ class ChosenTarget(AbstractTarget):
     def velocity(self, output, x, s):
         return self._at("velocity", output, x, s)
 
-    def score(self, output, x, s):
-        return self._at("score", output, x, s)
-
     def gain(self, s):
         return _switch(self.index, [t.gain for t in TARGETS.values()], s.alpha, s)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import SamplerStep
+from flowrax.discrete.base import SamplerStep
 
 TABLE = np.random.default_rng(0).dirichlet(np.full(9, 4.0)).reshape(3, 3)
 PI = [0.2, 0.5, 0.3]

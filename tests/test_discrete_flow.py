@@ -11,7 +11,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import SamplerStep
+from flowrax.discrete.base import SamplerStep
 from states import LINEAR, PRIORS, SCHEDULES, TABLE, exact, falls_at_order, law_after, marginal, matrices, states_of
 
 
@@ -208,7 +208,7 @@ def test_sites_of_any_rank_and_keys(prior):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: discrete.Purity().times(exact("uniform"), 4), "the model's prior has no mask"),
+        (lambda: discrete.Purity().times(exact("uniform"), 4), "Purity unmasks sites, but UniformCategorical"),
         (lambda: discrete.Euler(stochasticity=-1.0), "stochasticity"),
         (lambda: discrete.TauLeaping(temperature=-1.0), "temperature"),
         (lambda: discrete.CorrectorSampler(discrete.Euler(), 0), "num_corrections must be at least one"),

@@ -9,7 +9,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import SamplerStep
+from flowrax.discrete.base import SamplerStep
 from states import LINEAR, TABLE, exact, falls_at_order, law_after, marginal, states_of
 
 CUBE = np.random.default_rng(2).dirichlet(np.full(27, 0.7)).reshape(3, 3, 3)

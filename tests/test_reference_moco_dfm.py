@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 import flowrax as frx
 from flowrax import discrete
-from flowrax.discrete.contract import SamplerStep
+from flowrax.discrete.base import SamplerStep
 from states import LINEAR
 
 REFERENCE = np.load(pathlib.Path(__file__).parent / "reference" / "moco_dfm.npz")

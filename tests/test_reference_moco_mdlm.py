@@ -49,7 +49,7 @@ def moved(moves, index=0, count=3, fixed=None):
     first = jnp.asarray(np.full_like(X, MASK) if fixed is None else np.where(fixed, X, MASK), jnp.int32)
 
     def one(x, i, t):
-        step = frx.discrete.contract.SamplerStep(index[i], count, t, t, first[i])
+        step = frx.discrete.base.SamplerStep(index[i], count, t, t, first[i])
         return moves.step(model(), step, x, i, jax.random.key(0))
 
     return by_row(one)
@@ -121,7 +121,7 @@ def test_step(name, x64):
         moves = frx.discrete.Ancestral(temperature)
         return by_row(
             lambda x, i, t: moves.probabilities(
-                model(name), frx.discrete.contract.SamplerStep(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
+                model(name), frx.discrete.base.SamplerStep(jnp.asarray(0), 1, t, jnp.asarray(1 - T + DT)[i]), x, i
             )
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
+from flowrax.stepper.exponential.kernel import converted
 from laws import MORE_SCHEDULES, SCHEDULES, covariances, mixture
 
 TARGETS = {"data": frx.Data(), "noise": frx.Noise(), "velocity": frx.Velocity(), "score": frx.Score(), "v": frx.V()}
@@ -45,9 +46,10 @@ def exact():
 def convert(target, schedule, form, t, x, output):
     """The model whose network gives `output`, read in `form`."""
     scales = schedule.scales(t)
+    prediction = converted(output, x, scales, target)
     if form == "v":
-        return frx.V().from_pair(target.data(output, x, scales), target.noise(output, x, scales), scales)
-    return getattr(target, form)(output, x, scales)
+        return frx.V().from_pair(prediction.data, prediction.noise, scales)
+    return getattr(prediction, form)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

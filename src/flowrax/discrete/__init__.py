@@ -1,17 +1,20 @@
 """Categorical data: priors, paths, models, samplers, losses, guidance and likelihood bounds."""
 
 from . import oracle as oracle
-from .contract import (
+from .base import (
     AbstractCategoricalModel as AbstractCategoricalModel,
     AbstractLogitModel as AbstractLogitModel,
     AbstractSampledModel as AbstractSampledModel,
     AbstractSampler as AbstractSampler,
     SamplerStep as SamplerStep,
 )
+from .categorical_model import CategoricalModel as CategoricalModel, WithEvidence as WithEvidence
 from .d3pm import D3PM as D3PM
-from .evidence import WithEvidence as WithEvidence
-from .guidance.classifier_free import ClassifierFreeCategorical as ClassifierFreeCategorical
-from .guidance.predictor import FirstOrderRatio as FirstOrderRatio, LikelihoodRatio as LikelihoodRatio
+from .guidance import (
+    ClassifierFreeCategorical as ClassifierFreeCategorical,
+    FirstOrderRatio as FirstOrderRatio,
+    LikelihoodRatio as LikelihoodRatio,
+)
 from .loss.categorical_bound import CategoricalBound as CategoricalBound
 from .loss.cross_entropy import (
     AbstractTokenWeight as AbstractTokenWeight,
@@ -21,7 +24,6 @@ from .loss.cross_entropy import (
 )
 from .loss.generalised_kl import GeneralisedKL as GeneralisedKL
 from .loss.hybrid import Hybrid as Hybrid
-from .model import CategoricalModel as CategoricalModel
 from .path.base import AbstractCategoricalPath as AbstractCategoricalPath
 from .path.mixture import Mixture as Mixture
 from .path.reverse import (
@@ -40,13 +42,13 @@ from .prior import (
 )
 from .sampler.ancestral import Ancestral as Ancestral, even_times as even_times
 from .sampler.blocks import AbstractBlockModel as AbstractBlockModel, Blocks as Blocks
-from .sampler.corrector import CorrectorSampler as CorrectorSampler
-from .sampler.draw import (
+from .sampler.clean_tokens import (
     data_probabilities as data_probabilities,
     data_weights as data_weights,
-    draw as draw,
     log_tempered as log_tempered,
+    score as score,
 )
+from .sampler.corrector import CorrectorSampler as CorrectorSampler
 from .sampler.first_hitting import FirstHitting as FirstHitting
 from .sampler.jumps import (
     AbstractRateSampler as AbstractRateSampler,
@@ -77,20 +79,20 @@ from .sampler.remasking import (
     Remasking as Remasking,
     RescaledRemasking as RescaledRemasking,
 )
-from .sampler.score import score as score
 from .sampler.unmask import Unmask as Unmask
 from .schedule import (
     AbstractMasking as AbstractMasking,
     CosineMasking as CosineMasking,
     LogLinearMasking as LogLinearMasking,
     PolynomialMasking as PolynomialMasking,
+    TabulatedMasking as TabulatedMasking,
 )
 from .sites import (
     at_class as at_class,
+    draw as draw,
     invert as invert,
     log_or_infinity as log_or_infinity,
     mean_where as mean_where,
     probabilities_of as probabilities_of,
     spread as spread,
 )
-from .tabulated import TabulatedMasking as TabulatedMasking

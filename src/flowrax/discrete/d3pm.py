@@ -19,9 +19,9 @@ from .path.mixture import Mixture
 from .path.reverse import AbstractReverse, AveragedPosterior, variational_term
 from .path.transitions import AbstractTransitions
 from .prior import AbstractCategoricalPrior
-from .sampler.draw import log_tempered
-from .sites import at_class, invert, mean_where
-from .tabulated import TabulatedMasking
+from .sampler.clean_tokens import log_tempered
+from .schedule import TabulatedMasking
+from .sites import at_class, draw, invert, mean_where
 
 Index = Int[ArrayLike, ""]
 
@@ -197,10 +197,9 @@ def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens
     """Draws a class for each site, with a key or uniform numbers."""
     if (key is None) == (uniform is None):
         raise ValueError("This step draws classes: pass either key=, or uniform= with numbers in [0, 1).")
+    if key is not None:
+        return draw(key, weights)
     weights = weights.astype(time_dtype(weights.dtype))
-    if uniform is None:
-        assert key is not None
-        uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
     uniform = jnp.asarray(uniform, weights.dtype)
     if uniform.shape == weights.shape:
         # Zero is replaced by the smallest positive number, so that the Gumbel noise is finite.

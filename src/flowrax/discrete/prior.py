@@ -1,18 +1,24 @@
 r"""Categorical priors: the sites of an event are independent draws of one of $K$ classes with probabilities $\pi$."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._base.checks import is_traced
-from .._base.typing import Array, KeyArray, Numbers, Shape, Tokens
+from .._base.typing import Array, DType, KeyArray, Numbers, Shape, Tokens
 from ..prior import AbstractPrior
+
+TOKENS = jnp.dtype(jnp.int32)
+"""The dtype of tokens."""
 
 
 class AbstractCategoricalPrior(AbstractPrior):
     """A distribution of events whose sites are independent integers in `0 ... num_classes - 1`."""
 
+    dtype: ClassVar[DType] = TOKENS
     num_classes: eqx.AbstractVar[int]
     """The number `K` of classes of a state, which includes the mask if there is one."""
     mask: eqx.AbstractVar[int | None]
@@ -40,7 +46,6 @@ class Categorical(AbstractCategoricalPrior):
 
     probabilities: Array
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
     mask: None = eqx.field(static=True, default=None)
 
@@ -51,7 +56,7 @@ class Categorical(AbstractCategoricalPrior):
         - `probabilities`: the probability of each class, `(K,)`. Raises `ValueError` unless they are not negative and
             sum to one.
         """
-        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.shape = tuple(shape)
         self.probabilities = jnp.asarray(probabilities, float)
         if self.probabilities.ndim != 1 or not self.probabilities.size:
             raise ValueError(f"probabilities must be a list of numbers; got shape {self.probabilities.shape}.")
@@ -69,7 +74,6 @@ class UniformCategorical(AbstractCategoricalPrior):
     """Classes with equal probabilities."""
 
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
     mask: None = eqx.field(static=True, default=None)
 
@@ -79,7 +83,7 @@ class UniformCategorical(AbstractCategoricalPrior):
         - `shape`: the shape of one event.
         - `num_classes`: the number of classes `K`. Raises `ValueError` below 2.
         """
-        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.shape = tuple(shape)
         self.num_classes = _at_least_two(num_classes)
 
     @property
@@ -95,7 +99,6 @@ class Masked(AbstractCategoricalPrior):
     """
 
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
     mask: int = eqx.field(static=True)
 
@@ -107,7 +110,7 @@ class Masked(AbstractCategoricalPrior):
         - `mask`: the class of the mask, the absorbing state. Default: `K - 1`, the last class. Raises `ValueError`
             outside `0 ... K - 1`.
         """
-        self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
+        self.shape = tuple(shape)
         self.num_classes = _at_least_two(num_classes)
         self.mask = num_classes - 1 if mask is None else int(mask)
         if not 0 <= self.mask < num_classes:

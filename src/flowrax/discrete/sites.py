@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
-from .._base.typing import Array, ArrayLike, PyTree, Tokens
+from .._base.checks import check_shape, time_dtype
+from .._base.typing import Array, ArrayLike, KeyArray, PyTree, Tokens
 
 
 def spread(row: Array, ndim: int) -> Array:
@@ -98,6 +98,23 @@ def invert(level: Array, weights: Array) -> Tokens:
         before = jnp.take_along_axis(sums - held, found[..., None], axis=-1)[..., 0]
         answer = found * width + _passed(level * total - before, inside, _running(inside))
     return jnp.where((total > 0) & (total < jnp.inf), answer, -1)
+
+
+def draw(key: KeyArray, weights: Array) -> Tokens:
+    """Draws one class per site by inverting the cumulative distribution function.
+
+    Sums over blocks of about the square root of K classes locate the block, and sums within it the class. This takes K
+    additions and a single random number per site.
+
+    **Arguments:**
+
+    - `key`: the random key.
+    - `weights`: `(*shape, K)`, not negative; they need not sum to one. A class of weight zero is never drawn.
+
+    **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
+    """
+    weights = weights.astype(time_dtype(weights.dtype))
+    return invert(jax.random.uniform(key, weights.shape[:-1], weights.dtype), weights)
 
 
 def mean_where(mask: ArrayLike | None, values: Array) -> Array:

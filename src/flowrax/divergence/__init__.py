@@ -1,10 +1,10 @@
 """The divergence of a vector field: exact, or estimated with random probes and a standard error."""
 
-from .base import AbstractDivergence as AbstractDivergence
+from .base import AbstractDivergence as AbstractDivergence, AbstractRandomDivergence as AbstractRandomDivergence
 from .control_variate import ControlVariate as ControlVariate
 from .exact import Exact as Exact
 from .hutchinson import Hutchinson as Hutchinson
-from .hutchpp import HutchPP as HutchPP
+from .low_rank import HutchPP as HutchPP, XTrace as XTrace
 from .probes import (
     AbstractProbes as AbstractProbes,
     GaussianProbes as GaussianProbes,
@@ -12,4 +12,3 @@ from .probes import (
     Rademacher as Rademacher,
     Sphere as Sphere,
 )
-from .xtrace import XTrace as XTrace

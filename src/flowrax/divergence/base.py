@@ -12,6 +12,7 @@ differentiable in time, and an adaptive solver would reduce its step size indefi
 import abc
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -49,18 +50,32 @@ class AbstractDivergence(eqx.Module):
         """The standard error of the mean of `estimates` over the last axis, which has length `num_estimates`."""
 
 
-def standard_error_of_mean(estimates: Array) -> Array:
-    """The standard error of the mean of independent `estimates` over the last axis; infinite for a single estimate."""
-    num = estimates.shape[-1]
-    if num == 1:
-        return jnp.full_like(estimates[..., 0], jnp.inf)
-    # Subtract the first estimate, so that equal estimates give exactly zero.
-    deviation = estimates - estimates[..., :1]
-    spread = jnp.sum((deviation - jnp.mean(deviation, axis=-1, keepdims=True)) ** 2, axis=-1)
-    variance = spread / (num * (num - 1))
-    # The square root is not differentiable at zero; select the value there and set its derivative to zero.
-    positive = variance > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
+class AbstractRandomDivergence(AbstractDivergence):
+    """A random method whose estimates are independent, or rescaled to be as spread as independent ones."""
+
+    needs_key: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def draw_probes(self, key: KeyArray, x: Event) -> Array:
+        """The random probes for events like `x`."""
+
+    def probes(self, key: KeyArray | None, x: Event) -> Array:
+        if key is None:
+            raise ValueError(f"{type(self).__name__} draws probes; pass key=jax.random.key(...).")
+        return self.draw_probes(key, x)
+
+    def standard_error(self, estimates: Array) -> Array:
+        """The standard error of the mean of independent estimates; infinite for a single estimate."""
+        num = estimates.shape[-1]
+        if num == 1:
+            return jnp.full_like(estimates[..., 0], jnp.inf)
+        # Subtract the first estimate, so that equal estimates give exactly zero.
+        deviation = estimates - estimates[..., :1]
+        spread = jnp.sum((deviation - jnp.mean(deviation, axis=-1, keepdims=True)) ** 2, axis=-1)
+        variance = spread / (num * (num - 1))
+        # The square root is not differentiable at zero; select the value there and set its derivative to zero.
+        positive = variance > 0
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
 
 
 def jacobian_products(field: VectorField, x: Event) -> tuple[Event, Callable[[Array], Array]]:
@@ -76,10 +91,3 @@ def jacobian_products(field: VectorField, x: Event) -> tuple[Event, Callable[[Ar
 def exact_trace(products: Callable[[Array], Array], x: Event) -> Array:
     """The exact trace from products with all basis vectors, for estimators with at least `d` products."""
     return jnp.trace(products(jnp.eye(math.prod(x.shape), dtype=x.dtype)))
-
-
-def key_or_raise(divergence: AbstractDivergence, key: KeyArray | None) -> KeyArray:
-    """Returns `key`; raises `ValueError` if it is None."""
-    if key is None:
-        raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")
-    return key

@@ -1,17 +1,16 @@
 r"""Hutchinson's trace estimator: the mean of $\epsilon^\top J\, \epsilon$ over probes with identity covariance."""
 
 import math
-from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.typing import Array, Event, KeyArray
-from .base import AbstractDivergence, VectorField, jacobian_products, key_or_raise, standard_error_of_mean
+from .base import AbstractRandomDivergence, VectorField, jacobian_products
 from .probes import AbstractProbes, Rademacher
 
 
-class Hutchinson(AbstractDivergence):
+class Hutchinson(AbstractRandomDivergence):
     """The mean over random probes, with its standard error.
 
     Use [`Exact`][] in few dimensions, where it costs no more. There, `k` Rademacher probes in `d` dimensions are all
@@ -23,7 +22,6 @@ class Hutchinson(AbstractDivergence):
 
     num_probes: int = eqx.field(static=True)
     distribution: AbstractProbes
-    needs_key: ClassVar[bool] = True
 
     def __init__(self, num_probes: int = 1, distribution: AbstractProbes | None = None):
         """**Arguments:**
@@ -40,8 +38,8 @@ class Hutchinson(AbstractDivergence):
     def num_estimates(self) -> int:
         return self.num_probes
 
-    def probes(self, key: KeyArray | None, x: Event) -> Array:
-        return self.distribution(key_or_raise(self, key), (self.num_probes, *x.shape), x.dtype)
+    def draw_probes(self, key: KeyArray, x: Event) -> Array:
+        return self.distribution(key, (self.num_probes, *x.shape), x.dtype)
 
     def __call__(self, field: VectorField, x: Event, probes: Array | None) -> tuple[Event, Array]:
         assert probes is not None
@@ -53,6 +51,3 @@ class Hutchinson(AbstractDivergence):
             return value, estimates
         mean = jnp.mean(estimates)
         return value, mean + ratio * (estimates - mean)
-
-    def standard_error(self, estimates: Array) -> Array:
-        return standard_error_of_mean(estimates)

@@ -28,6 +28,5 @@ from .jump import Jump as Jump
 from .langevin import Langevin as Langevin, UnderdampedLangevin as UnderdampedLangevin
 from .predictor_corrector import PredictorCorrector as PredictorCorrector
 from .restart import Restart as Restart
-from .reverse_sde import ReverseSDE as ReverseSDE
-from .score_sde import AbstractScoreSDE as AbstractScoreSDE
+from .reverse_sde import AbstractScoreSDE as AbstractScoreSDE, ReverseSDE as ReverseSDE
 from .tempered import HybridSDE as HybridSDE, StochasticFlow as StochasticFlow, TemperedFlow as TemperedFlow

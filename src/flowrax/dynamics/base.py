@@ -1,13 +1,16 @@
-r"""The contract of dynamics: how a model moves a sample in time, as diffrax terms."""
+r"""The abstract classes of dynamics: how a model moves a sample in time, as diffrax terms."""
 
 import abc
 from collections.abc import Callable
 
 import diffrax as dfx
 import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
 
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar, Shape
-from ..model.contract import AbstractContinuousModel
+from ..model import shaped
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 
 NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]
@@ -29,15 +32,15 @@ class AbstractDynamics(eqx.Module):
     """The default `rtol` and `atol` of adaptive solves."""
 
     @abc.abstractmethod
-    def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:
+    def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         """Start and end of the integration variable. Raises `ValueError` if the model does not suit the dynamics."""
 
     @abc.abstractmethod
-    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+    def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:
         """The time of the path that corresponds to the value `t` of the integration variable."""
 
     @abc.abstractmethod
-    def source(self, model: "AbstractContinuousModel") -> AbstractPrior:
+    def source(self, model: AbstractContinuousModel) -> AbstractPrior:
         """The distribution of the event at the start."""
 
     @abc.abstractmethod
@@ -46,7 +49,7 @@ class AbstractDynamics(eqx.Module):
 
     @abc.abstractmethod
     def terms(
-        self, model: "AbstractContinuousModel", condition: Condition, make_noise: NoiseMaker
+        self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
     ) -> tuple[dfx.AbstractTerm, PyTree]:
         """The diffrax terms of one sample, and the `args` with which to solve them."""
 
@@ -62,7 +65,7 @@ class AbstractDynamics(eqx.Module):
 class AbstractPathDynamics(AbstractDynamics):
     """A dynamics whose integration variable is the time of the path and whose state is the event."""
 
-    def path_time(self, model: "AbstractContinuousModel", t: Scalar) -> Scalar:
+    def path_time(self, model: AbstractContinuousModel, t: Scalar) -> Scalar:
         return t
 
     def initial(self, x: Event, key: KeyArray) -> Event:
@@ -70,3 +73,12 @@ class AbstractPathDynamics(AbstractDynamics):
 
     def readout(self, state: PyTree[Array]) -> Event:
         return state
+
+
+def noise_term(model: AbstractContinuousModel, path: dfx.AbstractBrownianPath) -> dfx.ControlTerm:
+    r"""The term $C^{1/2} \mathrm{d}W$ of a standard Brownian path, where $C$ is the prior's covariance."""
+    return dfx.ControlTerm(_unit, shaped(model, path))
+
+
+def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
+    return lx.DiagonalLinearOperator(jnp.ones_like(x))

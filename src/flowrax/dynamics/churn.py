@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.typing import Array, Event, PyTree, Scalar
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver, DPMSolverPP, UniPC
 from ..stepper.exponential.base import scaled
 from .renoise import AbstractRenoised, inner_solver, renoise

@@ -5,7 +5,7 @@ from typing import ClassVar
 import diffrax as dfx
 
 from .._base.typing import Condition, Event, PyTree, Scalar
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..stepper import SemilinearTerm
 from .base import AbstractPathDynamics, NoiseMaker

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._base.typing import Condition, Event, PyTree, Scalar
 from ..model import average_velocity
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..model.trained import Model
 from ..prior import AbstractPrior, project
 from .base import AbstractPathDynamics, NoiseMaker

@@ -18,7 +18,7 @@ import lineax as lx
 from .._base.checks import check_steps_of_noise, check_time
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import gaussian_prior, scaled_score, shaped
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from .base import AbstractDynamics, NoiseMaker
 

@@ -11,14 +11,13 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 
 from .._base.checks import check_steps_of_noise
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
-from ..model import scaled_score, shaped
-from ..model.contract import AbstractContinuousModel
+from ..model import scaled_score
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
-from .base import AbstractDynamics, NoiseMaker
+from .base import AbstractDynamics, NoiseMaker, noise_term
 
 
 class Corrected(dfx.AbstractWrappedSolver):
@@ -103,9 +102,6 @@ class PredictorCorrector(AbstractDynamics):
         model, condition = args
         return scaled_score(model, model.predict(t, x, condition).score)
 
-    def _unit(self, t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(jnp.ones_like(x))
-
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:
         low, high = self.predictor.interval(model)
         score_low, score_high = model.score_interval
@@ -125,8 +121,8 @@ class PredictorCorrector(AbstractDynamics):
     ) -> tuple[dfx.MultiTerm, PyTree]:
         inner, args = self.predictor.terms(model, condition, make_noise)
         parts = inner.terms if isinstance(inner, dfx.MultiTerm) else (inner,)
-        path = shaped(model, make_noise((self.num_steps, *model.shape), 1))
-        return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), dfx.ControlTerm(self._unit, path)), args
+        noise = noise_term(model, make_noise((self.num_steps, *model.shape), 1))
+        return dfx.MultiTerm(*parts, dfx.ODETerm(self.corrector_drift), noise), args
 
     def readout(self, state: PyTree[Array]) -> Event:
         return self.predictor.readout(state)

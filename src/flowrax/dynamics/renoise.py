@@ -12,15 +12,14 @@ from typing import ClassVar
 
 import diffrax as dfx
 import jax.numpy as jnp
-import lineax as lx
 
-from .._base.typing import Array, Condition, Event, PyTree, Scalar
-from ..model import gaussian_prior, shaped
-from ..model.contract import AbstractContinuousModel
+from .._base.typing import Array, Condition, Event, PyTree
+from ..model import gaussian_prior
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..stepper import AbstractExponentialSolver, EDMHeun
 from ..stepper.exponential.base import scaled, shift
-from .base import AbstractPathDynamics, NoiseMaker
+from .base import AbstractPathDynamics, NoiseMaker, noise_term
 from .flow import ProbabilityFlow
 
 
@@ -61,12 +60,7 @@ class AbstractRenoised(AbstractPathDynamics):
         self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker
     ) -> tuple[dfx.MultiTerm, PyTree]:
         flow, args = ProbabilityFlow().terms(model, condition, make_noise)
-        path = shaped(model, make_noise((self.num_draws(), *model.shape), 0))
-        return dfx.MultiTerm(flow, dfx.ControlTerm(_unit, path)), args
-
-
-def _unit(t: Scalar, x: Event, args: PyTree) -> lx.AbstractLinearOperator:
-    return lx.DiagonalLinearOperator(jnp.ones_like(x))
+        return dfx.MultiTerm(flow, noise_term(model, make_noise((self.num_draws(), *model.shape), 0))), args
 
 
 def inner_solver(solver: dfx.AbstractSolver | None, name: str) -> AbstractExponentialSolver:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_interval
 from .._base.typing import Array, Event, PyTree, Scalar
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver
 from ..stepper.exponential.base import scaled
 from .renoise import AbstractRenoised, inner_solver, renoise

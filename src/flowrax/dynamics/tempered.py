@@ -15,16 +15,15 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_interval, check_not_negative, check_time
+from .._base.checks import check_not_negative, check_time
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from .base import AbstractPathDynamics, NoiseMaker
 from .diffusion import AbstractDiffusion, Cotangent, as_diffusion
-from .reverse_sde import ReverseSDE
-from .score_sde import AbstractScoreSDE
+from .reverse_sde import AbstractScoreSDE, ReverseSDE
 
 
 def _check_temperature(temperature: float | Array) -> float | Array:
@@ -111,6 +110,7 @@ class HybridSDE(AbstractScoreSDE):
     temperature: float | Array
     t_min: float | None = eqx.field(static=True)
     t_max: float | None = eqx.field(static=True)
+    score_until: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -130,7 +130,6 @@ class HybridSDE(AbstractScoreSDE):
         """
         if isinstance(equilibrium_rate, int | float) and not equilibrium_rate >= 0:
             raise ValueError(f"equilibrium_rate must not be negative; got {equilibrium_rate}.")
-        check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         self.equilibrium_rate, self.temperature = equilibrium_rate, _check_temperature(temperature)
         self.t_min, self.t_max = t_min, t_max
 
@@ -147,10 +146,6 @@ class HybridSDE(AbstractScoreSDE):
     def linear_scale(self) -> float | Array | None:
         warm = isinstance(self.temperature, int | float) and self.temperature == 1
         return 1 + self.equilibrium_rate if warm else None
-
-    @property
-    def score_until(self) -> float:
-        return 1.0
 
 
 class StochasticFlow(AbstractScoreSDE):
@@ -171,6 +166,7 @@ class StochasticFlow(AbstractScoreSDE):
     t_ode: float = eqx.field(static=True)
     t_min: float | None = eqx.field(static=True)
     t_max: float | None = eqx.field(static=True)
+    linear_scale: ClassVar[None] = None
 
     def __init__(
         self,
@@ -193,7 +189,6 @@ class StochasticFlow(AbstractScoreSDE):
 
         Raises `ValueError` where an argument is out of range.
         """
-        check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         check_not_negative("score_temperature", score_temperature)
         check_not_negative("noise_temperature", noise_temperature)
         self.coefficient = as_diffusion(Cotangent() if diffusion is None else diffusion)
@@ -206,10 +201,6 @@ class StochasticFlow(AbstractScoreSDE):
 
     def is_singular_at_start(self, schedule: AbstractSchedule) -> bool:
         return self.coefficient.is_singular_at_start(schedule)
-
-    @property
-    def linear_scale(self) -> float | Array | None:
-        return None
 
     @property
     def score_until(self) -> float:

@@ -12,7 +12,7 @@ import equinox as eqx
 
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model import scaled_score
-from ..model.contract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from ..model.base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..observation import LinearGaussian
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule, Scales

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
-from ..model.contract import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from ..model.base import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 

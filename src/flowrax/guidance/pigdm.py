@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Condition, Event, Scalar
-from ..model.contract import AbstractContinuousModel, AbstractPrediction
+from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..observation import LinearGaussian
 from ..prior import AbstractGaussianPrior
 from .base import AbstractGuidance

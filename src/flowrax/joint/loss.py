@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
-from ..discrete.model import CategoricalModel
+from ..discrete.categorical_model import CategoricalModel
 from ..loss import AbstractLoss, ConditionDropout, Matching
 from ..loss.matching import drop_condition
 from ..times import AbstractTimes, Stratified

@@ -17,8 +17,8 @@ from .._base.checks import check_interval, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from ..coupling import Independent
 from ..discrete import even_times
-from ..discrete.contract import AbstractSampledModel, AbstractSampler, SamplerStep
-from ..discrete.model import CategoricalModel
+from ..discrete.base import AbstractSampledModel, AbstractSampler, SamplerStep
+from ..discrete.categorical_model import CategoricalModel
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
 from ..engine import evaluations_per_step

@@ -1,13 +1,13 @@
 """Models: a network with its interpolant, prior and target, and the contracts of networks and models."""
 
 from . import target as target
-from .bridge import Bridge as Bridge
-from .contract import (
+from .base import (
     AbstractContinuousModel as AbstractContinuousModel,
     AbstractModel as AbstractModel,
     AbstractPrediction as AbstractPrediction,
     AbstractWrappedModel as AbstractWrappedModel,
 )
+from .bridge import Bridge as Bridge
 from .network import (
     AbstractAverageVelocity as AbstractAverageVelocity,
     AbstractFeatureNetwork as AbstractFeatureNetwork,

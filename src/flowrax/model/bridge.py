@@ -13,7 +13,7 @@ import equinox as eqx
 from .._base.typing import Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, Gaussian
 from ..schedule import AbstractSchedule
-from .contract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
+from .base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
 from .prediction import AbstractLatentPrediction
 from .trained import Model
 

@@ -10,7 +10,7 @@ import jax
 
 from .._base.typing import Array, Event, PyTree, Scalar
 from ..prior import AbstractGaussianPrior
-from .contract import AbstractContinuousModel
+from .base import AbstractContinuousModel
 
 
 def gaussian_prior(model: AbstractContinuousModel) -> AbstractGaussianPrior:

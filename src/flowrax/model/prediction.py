@@ -10,7 +10,7 @@ from .._base.typing import Array, Event
 from ..interpolant import AbstractGamma
 from ..prior import AbstractGaussianPrior, AbstractPrior
 from ..schedule import AbstractSchedule, Scales
-from .contract import AbstractPrediction
+from .base import AbstractPrediction
 from .target import AbstractTarget, LatentNoise, Score, Velocity
 
 

@@ -14,7 +14,7 @@ from ..coupling import AbstractCoupling, Independent
 from ..interpolant import AbstractInterpolant, Affine, Latent
 from ..prior import AbstractPrior, Gaussian, bind_condition, blurred, check_prior, project, rescaled
 from ..schedule import AbstractSchedule, Scales
-from .contract import NOISE_MARGIN, TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
+from .base import NOISE_MARGIN, TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
 from .network import AbstractAverageVelocity, AbstractTimelessNetwork, with_key
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (

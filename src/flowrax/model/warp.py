@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, rescaled
 from ..schedule import AbstractSchedule, Scales
-from .contract import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
+from .base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from .trained import data_interval
 
 

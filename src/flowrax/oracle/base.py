@@ -2,7 +2,6 @@
 
 import abc
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
-from ..model.contract import AbstractContinuousModel, AbstractPrediction
+from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
 from .coordinates import Coordinates, Mapped, whitening
@@ -52,10 +51,8 @@ class AbstractOracle(AbstractPrior):
 
     def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
-        size = 1
-        for n in shape:
-            size *= n
-        return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
+        keys = jax.random.split(key, math.prod(shape))
+        return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
 
     @property
     def rank(self) -> int:
@@ -67,12 +64,13 @@ class AbstractOracle(AbstractPrior):
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-density of events `(..., d)`, in nats."""
-        return _over_events(self.log_density, jnp.asarray(x, self.dtype))
+        return jnp.vectorize(self.log_density, signature="(d)->()")(jnp.asarray(x, self.dtype))
 
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
-        return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], jnp.asarray(x, self.dtype))
+        density = jnp.vectorize(lambda x: self.posterior_terms(alpha, sigma, x)[0], signature="(d)->()")
+        return density(jnp.asarray(x, self.dtype))
 
     def model(
         self,
@@ -192,8 +190,3 @@ class OracleModel(AbstractContinuousModel):
         if axes is not None:
             data, score = axes.outward(data), axes.pull_back(score)
         return OraclePrediction(data, score, scales, self.prior)
-
-
-def _over_events(function: Callable[[Event], Array], x: Array) -> Array:
-    leading = x.shape[:-1]
-    return jax.vmap(function)(x.reshape(-1, x.shape[-1])).reshape(leading)

@@ -11,7 +11,7 @@ from typing import Any
 import diffrax as dfx
 
 from .._base.typing import Array, Condition, Event, Scalar
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..schedule import AbstractSchedule
 
 

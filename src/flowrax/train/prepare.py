@@ -11,7 +11,7 @@ from .._base.condition import Batched
 from .._base.typing import Batch, BatchLike, KeyArray
 from ..coupling import AbstractCoupling
 from ..discrete import AbstractTransitions, CrossEntropy
-from ..discrete.model import CategoricalModel
+from ..discrete.categorical_model import CategoricalModel
 from ..joint import IndependentTimes, JointMatching
 from ..joint.model import JointModel
 from ..loss import AbstractLoss, AntitheticMatching, Matching

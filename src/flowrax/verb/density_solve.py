@@ -10,7 +10,7 @@ from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
 from ..engine import SolveSpec, on_each_device, shard_rows, solve
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import bind_row
 from .augmented import augmented_state
 from .options import ModelEquation, Start

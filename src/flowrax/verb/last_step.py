@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, Event, Scalar
 from ..dynamics import AbstractScoreSDE
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..model.trained import check_data_prediction
 
 

@@ -10,12 +10,12 @@ import diffrax as dfx
 from .._base.condition import Batched, cast_condition
 from .._base.result import LogProb
 from .._base.typing import Array, BatchLike, Condition, KeyArray
-from ..discrete.contract import AbstractCategoricalModel
-from ..discrete.log_prob import categorical_bound
+from ..discrete.base import AbstractCategoricalModel
+from ..discrete.likelihood_bound import categorical_bound
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics import ProbabilityFlow
 from ..engine import Grid, ProgressLike
-from ..model.contract import AbstractContinuousModel, AbstractModel
+from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import check_range
 from .density_solve import DensitySolve, keys_of_rows
 from .log_prob_error import ErrorOptions, solve_with_errors

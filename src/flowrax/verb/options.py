@@ -14,12 +14,12 @@ import optimistix as optx
 
 from .._base.checks import check_time
 from .._base.typing import Array, Condition, KeyArray, PyTree
-from ..discrete.contract import AbstractSampledModel, AbstractSampler
+from ..discrete.base import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
 from ..engine import AbstractEquation, Grid, ProgressLike, SolveSpec, Stepping, check_saveat, make_noise, make_stepping
-from ..model.contract import AbstractContinuousModel, AbstractModel
+from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row
 from ..stepper import check_predictions
 from .augmented import augmented_norm, augmented_solver, augmented_terms

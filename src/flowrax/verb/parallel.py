@@ -20,7 +20,7 @@ from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from .options import ModelEquation, SolveOptions, default_dynamics
 from .sample import check_starts, draw_start
 

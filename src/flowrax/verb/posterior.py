@@ -18,7 +18,7 @@ from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
 from ..guidance import AbstractGuidance, GuidedModel, PiGDM
-from ..model.contract import AbstractContinuousModel, AbstractModel
+from ..model.base import AbstractContinuousModel, AbstractModel
 from ..observation import LinearGaussian
 from .last_step import AbstractLastStep
 from .log_prob import log_prob

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.result import Samples, raise_if_failed
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
-from ..discrete.contract import AbstractSampler
-from ..discrete.sample import sample_discretely
+from ..discrete.base import AbstractSampler
+from ..discrete.sampling import sample_discretely
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike, Solved, SolveSpec, mark_nonfinite, on_each_device, shard_rows, solve
-from ..model.contract import AbstractContinuousModel, AbstractModel
+from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from .._base.checks import check_batch, check_finite
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
 from .._base.typing import Array, BatchLike, Condition, Event, KeyArray, PyTree
-from ..model.contract import AbstractContinuousModel
+from ..model.base import AbstractContinuousModel
 from ..prior import AbstractGaussianPrior, AbstractPrior
 
 

@@ -14,7 +14,7 @@ from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, 
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stratified
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..sites import at_class, sum_where
 
 

@@ -12,7 +12,7 @@ from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, 
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.matching import drop_condition
 from ...times import AbstractTimes, Stepped
-from ..contract import AbstractCategoricalModel
+from ..base import AbstractCategoricalModel
 from ..path.reverse import AbstractReverse, AveragedPosterior, variational_term
 from ..sites import at_class, mean_where
 

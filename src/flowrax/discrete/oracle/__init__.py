@@ -1,5 +1,5 @@
 """Distributions of categorical events whose models are exact."""
 
-from .base import AbstractCategoricalOracle as AbstractCategoricalOracle, ExactDenoiser as ExactDenoiser, Joint as Joint
+from .base import AbstractCategoricalOracle as AbstractCategoricalOracle, ExactDenoiser as ExactDenoiser
 from .markov import Markov as Markov
-from .sites import Sites as Sites
+from .tables import Joint as Joint, Sites as Sites

@@ -1,6 +1,8 @@
 """The interface of categorical oracles: distributions with exactly known posteriors, and their exact models."""
 
 import abc
+import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -8,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base.checks import check_shape, is_traced
-from ..._base.typing import Array, Condition, KeyArray, Numbers, Scalar, Shape, Tokens
+from ..._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, Shape, Tokens
 from ...model.network import AbstractNetwork
 from ...prior import AbstractPrior
-from ..model import CategoricalModel
+from ..categorical_model import CategoricalModel
 from ..path.base import AbstractCategoricalPath
-from ..path.mixture import Mixture
-from ..prior import AbstractCategoricalPrior
+from ..path.mixture import as_path
+from ..prior import TOKENS, AbstractCategoricalPrior
 from ..schedule import AbstractMasking
 
 
@@ -22,6 +24,7 @@ class AbstractCategoricalOracle(AbstractPrior):
     """A distribution of sequences `(L,)` of classes `0 ... num_classes - 1`."""
 
     num_classes: eqx.AbstractVar[int]
+    dtype: ClassVar[DType] = TOKENS
 
     @property
     @abc.abstractmethod
@@ -51,10 +54,8 @@ class AbstractCategoricalOracle(AbstractPrior):
 
     def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
         """Draws `(*shape, L)`."""
-        size = 1
-        for n in shape:
-            size *= n
-        return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
+        keys = jax.random.split(key, math.prod(shape))
+        return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-probabilities of events `(n, L)`, in nats."""
@@ -70,7 +71,7 @@ class AbstractCategoricalOracle(AbstractPrior):
         """The log-probabilities of events `(n, L)`, in the classes of the prior, under the path's marginal at time `t`,
         in nats.
         """
-        path = _path(interpolant)
+        path = as_path(interpolant)
 
         def one(x: Tokens) -> Array:
             return self.log_evidence(_log_seen(path, prior, t, x, _data_classes(self, prior)))
@@ -96,7 +97,7 @@ class AbstractCategoricalOracle(AbstractPrior):
                 f"The prior has {prior.num_classes} classes but the data have {self.num_classes}; use a prior with at "
                 f"least {self.num_classes} classes."
             )
-        path = _path(interpolant)
+        path = as_path(interpolant)
         return CategoricalModel(ExactDenoiser(self, path, prior), path, prior=prior)
 
 
@@ -111,10 +112,6 @@ class ExactDenoiser(AbstractNetwork):
         data = _data_classes(self.oracle, self.prior)
         known = self.oracle.log_posterior(_log_seen(self.interpolant, self.prior, t, x, data))
         return jnp.full((*x.shape, self.prior.num_classes), -jnp.inf, known.dtype).at[:, data].set(known)
-
-
-def _path(interpolant: AbstractCategoricalPath | AbstractMasking) -> AbstractCategoricalPath:
-    return Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
 
 
 def _data_classes(oracle: AbstractCategoricalOracle, prior: AbstractCategoricalPrior) -> Array:
@@ -176,60 +173,3 @@ def check_rows(name: str, probabilities: Array) -> None:
             f"{name} must not be negative and must sum to one over the last axis; its smallest entry is "
             f"{given.min():g} and the largest deviation of a sum from one is {off:g}."
         )
-
-
-class Joint(AbstractCategoricalOracle):
-    """Any distribution of a few sites, given by the table of its probabilities."""
-
-    table: Array
-    shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
-    num_classes: int = eqx.field(static=True)
-
-    def __init__(self, table: Numbers):
-        """**Arguments:**
-
-        - `table`: the probabilities of all events, `(K,) * L`, nonnegative, with at most 4096 entries. They are
-            normalised to sum to one.
-
-        **Raises:** `ValueError` for another shape or size, a negative entry, or a table of zeros.
-        """
-        table = jnp.asarray(table, float)
-        if len(set(table.shape)) != 1 or table.size > 4096:
-            raise ValueError(f"table must have shape (K,) * L and at most 4096 entries; got {table.shape}.")
-        if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and np.sum(np.asarray(table)) > 0):
-            raise ValueError(f"table must not be negative or all zero; its smallest entry is {table.min()}.")
-        self.table = table / jnp.sum(table)
-        self.shape, self.dtype, self.num_classes = (table.ndim,), jnp.dtype(jnp.int32), table.shape[0]
-
-    def draw(self, key: KeyArray) -> Tokens:
-        index = jax.random.categorical(key, jnp.log(self.table).ravel())
-        return jnp.stack(jnp.unravel_index(index, self.table.shape)).astype(self.dtype)
-
-    def log_density(self, x: Tokens) -> Array:
-        return jnp.log(self.table[tuple(x)])
-
-    @property
-    def marginals(self) -> Array:
-        return jnp.stack([jnp.sum(self.table, axis=axes) for axes in self._other_axes()])
-
-    @property
-    def entropy(self) -> Array:
-        return entropy_of(self.table, axis=None)
-
-    def log_posterior(self, log_likelihood: Array) -> Array:
-        joint = self._log_joint(log_likelihood)
-        return normalised(jnp.stack([jax.nn.logsumexp(joint, axis=axes) for axes in self._other_axes()]))
-
-    def log_evidence(self, log_likelihood: Array) -> Array:
-        return jax.nn.logsumexp(self._log_joint(log_likelihood))
-
-    def _log_joint(self, log_likelihood: Array) -> Array:
-        length, joint = self.shape[0], jnp.log(self.table)
-        for i in range(length):
-            joint = joint + log_likelihood[i].reshape([-1 if j == i else 1 for j in range(length)])
-        return joint
-
-    def _other_axes(self) -> list[tuple[int, ...]]:
-        length = self.shape[0]
-        return [tuple(j for j in range(length) if j != i) for i in range(length)]

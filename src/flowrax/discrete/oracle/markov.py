@@ -27,7 +27,6 @@ class Markov(AbstractCategoricalOracle):
     initial: Array
     transition: Array
     shape: Shape = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
 
     def __init__(self, initial: Numbers, transition: Numbers, length: int):
@@ -47,7 +46,7 @@ class Markov(AbstractCategoricalOracle):
         check_shape("transition", self.transition.shape, (self.num_classes, self.num_classes))
         check_rows("initial", self.initial)
         check_rows("transition", self.transition)
-        self.shape, self.dtype = (length,), jnp.dtype(jnp.int32)
+        self.shape = (length,)
 
     def draw(self, key: KeyArray) -> Tokens:
         log_transition = jnp.log(self.transition)

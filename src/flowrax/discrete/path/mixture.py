@@ -32,12 +32,10 @@ class Mixture(AbstractCategoricalPath):
         return x0, jax.random.uniform(key, x0.shape)
 
     def interpolate(self, t: Scalar, x0: PyTree, x1: Tokens) -> Tokens:
-        """The state at `t`, given `x0` as returned by [`noise`][]."""
         x0, level = x0
         return jnp.where(level < self.schedule.alpha(t).astype(level.dtype), x1, x0)
 
     def marginal(self, prior: AbstractCategoricalPrior, t: Scalar, x1: Array) -> Array:
-        r"""$q(x_t | x_1)$, `(*shape, K)`, for tokens `x1`, or averaged over their probabilities `(*shape, K)`."""
         p1 = probabilities_of(x1, prior.num_classes)
         alpha = self.schedule.alpha(t).astype(p1.dtype)
         lost = self.schedule.mask_probability(t).astype(p1.dtype)
@@ -97,3 +95,8 @@ class Mixture(AbstractCategoricalPath):
         weight = jnp.sum(ratio, axis=-1, keepdims=True)
         joint = back * (ratio + lost_t / alpha_t * pi * weight)
         return jnp.where(weight == 0, here, joint)
+
+
+def as_path(path: AbstractCategoricalPath | AbstractMasking) -> AbstractCategoricalPath:
+    """The path itself, or the [`Mixture`][] of a schedule."""
+    return Mixture(path) if isinstance(path, AbstractMasking) else path

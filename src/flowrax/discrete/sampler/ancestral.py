@@ -9,14 +9,14 @@ import numpy as np
 
 from ..._base.checks import check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ...model.contract import AbstractModel
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ...model.base import AbstractModel
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..path.reverse import AbstractReverse, AveragedPosterior
-from ..sites import invert
-from .draw import data_probabilities, data_weights, draw
+from ..sites import draw, invert
+from .clean_tokens import data_probabilities, data_weights
 
 
-class Ancestral(AbstractSampler):
+class Ancestral(AbstractSingleEvaluationSampler):
     r"""Draws every site independently from $\sum_{x_1} p(x_1 | x_s)\, q(x_t | x_s, x_1)$, for $s < t$.
 
     With an exact model each site has the exact marginal for any number of steps. Several sites that jump in the same
@@ -33,10 +33,6 @@ class Ancestral(AbstractSampler):
 
     def __check_init__(self) -> None:
         check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
-from ...prior import AbstractPrior
-from ..contract import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
 from ..path.base import AbstractCategoricalPath
 from ..prior import AbstractCategoricalPrior, Masked
 from .masks import mask_of, size_of, times_of_shares
@@ -47,15 +46,8 @@ class AbstractBlockModel(AbstractCategoricalModel):
         return self.model.t_max
 
     @property
-    def source(self) -> AbstractPrior:
-        return self.prior
-
-    @property
     def default_sampler(self) -> AbstractSampler:
         return self.model.default_sampler
-
-    def events(self, name: str, x: Any, size: int | None = None) -> Array:
-        raise ValueError("A block has no events of its own; pass events to the whole model.")
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
-from ..sites import spread
-from .draw import data_probabilities, draw
-from .rates import at
+from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..sites import draw, spread
+from .clean_tokens import data_probabilities
 
 
 class CorrectorSampler(AbstractSampler):
@@ -65,7 +64,9 @@ class CorrectorSampler(AbstractSampler):
         expected = jnp.asarray(self.stochasticity, dtype) * (step.end - step.start).astype(dtype)
         expected = jnp.where(lost > 0, expected, 0)
         there = alpha * p1 + lost * spread(pi, p1.ndim)
-        return jnp.where(at(x, p1.shape[-1]), jnp.exp(-expected), 0) - jnp.expm1(-expected) * there
+        return (
+            jnp.where(jax.nn.one_hot(x, p1.shape[-1], dtype=bool), jnp.exp(-expected), 0) - jnp.expm1(-expected) * there
+        )
 
     def step(
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition, key: KeyArray

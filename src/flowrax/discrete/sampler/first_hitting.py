@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
-from .draw import data_weights, draw
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw
+from .clean_tokens import data_weights
 from .masks import highest, mask_of, size_of, times_of_shares
 
 
-class FirstHitting(AbstractSampler):
+class FirstHitting(AbstractSingleEvaluationSampler):
     r"""Unmasks one site per step, at the random time of the next unmasking event (Zheng et al. 2024).
 
     If $n$ sites are masked at time $s$, the first of them is unmasked at the time $t$ with
@@ -29,10 +30,6 @@ class FirstHitting(AbstractSampler):
 
     def __check_init__(self) -> None:
         check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The nominal times, one step per site; raises `ValueError` if `grid` is given."""

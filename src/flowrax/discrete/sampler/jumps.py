@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw
 from .ancestral import even_times
-from .draw import data_probabilities, draw
-from .rates import AbstractRateGuide, at, guided_jumps, jump_rates
+from .clean_tokens import data_probabilities
+from .rates import AbstractRateGuide, guided_jumps, jump_rates
 
 
-class AbstractSiteSampler(AbstractSampler):
+class AbstractSiteSampler(AbstractSingleEvaluationSampler):
     """Samplers whose sites change independently in each step, given the state at its start."""
 
     @abc.abstractmethod
@@ -23,10 +24,6 @@ class AbstractSiteSampler(AbstractSampler):
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         """The probability of every class after the step, `(*shape, K)`; the last axis sums to one."""
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         return even_times(model, grid)
@@ -48,6 +45,10 @@ class AbstractRateSampler(AbstractSiteSampler):
     temperature: eqx.AbstractVar[float | Array]
     guide: eqx.AbstractVar[AbstractRateGuide | None]
 
+    def __check_init__(self) -> None:
+        check_not_negative("stochasticity", self.stochasticity)
+        check_not_negative("temperature", self.temperature)
+
     @abc.abstractmethod
     def jump_probability(self, expected: Array) -> Array:
         """The probability that a site jumps, from the number of jumps expected in the step."""
@@ -56,7 +57,7 @@ class AbstractRateSampler(AbstractSiteSampler):
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition = None
     ) -> Array:
         p1 = data_probabilities(model, step.start, x, condition, self.temperature)
-        here = at(x, p1.shape[-1])
+        here = jax.nn.one_hot(x, p1.shape[-1], dtype=bool)
         time, last = (step.end - step.start).astype(p1.dtype), p1
         if self.guide is None:
             where = jump_rates(model, step.start, x, p1, self.stochasticity)
@@ -92,10 +93,6 @@ class Euler(AbstractRateSampler):
     temperature: float | Array = 1.0
     guide: AbstractRateGuide | None = None
 
-    def __check_init__(self) -> None:
-        check_not_negative("stochasticity", self.stochasticity)
-        check_not_negative("temperature", self.temperature)
-
     def jump_probability(self, expected: Array) -> Array:
         return jnp.minimum(expected, 1)
 
@@ -114,10 +111,6 @@ class TauLeaping(AbstractRateSampler):
     stochasticity: float | Array = 0.0
     temperature: float | Array = 1.0
     guide: AbstractRateGuide | None = None
-
-    def __check_init__(self) -> None:
-        check_not_negative("stochasticity", self.stochasticity)
-        check_not_negative("temperature", self.temperature)
 
     def jump_probability(self, expected: Array) -> Array:
         return -jnp.expm1(-expected)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..._base.typing import Array, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler
+from ..base import AbstractCategoricalModel, AbstractSampler
 
 
 def mask_of(sampler: AbstractSampler, model: AbstractCategoricalModel) -> int:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
-from ..contract import SamplerStep
+from ..base import SamplerStep
+from ..sites import at_class
 
 
 class AbstractOrder(eqx.Module):
@@ -49,8 +50,7 @@ class Confidence(AbstractOrder):
         check_not_negative("randomness", self.randomness)
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
-        chosen = jnp.take_along_axis(log_p, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
-        return _perturbed(key, chosen, self.randomness, step)
+        return _perturbed(key, at_class(log_p, jnp.maximum(tokens, 0)), self.randomness, step)
 
 
 class Margin(AbstractOrder):
@@ -66,11 +66,9 @@ class Margin(AbstractOrder):
         check_not_negative("randomness", self.randomness)
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
-        classes = jnp.arange(log_p.shape[-1], dtype=jnp.int32).reshape((1,) * (log_p.ndim - 1) + (-1,))
-        first = jnp.max(log_p, axis=-1)
-        best = jnp.argmax(log_p, axis=-1).astype(classes.dtype)
-        others = jnp.where(classes == best[..., None], -jnp.inf, log_p)
-        margin = jnp.exp(first) - jnp.exp(jnp.max(others, axis=-1))
+        best = jax.nn.one_hot(jnp.argmax(log_p, axis=-1), log_p.shape[-1], dtype=bool)
+        others = jnp.where(best, -jnp.inf, log_p)
+        margin = jnp.exp(jnp.max(log_p, axis=-1)) - jnp.exp(jnp.max(others, axis=-1))
         return _perturbed(key, jnp.log(margin), self.randomness, step)
 
 

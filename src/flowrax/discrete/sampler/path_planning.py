@@ -8,13 +8,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractLogitModel, AbstractSampler, SamplerStep
-from .draw import draw, log_tempered
+from ..base import AbstractLogitModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw
+from .clean_tokens import log_tempered
 from .masks import given_of, highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
 
-class PathPlanning(AbstractSampler):
+class PathPlanning(AbstractSingleEvaluationSampler):
     r"""Scores all tokens by the network's output and re-masks those with the lowest scores (P2, Peng et al. 2025).
 
     Each step draws a token for every masked site and scores all sites. The score of a site that was unmasked before the
@@ -41,10 +42,6 @@ class PathPlanning(AbstractSampler):
     def __check_init__(self) -> None:
         check_not_negative("stochasticity", self.stochasticity)
         check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractLogitModel, grid: Any) -> Array:
         """The nominal times of `grid` steps (default: one per site); raises `ValueError` without a mask or logits."""

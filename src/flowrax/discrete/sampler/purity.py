@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw
 from .ancestral import even_times
-from .draw import draw, log_tempered
+from .clean_tokens import log_tempered
+from .masks import highest, mask_of
 
 
-class Purity(AbstractSampler):
+class Purity(AbstractSingleEvaluationSampler):
     r"""Unmasks as many sites as [`Euler`][] would, but those where the model is most confident.
 
     The number of sites to unmask is binomial: each masked site counts with probability
@@ -36,14 +38,9 @@ class Purity(AbstractSampler):
         check_not_negative("stochasticity", self.stochasticity)
         check_not_negative("temperature", self.temperature)
 
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
-
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The times of `grid`, as in [`even_times`][]; raises `ValueError` if the prior has no mask."""
-        if model.prior.mask is None:
-            raise ValueError("Purity unmasks sites, but the model's prior has no mask; use Euler or MixtureJump.")
+        mask_of(self, model)
         return even_times(model, grid)
 
     def chances(self, model: AbstractCategoricalModel, step: SamplerStep) -> tuple[Array, Array]:
@@ -61,11 +58,10 @@ class Purity(AbstractSampler):
         number_key, what_key, back_key = jax.random.split(key, 3)
         log_p = model.log_probabilities(step.start, x, condition)
         lift, back = self.chances(model, step)
-        mask: Any = model.prior.mask
+        mask = mask_of(self, model)
         masked = x == mask
         number = jnp.sum(masked & (jax.random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
-        order = jnp.argsort(jnp.where(masked, -jnp.max(log_p, axis=-1), jnp.inf), axis=None)
-        rank = jnp.zeros(x.size, jnp.int32).at[order].set(jnp.arange(x.size, dtype=jnp.int32)).reshape(x.shape)
+        surest = highest(jnp.where(masked, jnp.max(log_p, axis=-1), -jnp.inf), number)
         new = draw(what_key, jnp.exp(log_tempered(log_p, self.temperature)))
         again = ~masked & (jax.random.uniform(back_key, x.shape, back.dtype) < back)
-        return jnp.where(masked & (rank < number), new, jnp.where(again, mask, x))
+        return jnp.where(surest, new, jnp.where(again, mask, x))

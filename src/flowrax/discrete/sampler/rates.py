@@ -15,11 +15,12 @@ of all sites then has the marginals of the path.
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
-from ..._base.typing import Array, Bool, Condition, Scalar, Tokens
-from ..contract import AbstractCategoricalModel
-from ..sites import spread
+from ..._base.typing import Array, Condition, Scalar, Tokens
+from ..base import AbstractCategoricalModel
+from ..sites import at_class, spread
 
 
 class AbstractRateGuide(eqx.Module):
@@ -28,19 +29,6 @@ class AbstractRateGuide(eqx.Module):
     @abc.abstractmethod
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         """The logarithm of the factor for a jump of each site to each class, `(*shape, K)`."""
-
-
-def at(x: Tokens, num_classes: int) -> Bool[Array, "..."]:
-    """The one-hot encoding of the sites, as booleans.
-
-    **Arguments:**
-
-    - `x`: `(*shape)` integers.
-    - `num_classes`: the number of classes `K`.
-
-    **Returns:** `(*shape, K)` booleans, true at the class of the site.
-    """
-    return x[..., None] == spread(jnp.arange(num_classes, dtype=x.dtype), x.ndim + 1)
 
 
 def jump_rates(
@@ -66,9 +54,9 @@ def jump_rates(
         pi = model.prior.probabilities.astype(dtype)
         eta = jnp.asarray(stochasticity, dtype) / jnp.max(pi)
         odds = (schedule.alpha(t) / schedule.mask_probability(t)).astype(dtype)
-        here, pi = jnp.take_along_axis(p1, x[..., None], axis=-1), spread(pi, p1.ndim)
+        here, pi = at_class(p1, x)[..., None], spread(pi, p1.ndim)
         rates = rates + eta * (here * pi + p1 * (odds + pi))
-    return jnp.where(at(x, p1.shape[-1]), 0, rates)
+    return jnp.where(jax.nn.one_hot(x, p1.shape[-1], dtype=bool), 0, rates)
 
 
 def guided_jumps(
@@ -101,7 +89,7 @@ def guided_jumps(
     alpha, lost = schedule.alpha(t).astype(dtype), schedule.mask_probability(t).astype(dtype)
     pi = model.prior.probabilities.astype(dtype)
     fresh = jnp.asarray(stochasticity, dtype) / jnp.max(pi)
-    here, pi_x, pi = at(x, p1.shape[-1]), pi[x][..., None], spread(pi, p1.ndim)
+    here, pi_x, pi = jax.nn.one_hot(x, p1.shape[-1], dtype=bool), pi[x][..., None], spread(pi, p1.ndim)
     evidence = jnp.where(here, alpha, 0) + lost * pi_x
     ratio = jnp.where(evidence > 0, p1 / jnp.where(evidence > 0, evidence, 1), 0)
     back = pi_x * (alpha * ratio + lost * pi * jnp.sum(ratio, axis=-1, keepdims=True))

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from ..._base.checks import check_fraction, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
-from ..sites import spread
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw, spread
 from .ancestral import even_times
-from .draw import data_probabilities, draw
+from .clean_tokens import data_probabilities
 from .masks import given_of, mask_of
 
 
@@ -105,7 +105,7 @@ class Loop(AbstractRemasking):
         return jnp.where(step.start == step.end, self.inner.amount(step, known, lost), 0)
 
 
-class Remasking(AbstractSampler):
+class Remasking(AbstractSingleEvaluationSampler):
     r"""Ancestral sampling of masked diffusion in which unmasked tokens may be masked again (ReMDM, Wang et al. 2025).
 
     Every site has the correct marginal at every time, as in [`Ancestral`][], and an early mistake can be corrected. The
@@ -125,10 +125,6 @@ class Remasking(AbstractSampler):
 
     def __check_init__(self) -> None:
         check_not_negative("temperature", self.temperature)
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         mask_of(self, model)

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
-from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
-from .draw import draw, log_tempered
+from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
+from ..sites import draw
+from .clean_tokens import log_tempered
 from .masks import highest, mask_of, number_of_steps, size_of, time_of, times_of_shares
 from .order import AbstractOrder, Confidence
 
 
-class Unmask(AbstractSampler):
+class Unmask(AbstractSingleEvaluationSampler):
     r"""Draws a token for every masked site and keeps those that come first in `order`.
 
     If one site is unmasked per step, the model is exact and the order ignores the drawn tokens ([`RandomOrder`][],
@@ -55,10 +56,6 @@ class Unmask(AbstractSampler):
         check_not_negative("temperature", temperature)
         if per_step is not None and np.min(np.asarray(self.per_step), initial=1) < 1:
             raise ValueError(f"per_step must be at least 1; got {per_step}.")
-
-    @property
-    def num_evaluations_per_step(self) -> int:
-        return 1
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The nominal times; raises `ValueError` without a mask, or if both `grid` and `per_step` are given."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
-from ...model.contract import AbstractPrediction
+from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Velocity
 from ...schedule import AbstractSchedule, Linear

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import is_traced
 from ..._base.typing import Array, ArrayLike, Event, Int, KeyArray
-from ...model.contract import AbstractPrediction
+from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Data
 from ...schedule import DiscreteSchedule, Scales

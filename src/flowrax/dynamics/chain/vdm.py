@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..._base.checks import is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
-from ...model.contract import AbstractPrediction
+from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
 from ...model.target import AbstractTarget, Data
 from ...schedule import AbstractSchedule

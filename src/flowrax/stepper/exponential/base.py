@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from ..._base.typing import Array, DType, Event, PyTree, Scalar
 from ...model import gaussian_prior
-from ...model.contract import AbstractContinuousModel
+from ...model.base import AbstractContinuousModel
 from ...model.trained import check_data_prediction
 from ...prior import AbstractGaussianPrior
 from ..semilinear import SemilinearTerm

@@ -13,7 +13,6 @@ masks only, so the bound masks every site at $t_0$ as well, and rescales the mas
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._base.checks import is_traced
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
@@ -21,10 +20,10 @@ from .._base.result import NONFINITE, RESULTS, LogProb, Stats, raise_if_failed
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
 from ..engine import Grid, ProgressLike, in_lanes, on_each_device, shard_rows
 from ..engine.solve import make_meter
-from .contract import AbstractCategoricalModel
+from .base import AbstractCategoricalModel
 from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
 from .path.reverse import AveragedPosterior, variational_term
-from .sampler.ancestral import Ancestral
+from .sampler.ancestral import even_times
 from .sites import spread
 
 # Evaluations of the network per event, at least two per step; their spread gives the standard error.
@@ -119,21 +118,16 @@ def categorical_bound(
         check_continuous(model)
         bound: _Continuous | _Chain = _Continuous()
     else:
-        bound = _Chain(_checked(Ancestral().times(model, grid).astype(model.dtype)))
+        times = even_times(model, grid).astype(model.dtype)
+        if not is_traced(times) and (times[0] < 0 or times[-1] != 1):
+            raise ValueError(
+                "grid must be a number of steps, or times that increase from at least 0 to 1, the time of the data."
+            )
+        bound = _Chain(times)
     shared, rows = split_condition(cast_condition(condition, model.dtype, events.shape[0]))
     rows, placement = shard_rows((events, rows), (model, bound, shared))
     answer = on_each_device(_evaluate, placement, len(events), (bound, model, shared, key, lanes, progress), rows)
     return raise_if_failed("log_prob", answer, answer.result, None) if throw else answer
-
-
-def _checked(times: Array) -> Array:
-    if not is_traced(times):
-        given = np.asarray(times)
-        if given.ndim != 1 or len(given) < 2 or given[0] < 0 or given[-1] != 1 or np.any(np.diff(given) <= 0):
-            raise ValueError(
-                "grid must be a number of steps, or times that increase from at least 0 to 1, the time of the data."
-            )
-    return times
 
 
 def _evaluate(shared: PyTree, rows: tuple[Array, PyTree], index: Array) -> LogProb:

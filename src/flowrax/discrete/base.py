@@ -1,12 +1,15 @@
-r"""The contracts of models that are sampled in discrete steps, and of their samplers."""
+r"""The abstract classes of models that are sampled in discrete steps, and of their samplers."""
 
 import abc
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from .._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
-from ..model.contract import AbstractModel
+from .._base.checks import check_batch, is_traced
+from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
+from ..model.base import AbstractModel
+from ..prior import AbstractPrior
 from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
 
@@ -44,6 +47,14 @@ class AbstractSampler(eqx.Module):
         """The number of network evaluations per step."""
 
 
+class AbstractSingleEvaluationSampler(AbstractSampler):
+    """A sampler that evaluates the network once per step."""
+
+    @property
+    def num_evaluations_per_step(self) -> int:
+        return 1
+
+
 class AbstractSampledModel(AbstractModel):
     """A model that is sampled in discrete steps, not by a differential equation."""
 
@@ -59,6 +70,23 @@ class AbstractCategoricalModel(AbstractSampledModel):
     interpolant: eqx.AbstractVar[AbstractCategoricalPath]
     prior: eqx.AbstractVar[AbstractCategoricalPrior]
     shape: eqx.AbstractVar[Shape]
+
+    @property
+    def source(self) -> AbstractPrior:
+        """The prior; the remaining information about the data at `t_min` is neglected."""
+        return self.prior
+
+    def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
+        """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
+        rows = jnp.asarray(x)
+        if not jnp.issubdtype(rows.dtype, jnp.integer):
+            raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
+        check_batch(name, rows, self.shape, size)
+        if not is_traced(rows) and rows.size:
+            low, high = int(rows.min()), int(rows.max())
+            if low < 0 or high >= self.prior.num_classes:
+                raise ValueError(f"{name} has classes from {low} to {high}; the prior has {self.prior.num_classes}.")
+        return rows.astype(self.prior.dtype)
 
     @abc.abstractmethod
     def log_probabilities(

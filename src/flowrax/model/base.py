@@ -1,4 +1,4 @@
-r"""The contract of models: the methods that dynamics, engine and verbs rely on."""
+r"""The abstract classes of models: the methods that dynamics, engine and verbs rely on."""
 
 import abc
 

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_batch, check_interval, check_shape, is_traced, time_dtype
-from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
+from .._base.checks import check_interval, check_shape, time_dtype
+from .._base.typing import Array, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
-from ..model.network import call_network
+from ..model.network import AbstractNetwork, call_network
 from ..model.trained import network_dtype
-from ..prior import AbstractPrior
-from .contract import AbstractLogitModel, AbstractSampler
+from .base import AbstractLogitModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
-from .path.mixture import Mixture
+from .path.mixture import as_path
 from .prior import AbstractCategoricalPrior
 from .sampler.ancestral import Ancestral
 from .schedule import AbstractMasking
@@ -58,7 +57,7 @@ class CategoricalModel(AbstractLogitModel):
         Raises `ValueError` if the path does not fit the prior, or for an invalid time interval.
         """
         self.network, self.prior, self.coupling = network, prior, Independent()
-        self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
+        self.interpolant = as_path(interpolant)
         self.interpolant.check_prior(prior)
         self.shape = prior.shape
         self.dtype = time_dtype(network_dtype(network) if dtype is None else dtype)
@@ -66,25 +65,8 @@ class CategoricalModel(AbstractLogitModel):
         check_interval(t_min, t_max)
 
     @property
-    def source(self) -> AbstractPrior:
-        """The prior; the remaining information about the data at `t_min` is neglected."""
-        return self.prior
-
-    @property
     def default_sampler(self) -> AbstractSampler:
         return Ancestral()
-
-    def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
-        """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
-        rows = jnp.asarray(x)
-        if not jnp.issubdtype(rows.dtype, jnp.integer):
-            raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
-        check_batch(name, rows, self.shape, size)
-        if not is_traced(rows) and rows.size:
-            low, high = int(rows.min()), int(rows.max())
-            if low < 0 or high >= self.prior.num_classes:
-                raise ValueError(f"{name} has classes from {low} to {high}; the prior has {self.prior.num_classes}.")
-        return rows.astype(self.prior.dtype)
 
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """The network's output, `(*shape, K)`; `key` is for dropout in training."""
@@ -112,3 +94,42 @@ class CategoricalModel(AbstractLogitModel):
         # log_softmax would keep the shifted logits in memory as well as the result.
         data = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         return jnp.where((x == mask)[..., None], data, known)
+
+
+class WithEvidence(AbstractNetwork):
+    r"""Adds the log-likelihood of each site's noisy token to a network's logits, which learn the remaining factor.
+
+    By Bayes' theorem $p(x_1^i | x_t) \propto p(x_1^i | x_t^{j \ne i})\, q(x_t^i | x_1^i)$, and the second factor is
+    known. This generalises the carry-over rule of masked diffusion, by which an unmasked token is the clean token, to
+    any noise: near the data the posterior becomes certain. Otherwise the network has to learn this, and any remaining
+    uncertainty makes its continuous-time bound infinite.
+
+    Example: `CategoricalModel(discrete.WithEvidence(network, schedule, prior), schedule, prior=prior)`.
+    """
+
+    network: Network
+    path: AbstractCategoricalPath
+    prior: AbstractCategoricalPrior
+
+    def __init__(
+        self, network: Network, path: AbstractCategoricalPath | AbstractMasking, prior: AbstractCategoricalPrior
+    ):
+        """**Arguments:**
+
+        - `network`: a network with logits `(*shape, K)`, as for a [`CategoricalModel`][].
+        - `path`: the path of the model, or a schedule, which stands for its [`Mixture`][].
+        - `prior`: the prior of the model, without a mask.
+
+        **Raises:** `ValueError` if the prior has a mask: [`CategoricalModel`][] then carries over unmasked tokens
+        itself.
+        """
+        if prior.mask is not None:
+            raise ValueError(
+                "With a mask prior CategoricalModel itself carries over unmasked tokens; pass it the plain network."
+            )
+        self.network, self.path, self.prior = network, as_path(path), prior
+
+    def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
+        logits = call_network(self.network, t, x, condition, key=key)
+        seen = self.path.likelihood(self.prior, jnp.asarray(t), jnp.ones_like(t), x).astype(logits.dtype)
+        return logits + jnp.log(seen)

@@ -1,20 +1,24 @@
-"""The loop over the steps of a sampler of categorical or joint models; all samples advance together."""
+"""`sample` for models with samplers of their own steps, categorical or joint: a loop over the steps of all samples."""
+
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.result import NONFINITE, RESULTS, Samples, Stats
-from .._base.typing import Array, Condition, PyTree
-from ..engine import ProgressLike, in_lanes
+from .._base.checks import is_traced
+from .._base.condition import Batched, cast_condition, split_condition
+from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
+from .._base.typing import Array, Condition, KeyArray, PyTree
+from ..engine import Grid, ProgressLike, in_lanes, on_each_device, shard_rows
 from ..engine.solve import make_meter
-from ..model.contract import AbstractModel
+from ..model.base import AbstractModel
 from ..prior import bind_row
-from .contract import AbstractSampler, SamplerStep
+from .base import AbstractSampler, SamplerStep
 
 
-class SamplerSpec(eqx.Module):
+class _Plan(eqx.Module):
     """The settings of a run that all samples share."""
 
     sampler: AbstractSampler
@@ -25,7 +29,36 @@ class SamplerSpec(eqx.Module):
     lanes: int | None = eqx.field(static=True)
 
 
-def keeps_steps(saveat: dfx.SaveAt | None) -> bool:
+def sample_discretely(
+    model: AbstractModel,
+    key: KeyArray,
+    num_samples: int,
+    sampler: AbstractSampler,
+    condition: Condition | Batched,
+    x0: Any,
+    grid: Grid | None,
+    saveat: Any,
+    lanes: int | None,
+    progress: ProgressLike,
+    *,
+    throw: bool,
+) -> Samples:
+    """[`sample`][] for models sampled by [`AbstractSampler`][], with the same arguments."""
+    start: Any = None if x0 is None else model.events("x0", x0, num_samples)
+    times = sampler.times(model, grid).astype(model.dtype)
+    if x0 is None and not is_traced(times) and float(times[0]) > model.t_min + 1e-6:
+        raise ValueError(
+            f"grid starts at {float(times[0]):g}, but samples of the prior start at {model.t_min:g}; pass x0= to start "
+            "later."
+        )
+    plan = _Plan(sampler, times, _keeps_steps(saveat), progress, lanes)
+    shared, rows = split_condition(cast_condition(condition, model.dtype, num_samples))
+    rows, placement = shard_rows((start, rows), (model, plan, shared))
+    answer = on_each_device(_draw, placement, num_samples, (plan, model, shared, key), rows)
+    return raise_if_failed("sample", answer, answer.result, None) if throw else answer
+
+
+def _keeps_steps(saveat: dfx.SaveAt | None) -> bool:
     """Whether `saveat` asks for the state at every step; raises `ValueError` for anything else than steps."""
     if saveat is None:
         return False
@@ -37,15 +70,14 @@ def keeps_steps(saveat: dfx.SaveAt | None) -> bool:
     return True
 
 
-def run_sampler(
-    plan: SamplerSpec, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
-) -> Samples:
+def _draw(shared: PyTree, rows: PyTree, index: Array) -> Samples:
     """Draws the samples numbered `index`: sample `i` uses `fold_in(key, i)`, and its step `k` the k-th fold of that."""
+    (plan, model, condition, key), (x0, rows) = shared, rows
     return in_lanes(lambda rows: _together(plan, model, condition, key, *rows), (index, x0, rows), plan.lanes)
 
 
 def _together(
-    plan: SamplerSpec, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
+    plan: _Plan, model: AbstractModel, condition: Condition, key: Array, index: Array, x0: PyTree, rows: PyTree
 ) -> Samples:
     count, meter = plan.times.shape[0] - 1, make_meter(plan.progress)
     # For each sample, one key for its initial state and one for its steps.

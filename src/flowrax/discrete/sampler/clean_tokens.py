@@ -1,29 +1,11 @@
-"""Clean-token probabilities of a model, and draws from them by one uniform random number per site."""
+"""Clean-token probabilities of a model, their temperature, and the concrete score that follows from them."""
 
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import time_dtype
-from ..._base.typing import Array, Condition, KeyArray, Scalar, Tokens
-from ..contract import AbstractCategoricalModel, AbstractLogitModel
-from ..sites import invert, spread
-
-
-def draw(key: KeyArray, weights: Array) -> Tokens:
-    """Draws one class per site by inverting the cumulative distribution function.
-
-    Sums over blocks of about the square root of K classes locate the block, and sums within it the class. This takes K
-    additions and a single random number per site.
-
-    **Arguments:**
-
-    - `key`: the random key.
-    - `weights`: `(*shape, K)`, not negative; they need not sum to one. A class of weight zero is never drawn.
-
-    **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
-    """
-    weights = weights.astype(time_dtype(weights.dtype))
-    return invert(jax.random.uniform(key, weights.shape[:-1], weights.dtype), weights)
+from ..._base.typing import Array, Condition, Scalar, Tokens
+from ..base import AbstractCategoricalModel, AbstractLogitModel
+from ..sites import spread
 
 
 def log_tempered(log_probabilities: Array, temperature: float | Array) -> Array:
@@ -92,3 +74,37 @@ def data_probabilities(
     # A matrix product: XLA would fuse a sum with the exponentials and compute them twice.
     ones = jnp.ones((weights.shape[-1], 1), weights.dtype)
     return weights / jnp.matmul(weights, ones, precision=jax.lax.Precision.HIGHEST)
+
+
+def score(model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
+    r"""Probability ratios at time `t` between events that differ in one site (Sahoo et al. 2024, eq. 76).
+
+    Let $y$ be $x$ with class $k$ at site $i$. The entry of site $i$ and class $k$ is
+
+    | site | $k$ is the mask | $k$ is the token of the site | other $k$ |
+    |---|---|---|---|
+    | masked | 1 | | $\frac{\alpha}{1 - \alpha}\, p(x_1^i = k \mid x)$ |
+    | unmasked | $\frac{1 - \alpha}{\alpha}$ | 1 | 0 |
+
+    At a masked site the entry is the ratio $p_t(y) / p_t(x)$ of the model's distribution (Lou et al. 2024). At an
+    unmasked site it is the ratio given the clean token, which is all that the reverse process uses.
+
+    **Arguments:**
+
+    - `model`: a categorical model with a masking prior; raises `ValueError` if its prior has no mask.
+    - `t`: the time, within (0, 1), where all ratios are finite.
+    - `x`: one event of integers, `(*shape)`.
+    - `condition`: one condition. Default: None.
+
+    **Returns:** `(*shape, K)`, finite even where a probability is zero.
+    """
+    mask = model.prior.mask
+    if mask is None:
+        raise ValueError(f"score is for masked diffusion, and {type(model.prior).__name__} has no mask.")
+    p1 = data_probabilities(model, t, x, condition)
+    schedule = model.interpolant.schedule
+    known, lost = schedule.alpha(t).astype(p1.dtype), schedule.mask_probability(t).astype(p1.dtype)
+    masked = x == mask
+    # At an unmasked site p1 is one at its token and zero elsewhere.
+    ratios = jnp.where(masked[..., None], known / lost, 1) * p1
+    return ratios.at[..., mask].set(jnp.where(masked, 1, lost / known))

@@ -1,1 +1,0 @@
-"""Guidance of categorical models and of their jumps."""
