@@ -40,6 +40,7 @@ class Whitened(AbstractDynamics):
     by_noise: bool = eqx.field(static=True)
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     def __init__(self, model: Any, times: tuple[float, float], by_noise: bool):

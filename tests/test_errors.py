@@ -33,6 +33,7 @@ class Geometric(AbstractPathDynamics):
 
     calculus: ClassVar[type | None] = dfx.AbstractItoSolver
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     def interval(self, model):

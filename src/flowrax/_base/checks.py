@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,15 +80,6 @@ def check_std(std: Array) -> None:
     """Raises `ValueError` for a concrete standard deviation that is negative or NaN; zero (a constant) is allowed."""
     if not is_traced(std) and not np.all(np.asarray(std) >= 0):
         raise ValueError(f"std must not be negative; its smallest element is {np.min(np.asarray(std))}.")
-
-
-def check_steps_of_noise(name: str, solver: Any) -> None:
-    """Raises `ValueError` for a solver whose steps overlap, since noise is drawn separately for each step."""
-    if isinstance(solver, dfx.LeapfrogMidpoint):
-        raise ValueError(
-            f"LeapfrogMidpoint steps over two intervals at once, but {name} draws its noise for one at a time; use a "
-            "one-step solver such as Euler, Heun or ShARK."
-        )
 
 
 def time_dtype(dtype: DType) -> DType:

@@ -28,6 +28,8 @@ class AbstractDynamics(eqx.Module):
     diffusion depends on the state, and None if the noise is additive or absent, when every solver is valid."""
     keeps_density: eqx.AbstractClassVar[bool]
     """Whether this is the probability flow, along which `sample(with_log_prob=True)` can integrate the log-density."""
+    has_noise: eqx.AbstractClassVar[bool]
+    """Whether the equation is stochastic."""
     default_tolerance: eqx.AbstractClassVar[float]
     """The default `rtol` and `atol` of adaptive solves."""
 

@@ -8,6 +8,7 @@ from .._base.typing import Condition, Event, PyTree, Scalar
 from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..stepper import SemilinearTerm
+from ..stepper.fitting import check_flow_solver
 from .base import AbstractPathDynamics, NoiseMaker
 
 
@@ -19,6 +20,7 @@ class ProbabilityFlow(AbstractPathDynamics):
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = True
+    has_noise: ClassVar[bool] = False
     default_tolerance: ClassVar[float] = 1e-5
 
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
@@ -38,4 +40,4 @@ class ProbabilityFlow(AbstractPathDynamics):
         return SemilinearTerm(self.drift), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        return dfx.Dopri5() if solver is None else solver
+        return dfx.Dopri5() if solver is None else check_flow_solver(type(self).__name__, solver)

@@ -43,6 +43,7 @@ class Jump(AbstractPathDynamics):
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = False
     default_tolerance: ClassVar[float] = 1e-5
 
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from .._base.checks import check_steps_of_noise, check_time
+from .._base.checks import check_time
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import gaussian_prior, scaled_score, shaped
 from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
+from ..stepper.fitting import check_noise_solver
 from .base import AbstractDynamics, NoiseMaker
 
 
@@ -51,6 +52,7 @@ class Langevin(AbstractDynamics):
     duration: float = eqx.field(static=True)
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     def __init__(self, time: float, duration: float):
@@ -96,8 +98,7 @@ class Langevin(AbstractDynamics):
         return state
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        check_steps_of_noise("Langevin", solver)
-        return dfx.ShARK() if solver is None else solver
+        return dfx.ShARK() if solver is None else check_noise_solver("Langevin", solver)
 
 
 class _Bound(eqx.Module):
@@ -122,6 +123,7 @@ class UnderdampedLangevin(AbstractDynamics):
     friction: float = eqx.field(static=True)
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     def __init__(self, time: float, duration: float, friction: float = 2.0):
@@ -170,5 +172,4 @@ class UnderdampedLangevin(AbstractDynamics):
         return state[0]
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        check_steps_of_noise("UnderdampedLangevin", solver)
-        return dfx.ALIGN() if solver is None else solver
+        return dfx.ALIGN() if solver is None else check_noise_solver("UnderdampedLangevin", solver)

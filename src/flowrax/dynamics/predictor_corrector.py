@@ -12,11 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_steps_of_noise
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import scaled_score
 from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
+from ..stepper.fitting import check_noise_solver
 from .base import AbstractDynamics, NoiseMaker, noise_term
 
 
@@ -82,6 +82,7 @@ class PredictorCorrector(AbstractDynamics):
     snr: float = eqx.field(static=True)
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     def __init__(self, predictor: AbstractDynamics, *, num_steps: int = 1, snr: float = 0.16):
@@ -128,5 +129,6 @@ class PredictorCorrector(AbstractDynamics):
         return self.predictor.readout(state)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        check_steps_of_noise("PredictorCorrector", solver)
+        if solver is not None:
+            check_noise_solver("PredictorCorrector", solver)
         return Corrected(dfx.Euler() if solver is None else self.predictor.stepper(solver), self.snr)

@@ -37,6 +37,7 @@ class AbstractRenoised(AbstractPathDynamics):
 
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     @abc.abstractmethod

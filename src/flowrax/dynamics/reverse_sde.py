@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 
-from .._base.checks import check_interval, check_steps_of_noise
+from .._base.checks import check_interval
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score, shaped
 from ..model.base import TIME_MARGIN, AbstractContinuousModel
@@ -22,6 +22,7 @@ from ..model.prediction import AffinePrediction
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
 from ..stepper import SemilinearTerm
+from ..stepper.fitting import check_noise_solver
 from .base import AbstractPathDynamics, NoiseMaker
 from .diffusion import SBDM, AbstractDiffusion, as_diffusion
 
@@ -33,6 +34,7 @@ class AbstractScoreSDE(AbstractPathDynamics):
     t_max: eqx.AbstractVar[float | None]
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = True
     default_tolerance: ClassVar[float] = 1e-2
 
     linear_scale: eqx.AbstractVar[float | Array | None]
@@ -110,8 +112,7 @@ class AbstractScoreSDE(AbstractPathDynamics):
         return dfx.MultiTerm(drift, noise), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        check_steps_of_noise(type(self).__name__, solver)
-        return dfx.ShARK() if solver is None else solver
+        return dfx.ShARK() if solver is None else check_noise_solver(type(self).__name__, solver)
 
 
 class ReverseSDE(AbstractScoreSDE):

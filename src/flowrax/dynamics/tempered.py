@@ -21,6 +21,7 @@ from ..model import scaled_score
 from ..model.base import AbstractContinuousModel
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
+from ..stepper.fitting import check_flow_solver
 from .base import AbstractPathDynamics, NoiseMaker
 from .diffusion import AbstractDiffusion, Cotangent, as_diffusion
 from .reverse_sde import AbstractScoreSDE, ReverseSDE
@@ -59,6 +60,7 @@ class TemperedFlow(AbstractPathDynamics):
     temperature: float | Array
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = False
     default_tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, temperature: float | Array):
@@ -91,7 +93,7 @@ class TemperedFlow(AbstractPathDynamics):
         return dfx.ODETerm(self.drift), (model, condition)
 
     def stepper(self, solver: dfx.AbstractSolver | None) -> dfx.AbstractSolver:
-        return dfx.Dopri5() if solver is None else solver
+        return dfx.Dopri5() if solver is None else check_flow_solver(type(self).__name__, solver)
 
 
 class HybridSDE(AbstractScoreSDE):

@@ -12,6 +12,7 @@ from .._base.checks import check_time, is_traced, time_dtype
 from .._base.typing import Array, DType, KeyArray, Numbers, PyTree, Shape
 from ..stepper import BrownianTree, GridBrownianPath, levy_area_of
 from ..stepper.brownian_tree import lattice_depth
+from ..stepper.fitting import innermost
 from ..stepper.step_control import CheckedController, checked
 
 Grid = int | Numbers
@@ -105,6 +106,15 @@ def make_stepping(
     if not has_error_estimate(solver):
         raise ValueError(
             f"{type(solver).__name__} has no error estimate to adapt its steps by; pass grid=<number of steps>."
+        )
+    if (
+        stochastic
+        and getattr(controller, "error_order", None) is None
+        and not isinstance(innermost(solver), dfx.AbstractItoSolver | dfx.AbstractStratonovichSolver)
+    ):
+        raise ValueError(
+            f"{type(solver).__name__} has no known order for noise, which adaptive steps need; pass grid=<number of "
+            "steps>, or a solver such as ShARK() or Heun()."
         )
     if isinstance(controller, dfx.ConstantStepSize | dfx.StepTo):
         raise ValueError("Fixed steps are asked for by grid=<number of steps>, not by a stepsize_controller.")

@@ -22,6 +22,7 @@ from ..engine import AbstractEquation, Grid, ProgressLike, SolveSpec, Stepping, 
 from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row
 from ..stepper import check_predictions
+from ..stepper.fitting import with_tolerances
 from .augmented import augmented_norm, augmented_solver, augmented_terms
 from .last_step import AbstractLastStep
 
@@ -148,8 +149,9 @@ class SolveOptions(eqx.Module):
             max_steps=DEFAULT_MAX_STEPS if self.max_steps is None else self.max_steps,
             default_tolerance=dynamics.default_tolerance,
             norm=optx.rms_norm if divergence is None else augmented_norm,
-            stochastic=not dynamics.keeps_density,
+            stochastic=dynamics.has_noise,
         )
+        solver = with_tolerances(solver, stepping.controller, model.dtype)
         saveat = None if self.saveat is None else check_saveat(self.saveat, stepping)
         return SolveSpec(solver, stepping, saveat, self.adjoint, self.lanes, self.progress)
 
