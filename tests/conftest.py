@@ -23,6 +23,8 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Errors of flowrax show all of their frames in tests.
+jax.config.update("jax_traceback_filtering", "off")
 
 TIERS = ("fast", "accuracy", "measured", "gpu")
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.condition import Batched
+from .._base.tracebacks import short_traceback
 from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
@@ -53,6 +54,7 @@ class FitResult(eqx.Module, Generic[Trainable]):
     """Why training ended, in one sentence."""
 
 
+@short_traceback
 def fit(
     model: Trainable,
     data: BatchLike | Mapping[str, BatchLike],

@@ -9,6 +9,7 @@ import diffrax as dfx
 
 from .._base.condition import Batched, cast_condition
 from .._base.result import LogProb
+from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Condition, KeyArray
 from ..discrete.base import AbstractCategoricalModel
 from ..discrete.likelihood_bound import categorical_bound
@@ -22,6 +23,7 @@ from .log_prob_error import ErrorOptions, solve_with_errors
 from .options import SolveOptions
 
 
+@short_traceback
 def log_prob(
     model: AbstractModel,
     x: BatchLike,

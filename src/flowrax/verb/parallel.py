@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from .._base.condition import Batched, split_condition
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
+from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
@@ -25,6 +26,7 @@ from .options import ModelEquation, SolveOptions, default_dynamics
 from .sample import check_starts, draw_start
 
 
+@short_traceback
 def parallel_sample(
     model: AbstractContinuousModel,
     key: KeyArray,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._base.condition import Batched
 from .._base.result import RESULTS, Stats
+from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
@@ -52,6 +53,7 @@ class PosteriorSamples(eqx.Module):
         return jnp.exp(self.log_weights)
 
 
+@short_traceback
 def posterior(
     model: AbstractModel,
     observation: LinearGaussian,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.result import Samples, raise_if_failed
+from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
 from ..discrete.base import AbstractSampler
 from ..discrete.sampling import sample_discretely
@@ -25,6 +26,7 @@ from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, default_dynamics
 
 
+@short_traceback
 def sample(
     model: AbstractModel,
     key: KeyArray,

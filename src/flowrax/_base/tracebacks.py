@@ -1,0 +1,58 @@
+"""Short tracebacks: an error that is found while a solve is traced comes out of a hundred frames that are no help."""
+
+import functools
+import importlib.util
+import os
+import types
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+
+_HIDDEN = ("flowrax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "jaxtyping", "beartype")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose errors show only the frames outside flowrax and the libraries it calls, and the last one.
+
+    `JAX_TRACEBACK_FILTERING=off` shows all of them, as it does for JAX.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
+                raise
+            short = error.with_traceback(_filtered(error.__traceback__))
+        # JAX adds a note that it removed its own frames.
+        short.__notes__ = [note for note in getattr(short, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
+        raise short from None
+
+    return wrapper
+
+
+@functools.cache
+def _hidden_folders() -> tuple[str, ...]:
+    specs = (
+        importlib.util.find_spec(name) for name in ("flowrax", "jax", "jaxlib", "equinox", "diffrax", "optimistix")
+    )
+    return tuple(os.path.dirname(spec.origin) + os.sep for spec in specs if spec is not None and spec.origin)
+
+
+def _filtered(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    """The frames of the caller's own code, and the frame that raised."""
+    kept = []
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if traceback.tb_next is None or not (name.startswith(_hidden_folders()) or name.startswith("<")):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    short = None
+    for frame in reversed(kept):
+        short = types.TracebackType(short, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return short
