@@ -135,3 +135,19 @@ def test_a_failed_state_is_reported(key):
         frx.verb.parallel_sample(model, key, 3, grid=8)
     answer = frx.verb.parallel_sample(model, key, 3, grid=8, throw=False)
     assert np.all(np.isnan(answer.x))
+
+
+@pytest.mark.accuracy
+def test_the_gradient_is_that_of_the_sequential_solve(model, key, x64):
+    """Without a tolerance, with respect to the starts and to the model, under `jit`."""
+    x0 = jax.random.normal(jax.random.fold_in(key, 1), (NUM, 2), jnp.float64)
+    dynamics, solver = ROUTES["Euler-Maruyama"]
+
+    def total(arguments, draw, **options):
+        model, x0 = arguments
+        return jnp.sum(draw(model, key, NUM, x0=x0, dynamics=dynamics, solver=solver, grid=20, **options).x ** 2)
+
+    got = eqx.filter_jit(eqx.filter_grad(total))((model, x0), frx.verb.parallel_sample, tolerance=0.0)
+    expected = eqx.filter_grad(total)((model, x0), frx.sample)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+    assert all(np.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in pairs)

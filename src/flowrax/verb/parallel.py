@@ -10,6 +10,8 @@ window moves on. So each step holds up to $\mathrm{Lip}(\Phi_i - 1)\, \tau = O(h
 of the sequential method by at most $\tau\, (e^{L (t_1 - t_0)} - 1)$ by Gronwall's inequality.
 """
 
+from typing import Any
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -23,7 +25,7 @@ from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
 from ..model.base import AbstractContinuousModel
 from .options import ModelEquation, SolveOptions, default_dynamics
-from .sample import check_starts, draw_start
+from .sample import check_starts, draw_start, solve_samples
 
 
 @short_traceback
@@ -44,7 +46,8 @@ def parallel_sample(
     """Draws what `sample(..., grid=grid)` draws with the same key, up to the tolerance, in fewer rounds of the network.
 
     It trades work for depth: several times the evaluations, in batches `window` times as large, in a fraction of the
-    sequential calls. That pays on an accelerator that the batch alone leaves idle, and not on a few CPU cores.
+    sequential calls. That pays on an accelerator that the batch alone leaves idle, and not on a few CPU cores. The
+    gradient is that of `sample` on the same grid, which solves it again, in sequence.
 
     **Arguments:**
 
@@ -74,8 +77,8 @@ def parallel_sample(
     condition, start = check_starts(model, num_samples, condition, x0)
     shared, rows = split_condition(condition)
     window = min(window, spec.stepping.max_steps)
-    picard = _Picard(ModelEquation(moving, None, model, shared), spec, jnp.asarray(tolerance, model.dtype), window)
-    answer = _sample(picard, key, num_samples, start, rows)
+    equation, allowed = ModelEquation(moving, None, model, shared), jnp.asarray(tolerance, model.dtype)
+    answer = _sample((equation, start, rows), key, num_samples, spec, allowed, window)
     return raise_if_failed("parallel_sample", answer, answer.result, None) if throw else answer
 
 
@@ -166,5 +169,43 @@ def _check_memory(
 
 
 @eqx.filter_jit
-def _sample(picard: _Picard, key: KeyArray, num_samples: int, x0: Batch | None, rows: PyTree) -> Samples:
-    return jax.vmap(picard.draw, in_axes=(None, 0, 0, 0))(key, jnp.arange(num_samples), x0, rows)
+def _rounds(
+    drawn: tuple[ModelEquation, Batch | None, PyTree],
+    key: KeyArray,
+    num_samples: int,
+    spec: SolveSpec,
+    tolerance: Array,
+    window: int,
+) -> Samples:
+    equation, x0, rows = drawn
+    draw = _Picard(equation, spec, tolerance, window).draw
+    return jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, jnp.arange(num_samples), x0, rows)
+
+
+_sample: Any = eqx.filter_custom_vjp(_rounds)
+
+
+@_sample.def_fwd
+def _sample_fwd(perturbed: PyTree, drawn: PyTree, *others: Any) -> tuple[Samples, None]:
+    return _rounds(drawn, *others), None
+
+
+@_sample.def_bwd
+def _sample_bwd(
+    residuals: None,
+    cotangents: Samples,
+    perturbed: PyTree,
+    drawn: PyTree,
+    key: KeyArray,
+    num_samples: int,
+    *others: Any,
+) -> PyTree:
+    """The gradient of the sequential solve, of which the rounds are an approximation to the tolerance."""
+    spec: SolveSpec = others[0]
+
+    def sequential(drawn: tuple[ModelEquation, Batch | None, PyTree]) -> PyTree:
+        equation, x0, rows = drawn
+        return solve_samples((equation, spec, None, key), (x0, rows), jnp.arange(num_samples)).x
+
+    x, pull_back = eqx.filter_vjp(sequential, drawn)
+    return pull_back(jnp.zeros_like(x) if cotangents.x is None else cotangents.x)[0]

@@ -114,7 +114,7 @@ def sample(
     shared, rows = split_condition(condition)
     equation = ModelEquation(dynamics, carried, model, shared)
     rows, placement = shard_rows((start, rows), (equation, spec))
-    answer = on_each_device(_draw, placement, num_samples, (equation, spec, last_step, key), rows)
+    answer = on_each_device(solve_samples, placement, num_samples, (equation, spec, last_step, key), rows)
     return raise_if_failed("sample", answer, answer.result, spec.stepping.max_steps) if throw else answer
 
 
@@ -150,12 +150,12 @@ def draw_start(equation: ModelEquation, key: KeyArray, index: Array, x0: Event |
     return Drawn(source.log_density(x), augmented_state(divergence, x), own)
 
 
-def _draw(
+def solve_samples(
     shared: tuple[ModelEquation, SolveSpec, AbstractLastStep | None, KeyArray],
     rows: tuple[Batch | None, PyTree],
     index: Array,
 ) -> Samples:
-    """Draws the samples number `index`."""
+    """The samples number `index`, drawn and solved."""
     equation, spec, last_step, key = shared
     start = jax.vmap(functools.partial(draw_start, equation, key))(index, *rows)
     solved = solve(equation, (start.state, start.own), spec)
