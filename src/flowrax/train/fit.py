@@ -96,7 +96,8 @@ def fit(
     - `x0`, `validation_x0`: `(n, *event)`, the other end of each row of data, for data that come in pairs. They
         replace draws from the model's prior and the coupling.
     - `checkpoint`: a path, written atomically; an interrupted run with the same arguments resumes from it. `num_steps`
-        and `patience` may change. If a checkpoint cannot be written, training goes on with a warning.
+        and `patience` may change; the code of functions that have a name is not compared. If a checkpoint cannot be
+        written, training goes on with a warning.
     - `progress`: whether to show a progress bar.
 
     **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run, which keeps the best weights; `stopped` then
