@@ -75,7 +75,10 @@ def _trained(name, size, data, num_steps):
     path = environment.CACHE / f"{name}.frx"
     like = model_of(network(size), size)
     if path.exists():
-        return frx.load(path, like)[0]
+        try:
+            return frx.load(path, like)[0]
+        except ValueError as error:  # Written by another version, or for another network.
+            say(f"  {error}")
     rows, augment = data()
     say(f"  training {name} for {num_steps} steps, once")
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, num_steps))

@@ -281,9 +281,9 @@ def test_files_round_trip_and_refuse_other_frequencies(getkey, tmp_path):
     again = frx.DensityEstimator(small(2, 1, key=5), condition=condition).load(tmp_path / "density.frx")
     options = {"condition": {"m": np.ones(1)}}
     np.testing.assert_array_equal(fitted.log_prob(data, **options).value, again.log_prob(data, **options).value)
-    with pytest.raises(ValueError, match="other frozen time frequencies"):
+    with pytest.raises(ValueError, match="Frozen time frequencies are drawn from the key"):
         frx.DensityEstimator(small(2, 1, key=6), condition=condition).load(tmp_path / "density.frx")
-    with pytest.raises(ValueError, match="has another structure"):
+    with pytest.raises(ValueError, match="does not match this estimator: .*condition_size is 1 in the file and 0 in"):
         frx.DensityEstimator(small(2)).load(tmp_path / "density.frx")
 
 

@@ -19,7 +19,8 @@ from .._base.result import LogProb, Samples
 from .._base.typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
 from ..model.trained import Model
 from ..schedule import Linear
-from ..train import FitResult, fit, load, save
+from ..train import FitResult, fit, save
+from ..train.checkpoint import read
 from ..verb import log_prob, sample
 from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
 
@@ -203,11 +204,13 @@ class DensityEstimator(eqx.Module):
         return dataclasses.replace(answer, value=answer.value - self.standard.log_scale(self.model.prior))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes all arrays to one file, without pickle: network, shifts and scales.
+        """Writes network, shifts and scales to one file, atomically and without pickle.
 
         **Arguments:**
 
         - `path`: the path of the file; its folder is created if necessary.
+
+        **Raises:** `OSError` if the file cannot be written, which leaves an earlier file unchanged.
         """
         save(path, self)
 
@@ -220,9 +223,10 @@ class DensityEstimator(eqx.Module):
 
         **Returns:** a new estimator, fitted if the saved one was.
 
-        **Raises:** `ValueError` for a file that is not a checkpoint or has another structure.
+        **Raises:** `ValueError` for a file that is not a checkpoint, is damaged, or was saved by an estimator made in
+            another way; the message names the first differences.
         """
-        return load(path, self)[0]
+        return read(path).restore(self, "this estimator")
 
     def _condition(self, condition: Condition | Batched) -> Condition | Batched:
         """The standardised condition; raises `ValueError` before `fit`."""

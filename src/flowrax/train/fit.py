@@ -1,11 +1,8 @@
 """`fit`: trains a model's network, keeps the best weights, and resumes after an interruption."""
 
 import dataclasses
-import hashlib
 import importlib.util
 import os
-import pathlib
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Generic
@@ -20,7 +17,6 @@ from .._base.tracebacks import short_traceback
 from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
-from .checkpoint import load, save
 from .prefetch import Prefetch
 from .prepare import (
     Trainable,
@@ -32,6 +28,7 @@ from .prepare import (
     paired,
     without_priors,
 )
+from .resume import RunFile
 from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
 
 _CHUNK = 50
@@ -101,14 +98,16 @@ def fit(
     - `augment`: `augment(key, row)` turns one row into one event, anew at every step: dequantise, rotate, standardise.
     - `x0`, `validation_x0`: `(n, *event)`, the other end of each row of data, for data that come in pairs. They
         replace draws from the model's prior and the coupling.
-    - `checkpoint`: a path, written atomically; an interrupted run with the same arguments resumes from it. Changes of
-        `augment`, and of `optimizer` beyond the structure of its state, are not detected: use another path for them.
+    - `checkpoint`: a path, written atomically; an interrupted run with the same arguments resumes from it. `num_steps`
+        and `patience` may change; the code of functions that have a name is not compared. If a checkpoint cannot be
+        written, training goes on with a warning.
     - `progress`: whether to show a progress bar.
 
     **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run, which keeps the best weights; `stopped` then
     states the cause.
 
-    **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run.
+    **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run (the
+    message names what differs), and `OSError` if no checkpoint can be written when training starts.
     """
     check_pairing(model, augment, coupling, x0)
     if coupling is not None:
@@ -121,6 +120,7 @@ def fit(
         model = coupled(model, MeasuredPairs())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
+    is_default = optimizer is None
     if optimizer is None:
         import optax
 
@@ -131,8 +131,9 @@ def fit(
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
     task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
-    path = None if checkpoint is None else pathlib.Path(checkpoint)
-    run = _Run(task, model, rows, condition, held_out, validation_condition, key, path, validate_every, patience)
+    run = _Run(task, model, rows, condition, held_out, validation_condition, key, validate_every, patience)
+    if checkpoint is not None:
+        run.file = RunFile(checkpoint, run.arguments("default" if is_default else optimizer))
     state, history = run.restore(first_state(parameters, optimizer))
     state, history, stopped = run.train(state, history, num_steps, progress)
     best = state.average if validation is None else state.best
@@ -142,7 +143,7 @@ def fit(
         history={name: np.asarray([row[i] for row in history]) for i, name in enumerate(_COLUMNS)},
         num_steps=int(state.step),
         best_step=int(state.step if validation is None else state.best_step),
-        stopped=stopped,
+        stopped=stopped if run.file is None else f"{stopped}{run.file.problem}",
     )
 
 
@@ -161,37 +162,35 @@ class _Run:
     validation: Rows | None
     validation_condition: Condition
     key: KeyArray
-    path: pathlib.Path | None
     validate_every: int
     patience: int | None
     prefetch: Prefetch | None = None
+    file: RunFile | None = None
 
     def __post_init__(self) -> None:
         self.train_key, self.validation_key = jax.random.split(self.key)
 
-    def fingerprint(self) -> str:
-        """A hash of everything that must not change between the runs that share a checkpoint."""
-        digest = hashlib.sha256(np.asarray(jax.random.key_data(self.train_key)).tobytes())
+    def arguments(self, optimizer: Any) -> dict[str, Any]:
+        """Everything that must not change between the runs that share a checkpoint."""
         task = self.task
-        task_model = eqx.tree_at(lambda m: m.network, self.model, None), task.loss
-        described = repr((task_model, task.batch_size, task.average_decay, self.validate_every))
-        # The repr of a callable contains its memory address, which differs between processes.
-        digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
-        # The repr of a module contains only the shapes of its arrays, so their values are added here.
-        arrays = eqx.filter(task_model, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
-        for array in jax.tree.leaves((arrays, self.data, self.condition, self.validation, self.validation_condition)):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return {
+            # The parameters of the network are part of the state.
+            "model": eqx.tree_at(lambda m: m.network, self.model, task.static.network),
+            "data": self.data,
+            "condition": self.condition,
+            "validation": self.validation,
+            "validation_condition": self.validation_condition,
+            "loss": task.loss,
+            "optimizer": optimizer,
+            "augment": task.augment,
+            "batch_size": task.batch_size,
+            "ema_decay": task.average_decay,
+            "validate_every": self.validate_every,
+            "key": self.train_key,
+        }
 
     def restore(self, state: TrainState) -> tuple[TrainState, History]:
-        if self.path is None or not self.path.exists():
-            return state, []
-        state, metadata = load(self.path, state)
-        if metadata["fingerprint"] != self.fingerprint():
-            raise ValueError(
-                f"{self.path} belongs to another run (other data, loss, key or batch); remove it or use another path."
-            )
-        return state, metadata["history"]
+        return (state, []) if self.file is None else self.file.restore(state)
 
     def train(
         self, state: TrainState, history: History, num_steps: int, progress: bool
@@ -212,8 +211,8 @@ class _Run:
                 state, validation_loss = self._validate(state)
                 history = [*history, [float(until), train_loss, validation_loss]]
                 bar.show(train_loss, validation_loss)
-                if self.path is not None:
-                    save(self.path, state, {"fingerprint": self.fingerprint(), "history": history})
+                if self.file is not None:
+                    self.file.write(state, history)
         finally:
             bar.close()
             if self.prefetch is not None:
