@@ -2,10 +2,11 @@
 
 import functools
 import importlib.util
+import inspect
 import os
 import types
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -28,12 +29,33 @@ def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
                 raise
-            short = error.with_traceback(_filtered(error.__traceback__))
-        # JAX adds a note that it removed its own frames.
-        short.__notes__ = [note for note in getattr(short, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
+            short = _explained(error, getattr(args[0], "network", None) if args else None)
+            short = short.with_traceback(_filtered(error.__traceback__))
         raise short from None
 
     return wrapper
+
+
+def _explained(error: Exception, network: Any) -> Exception:
+    """The error, or one that says how a model's network is called if it does not take that."""
+    if callable(network) and isinstance(error, TypeError) and not _takes_three(network):
+        name = getattr(network, "__name__", type(network).__name__)
+        return TypeError(
+            f"The network is called as network(t, x, condition), which {name}{inspect.signature(network)} does not take."
+        )
+    # JAX adds a note that it removed its own frames.
+    error.__notes__ = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
+    return error
+
+
+def _takes_three(network: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(network).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # There is no signature to look at.
+        return True
+    return True
 
 
 @functools.cache

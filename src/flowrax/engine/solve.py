@@ -72,7 +72,8 @@ def solve(equation: AbstractEquation, starts: tuple[PyTree, PyTree], spec: Solve
         # On a grid all samples take the same steps.
         lanes = n if stepping.grid is not None else _LANES.get(jax.default_backend(), 1024)
     saver = None if spec.saveat is None else make_saver(spec.saveat, stepping)
-    lanes = max(min(lanes, n), stepping.fewest_lanes)
+    # Compilers round a batch of one differently, which can change the adaptive steps of an SDE.
+    lanes = max(min(lanes, n), 1 if getattr(stepping.controller, "unit", None) is None else 2)
     method = Method(spec.solver, stepping, saver, make_meter(spec.progress), lanes)
     if spec.adjoint is None:
         outcome = _replayed((equation, starts), method)

@@ -38,11 +38,6 @@ class Stepping(eqx.Module):
         return not isinstance(self.controller, CheckedController | dfx.PIDController | dfx.StepTo)
 
     @property
-    def fewest_lanes(self) -> int:
-        """Two for adaptive steps of an SDE: compilers round a batch of one differently, which can change its steps."""
-        return 1 if getattr(self.controller, "unit", None) is None else 2
-
-    @property
     def directed_controller(self) -> dfx.AbstractStepSizeController:
         """The controller for a time that runs forward."""
         return self.controller.wrap(-1 if self.backward else 1)

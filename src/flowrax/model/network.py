@@ -2,13 +2,9 @@ r"""The contract of networks: any callable `network(t, x, condition)` for one ev
 
 import abc
 import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, Event, KeyArray, Network, PyTree, Scalar
 
@@ -26,36 +22,12 @@ class AbstractNetwork(eqx.Module):
 
 def with_key(network: Network, key: KeyArray | None) -> Network:
     """The network as a function of `(t, x, condition)`; the key goes to networks that may be random."""
-    return functools.partial(call_network, network, key=key)
+    return functools.partial(network, key=key) if isinstance(network, AbstractNetwork) else network
 
 
 def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
-    """The output of any network; the key goes to networks that may be random. Errors say how it was called."""
-    options = {"key": key} if isinstance(network, AbstractNetwork) else {}
-    try:
-        return network(t, x, condition, **options)
-    except Exception as error:
-        if not _takes(network, t, x, condition, **options):
-            name = getattr(network, "__name__", type(network).__name__)
-            raise TypeError(
-                f"The network is called as network(t, x, condition), which {name}{inspect.signature(network)} does not "
-                "take."
-            ) from None
-        if not getattr(error, "__notes__", None):
-            x, condition = jax.tree.map(jnp.shape, (x, condition))
-            error.add_note(f"Raised by the network, called with x of shape {x} and condition of shape {condition}.")
-        raise
-
-
-def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether the signature of a function admits the arguments."""
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    except ValueError:  # There is no signature to look at.
-        return True
-    return True
+    """The output of any network; the key goes to networks that may be random."""
+    return with_key(network, key)(t, x, condition)
 
 
 class AbstractTimelessNetwork(AbstractNetwork):
