@@ -40,9 +40,8 @@ def _explained(error: Exception, network: Any) -> Exception:
     """The error, or one that says how a model's network is called if it does not take that."""
     if callable(network) and isinstance(error, TypeError) and not _takes_three(network):
         name = getattr(network, "__name__", type(network).__name__)
-        return TypeError(
-            f"The network is called as network(t, x, condition), which {name}{inspect.signature(network)} does not take."
-        )
+        signature = inspect.signature(network)
+        return TypeError(f"The network is called as network(t, x, condition), which {name}{signature} does not take.")
     # JAX adds a note that it removed its own frames.
     error.__notes__ = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
     return error
