@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_shape, is_traced, time_dtype
 from .._base.typing import Array, ArrayLike, Int, KeyArray, Tokens
 from ..schedule import DiscreteSchedule
@@ -200,7 +201,7 @@ def _pick(weights: Array, key: KeyArray | None, uniform: Array | None) -> Tokens
     weights = weights.astype(time_dtype(weights.dtype))
     if uniform is None:
         assert key is not None
-        uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
+        uniform = random.uniform(key, weights.shape[:-1], weights.dtype)
     uniform = jnp.asarray(uniform, weights.dtype)
     if uniform.shape == weights.shape:
         # Zero is replaced by the smallest positive number, so that the Gumbel noise is finite.

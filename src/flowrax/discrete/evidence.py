@@ -3,7 +3,7 @@ r"""The log-likelihood of a site's noisy token for each clean token, in closed f
 import jax.numpy as jnp
 
 from .._base.typing import Array, Condition, KeyArray, Network, Scalar, Tokens
-from ..model.network import AbstractNetwork, call_network
+from ..model.network import AbstractNetwork, as_logits, call_network
 from .path.base import AbstractCategoricalPath
 from .path.mixture import Mixture
 from .prior import AbstractCategoricalPrior
@@ -45,6 +45,7 @@ class WithEvidence(AbstractNetwork):
         self.path = Mixture(path) if isinstance(path, AbstractMasking) else path
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        logits = call_network(self.network, t, x, condition, key=key)
+        out = call_network(self.network, t, x, condition, key=key)
+        logits = as_logits(out)
         seen = self.path.likelihood(self.prior, jnp.asarray(t), jnp.ones_like(t), x).astype(logits.dtype)
         return logits + jnp.log(seen)

@@ -6,12 +6,12 @@ The network is called as any other, with integers for `x`: `network(t, x, condit
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from .._base.arrays import as_real, float_dtype
 from .._base.checks import check_batch, check_interval, check_shape, is_traced, time_dtype
 from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
-from ..model.network import call_network
+from ..model.network import as_logits, call_network
 from ..model.trained import network_dtype
 from ..prior import AbstractPrior
 from .contract import AbstractLogitModel, AbstractSampler
@@ -61,7 +61,7 @@ class CategoricalModel(AbstractLogitModel):
         self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
         self.interpolant.check_prior(prior)
         self.shape = prior.shape
-        self.dtype = time_dtype(network_dtype(network) if dtype is None else dtype)
+        self.dtype = time_dtype(float_dtype(network_dtype(network) if dtype is None else dtype))
         self.t_min, self.t_max = t_min, t_max
         check_interval(t_min, t_max)
 
@@ -76,7 +76,7 @@ class CategoricalModel(AbstractLogitModel):
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
         """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
-        rows = jnp.asarray(x)
+        rows = as_real(name, x)
         if not jnp.issubdtype(rows.dtype, jnp.integer):
             raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
         check_batch(name, rows, self.shape, size)
@@ -84,15 +84,14 @@ class CategoricalModel(AbstractLogitModel):
             low, high = int(rows.min()), int(rows.max())
             if low < 0 or high >= self.prior.num_classes:
                 raise ValueError(f"{name} has classes from {low} to {high}; the prior has {self.prior.num_classes}.")
-        return rows.astype(self.prior.dtype)
+        return jnp.asarray(rows, self.prior.dtype)
 
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """The network's output, `(*shape, K)`; `key` is for dropout in training."""
         out = call_network(self.network, t, x, condition, key=key)
-        if not isinstance(out, jax.Array | np.ndarray):
-            raise ValueError(f"The network returned {type(out).__name__}; it must return an array of logits.")
-        check_shape("The network's output", out.shape, (*self.shape, self.prior.num_classes))
-        return jnp.asarray(out).astype(time_dtype(out.dtype))
+        logits = as_logits(out, self.dtype)
+        check_shape("The network's output", logits.shape, (*self.shape, self.prior.num_classes))
+        return logits
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None

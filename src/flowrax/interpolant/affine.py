@@ -17,7 +17,9 @@ class Affine(AbstractInterpolant):
         return x0
 
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
-        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0
+        alpha, sigma = (scale.astype(x1.dtype) for scale in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return alpha * x1 + sigma * x0
 
     def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
-        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0
+        alpha_rate, sigma_rate = self.schedule.alpha_rate(t), self.schedule.sigma_rate(t)
+        return alpha_rate.astype(x1.dtype) * x1 + sigma_rate.astype(x1.dtype) * x0

@@ -6,9 +6,9 @@ on $z$.
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, Event, KeyArray, Times
 from ..schedule import AbstractSchedule, Singularities
 from .base import AbstractInterpolant
@@ -33,15 +33,19 @@ class Latent(AbstractInterpolant):
     gamma: AbstractGamma
 
     def noise(self, key: KeyArray, x0: Event) -> Event:
-        return jnp.stack([x0, jax.random.normal(key, x0.shape, x0.dtype)])
+        return jnp.stack([x0, random.normal(key, x0.shape, x0.dtype)])
 
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
         x0, z = x0
-        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0 + self.gamma(t) * z
+        scales = self.schedule.alpha(t), self.schedule.sigma(t), self.gamma(t)
+        alpha, sigma, gamma = (scale.astype(x1.dtype) for scale in scales)
+        return alpha * x1 + sigma * x0 + gamma * z
 
     def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
         x0, z = x0
-        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0 + self.gamma.rate(t) * z
+        rates = self.schedule.alpha_rate(t), self.schedule.sigma_rate(t), self.gamma.rate(t)
+        alpha_rate, sigma_rate, gamma_rate = (rate.astype(x1.dtype) for rate in rates)
+        return alpha_rate * x1 + sigma_rate * x0 + gamma_rate * z
 
 
 class EncoderDecoder(AbstractSchedule):

@@ -9,7 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
+from .._base.arrays import as_numbers
+from .._base.random import as_threefry
+from .._base.typing import Array, Condition, DType, Event, KeyLike, Numbers, Scalar, Shape
 from ..model.contract import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
@@ -50,12 +52,12 @@ class AbstractOracle(AbstractPrior):
     def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         """The log-density of `y = A x + noise`, in nats; arguments as in [`posterior`][]."""
 
-    def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
+    def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
         size = 1
         for n in shape:
             size *= n
-        return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
+        return jax.vmap(self.draw)(jax.random.split(as_threefry(key), size)).reshape(*shape, *self.shape)
 
     @property
     def rank(self) -> int:
@@ -67,12 +69,12 @@ class AbstractOracle(AbstractPrior):
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-density of events `(..., d)`, in nats."""
-        return _over_events(self.log_density, jnp.asarray(x, self.dtype))
+        return _over_events(self.log_density, as_numbers("x", x, self.dtype))
 
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
-        return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], jnp.asarray(x, self.dtype))
+        return _over_events(lambda x: self.posterior_terms(alpha, sigma, x)[0], as_numbers("x", x, self.dtype))
 
     def model(
         self,

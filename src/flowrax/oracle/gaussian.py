@@ -5,10 +5,11 @@ $\tau_i^2 = \alpha^2 e_i + \sigma^2$.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from .._base.checks import as_floats, check_finite, check_shape
+from .._base import random
+from .._base.arrays import as_floats, as_numbers
+from .._base.checks import check_finite, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..schedule import AbstractSchedule
 from .base import AbstractOracle
@@ -31,7 +32,7 @@ class Gaussian(AbstractOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
-        mean, covariance = as_floats(mean, covariance)
+        mean, covariance = as_floats(mean=mean, covariance=covariance)
         if mean.ndim != 1:
             raise ValueError(f"mean has shape {mean.shape} but (d,) is expected.")
         check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
@@ -61,7 +62,7 @@ class Gaussian(AbstractOracle):
         return self.component.posterior_terms(alpha, sigma, x)
 
     def draw(self, key: KeyArray) -> Event:
-        return self.component.transform(jax.random.normal(key, self.shape, self.dtype))
+        return self.component.transform(random.normal(key, self.shape, self.dtype))
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "Gaussian":
         component = self.component.scaled(alpha, sigma)
@@ -81,7 +82,7 @@ class Gaussian(AbstractOracle):
 
     def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: Numbers) -> Array:
         """The images of events `(..., d)` under the probability flow from time `t0` to `t1`, in closed form."""
-        x = jnp.asarray(x, self.dtype)
+        x = as_numbers("x", x, self.dtype)
         alpha0, sigma0, alpha1, sigma1 = (
             value.astype(self.dtype) for t in (t0, t1) for value in (schedule.alpha(t), schedule.sigma(t))
         )

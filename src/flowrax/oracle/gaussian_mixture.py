@@ -8,7 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import as_floats, check_finite, check_shape
+from .._base import random
+from .._base.arrays import as_floats
+from .._base.checks import check_finite, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from .base import AbstractOracle
 from .component import Component, check_observation, component_of
@@ -32,7 +34,7 @@ class GaussianMixture(AbstractOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
-        weights, means, covariances = as_floats(weights, means, covariances)
+        weights, means, covariances = as_floats(weights=weights, means=means, covariances=covariances)
         if means.ndim != 2:
             raise ValueError(f"means has shape {means.shape} but (k, d) is expected.")
         check_shape("weights", weights.shape, means.shape[:1])
@@ -74,10 +76,10 @@ class GaussianMixture(AbstractOracle):
         return jax.nn.logsumexp(joint), responsibilities @ data, responsibilities @ score
 
     def draw(self, key: KeyArray) -> Event:
-        which, noise = jax.random.split(key)
-        index = jax.random.categorical(which, self.log_weights)
+        which, noise = jax.random.split(random.as_threefry(key))
+        index = random.categorical(which, self.log_weights)
         component = jax.tree.map(lambda leaf: leaf[index], self.components)
-        return component.transform(jax.random.normal(noise, self.shape, self.dtype))
+        return component.transform(random.normal(noise, self.shape, self.dtype))
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "GaussianMixture":
         components = jax.vmap(lambda component: component.scaled(alpha, sigma))(self.components)

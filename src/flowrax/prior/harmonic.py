@@ -8,6 +8,7 @@ $\cos (\pi k (i + \tfrac12) / n)$. In three dimensions the root mean square dist
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.arrays import float_dtype
 from .._base.typing import Array, DType, Event, Scalar, Shape
 from .base import AbstractGaussianPrior
 from .spectrum import Spectrum
@@ -38,7 +39,7 @@ class Harmonic(AbstractGaussianPrior):
         if length < 2:
             raise ValueError(f"Harmonic needs a length of at least 2; got {length}.")
         self.shape = (length, num_features)
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.dtype = float_dtype(dtype)
         self.mean = jnp.zeros(self.shape, self.dtype)
         k = jnp.arange(length, dtype=self.dtype)
         laplacian = 4 * jnp.sin(jnp.pi * k / (2 * length)) ** 2

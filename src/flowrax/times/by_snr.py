@@ -1,8 +1,9 @@
 r"""Distributions of times that are defined through the noise level."""
 
-import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
@@ -30,9 +31,10 @@ class LogNormal(AbstractTimes):
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, of shape `(n,)`."""
         # log SNR = -2 log(sigma / alpha).
-        low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, dtype))
-        z = jax.random.truncated_normal(key, high, low, (n,), dtype)
-        return jnp.clip(self.schedule.time_at(-2 * (self.mean + self.std * z)), t_min, t_max)
+        work = time_dtype(dtype)
+        low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, work))
+        z = random.truncated_normal(key, high, low, (n,), work)
+        return jnp.clip(self.schedule.time_at(-2 * (self.mean + self.std * z)), t_min, t_max).astype(dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
         return jnp.ones(())
@@ -57,8 +59,10 @@ class LikelihoodTimes(AbstractTimes):
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, `(n,)`. Raises `ValueError` if the log-SNR is infinite at either end."""
-        low, high = self._ends(t_min, t_max, dtype)
-        return jnp.clip(self.schedule.time_at(low + (high - low) * self.level.unit(key, n, dtype)), t_min, t_max)
+        work = time_dtype(dtype)
+        low, high = self._ends(t_min, t_max, work)
+        u = self.level.unit(key, n, work)
+        return jnp.clip(self.schedule.time_at(low + (high - low) * u), t_min, t_max).astype(dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
         t = jnp.asarray(t)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, Batch, Event, KeyArray, Scalar
 from ..schedule import AbstractSchedule, Linear
 from .plain_grids import rate_grid
@@ -33,7 +34,7 @@ def entropy_rate(
     **Returns:** a function from a scalar time to the rate in nats per unit of time.
     """
     path = Linear() if schedule is None else schedule
-    probes = jax.random.rademacher(key, x0.shape, x0.dtype)
+    probes = random.rademacher(key, x0.shape, x0.dtype)
 
     def rate(t: Scalar) -> Array:
         alpha, sigma = path.alpha(t).astype(x0.dtype), path.sigma(t).astype(x0.dtype)

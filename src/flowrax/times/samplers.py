@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, DType, KeyArray
 from .base import AbstractUnitTimes
 
@@ -11,14 +12,14 @@ class Uniform(AbstractUnitTimes):
     """Independent uniform times."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.random.uniform(key, (n,), dtype)
+        return random.uniform(key, (n,), dtype)
 
 
 class Antithetic(AbstractUnitTimes):
     """Uniform times in antithetic pairs `u` and `1 - u`: parts of the loss that are odd about 1/2 cancel in a batch."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        half = jax.random.uniform(key, ((n + 1) // 2,), dtype)
+        half = random.uniform(key, ((n + 1) // 2,), dtype)
         return jnp.concatenate([half, 1 - half])[:n]
 
 
@@ -29,7 +30,7 @@ class Stratified(AbstractUnitTimes):
     """
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        shift = jax.random.uniform(key, (), dtype)
+        shift = random.uniform(key, (), dtype)
         return jnp.mod(shift + jnp.arange(n, dtype=dtype) / n, 1)
 
 
@@ -43,7 +44,7 @@ class LogitNormal(AbstractUnitTimes):
     std: float = 1.0
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,), dtype))
+        return jax.nn.sigmoid(self.mean + self.std * random.normal(key, (n,), dtype))
 
 
 class Beta(AbstractUnitTimes):
@@ -57,4 +58,4 @@ class Beta(AbstractUnitTimes):
     b: float = 1.0
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.random.beta(key, self.a, self.b, (n,), dtype)
+        return random.beta(key, self.a, self.b, (n,), dtype)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arrays import as_leaf, as_numbers
 from .._base.checks import check_finite, check_shape
 from .._base.condition import Batched
 from .._base.typing import Batch, BatchLike, KeyArray
@@ -42,13 +43,14 @@ def check_data(
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
         return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
     if isinstance(model, CategoricalModel) and augment is not None:
-        row = jax.ShapeDtypeStruct(jnp.shape(data)[1:], jnp.asarray(data).dtype)
+        rows = as_leaf("data", data, float)
+        row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
         event = jax.eval_shape(augment, key, row)
         check_shape("augment(key, row)", event.shape, model.shape)
         if event.dtype != model.prior.dtype:
             raise ValueError(f"augment(key, row) is {event.dtype}; events are {model.prior.dtype}.")
-        return jnp.asarray(data), None if validation is None else jnp.asarray(validation)
-    rows = jnp.asarray(data, model.dtype)
+        return rows, None if validation is None else as_leaf("validation", validation, float)
+    rows = as_numbers("data", data, model.dtype)
     check_finite("data", rows)
     row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     event = row if augment is None else jax.eval_shape(augment, key, row)
@@ -57,7 +59,7 @@ def check_data(
         check_range("data", model.prior, rows, conditions[0])
     if validation is None:
         return rows, None
-    held_out = jnp.asarray(validation, model.dtype)
+    held_out = as_numbers("validation", validation, model.dtype)
     check_finite("validation", held_out)
     check_shape("One row of validation", held_out.shape[1:], rows.shape[1:])
     if augment is None:
@@ -118,7 +120,7 @@ def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     """Pairs of noise and data, `(n, 2, *event)`; raises `ValueError` unless both have the same shape."""
     if x0 is None:
         raise ValueError(f"{name} is missing: with x0, held-out rows must be pairs too.")
-    start = jnp.asarray(x0, rows.dtype)
+    start = as_numbers(name, x0, rows.dtype)
     check_finite(name, start)
     check_shape(name, start.shape, rows.shape)
     return jnp.stack([start, rows], axis=1)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base import random
 from ..._base.checks import check_shape, is_traced
-from ..._base.typing import Array, Condition, KeyArray, Numbers, Scalar, Shape, Tokens
+from ..._base.typing import Array, Condition, KeyArray, KeyLike, Numbers, Scalar, Shape, Tokens
 from ...model.network import AbstractNetwork
 from ...prior import AbstractPrior
 from ..model import CategoricalModel
@@ -49,12 +50,12 @@ class AbstractCategoricalOracle(AbstractPrior):
         """Zero, because log-probabilities of discrete events are not densities."""
         return 0
 
-    def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
+    def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, L)`."""
         size = 1
         for n in shape:
             size *= n
-        return jax.vmap(self.draw)(jax.random.split(key, size)).reshape(*shape, *self.shape)
+        return jax.vmap(self.draw)(jax.random.split(random.as_threefry(key), size)).reshape(*shape, *self.shape)
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-probabilities of events `(n, L)`, in nats."""
@@ -203,7 +204,7 @@ class Joint(AbstractCategoricalOracle):
         self.shape, self.dtype, self.num_classes = (table.ndim,), jnp.dtype(jnp.int32), table.shape[0]
 
     def draw(self, key: KeyArray) -> Tokens:
-        index = jax.random.categorical(key, jnp.log(self.table).ravel())
+        index = random.categorical(key, jnp.log(self.table).ravel())
         return jnp.stack(jnp.unravel_index(index, self.table.shape)).astype(self.dtype)
 
     def log_density(self, x: Tokens) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..contract import AbstractCategoricalModel, AbstractSampler, SamplerStep
@@ -63,9 +64,9 @@ class Purity(AbstractSampler):
         lift, back = self.chances(model, step)
         mask: Any = model.prior.mask
         masked = x == mask
-        number = jnp.sum(masked & (jax.random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
+        number = jnp.sum(masked & (random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
         order = jnp.argsort(jnp.where(masked, -jnp.max(log_p, axis=-1), jnp.inf), axis=None)
         rank = jnp.zeros(x.size, jnp.int32).at[order].set(jnp.arange(x.size, dtype=jnp.int32)).reshape(x.shape)
         new = draw(what_key, jnp.exp(log_tempered(log_p, self.temperature)))
-        again = ~masked & (jax.random.uniform(back_key, x.shape, back.dtype) < back)
+        again = ~masked & (random.uniform(back_key, x.shape, back.dtype) < back)
         return jnp.where(masked & (rank < number), new, jnp.where(again, mask, x))
