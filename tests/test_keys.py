@@ -113,6 +113,7 @@ class Scaled(eqx.Module):
         return self.factor * x
 
 
+@pytest.mark.accuracy
 def test_gradient_replays_the_draws_of_an_rbg_key():
     def total(scale, key):
         model = frx.Model(Scaled(scale), frx.Linear(), shape=(2,))
@@ -142,6 +143,7 @@ np.testing.assert_allclose(a, b, atol=1e-6)
 """
 
 
+@pytest.mark.accuracy
 def test_sharding_does_not_change_the_draws():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], check=True, env={**os.environ, "XLA_FLAGS": flags})

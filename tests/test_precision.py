@@ -328,6 +328,7 @@ def test_unresolved_spread_warns():
     assert float(x[:, 1].std()) > 10e-6
 
 
+@pytest.mark.accuracy
 def test_resolved_spreads_do_not_warn():
     """Nor do grids, starts that were given, few draws, constants and solves under `jit`."""
     small = frx.oracle.Gaussian(jnp.zeros(2), jnp.diag(jnp.asarray([1.0, 1e-12]))).model(frx.Linear())
