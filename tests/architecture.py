@@ -111,6 +111,29 @@ def size_violations(paths: Iterable[pathlib.Path]) -> list[str]:
     return violations
 
 
+# What derives or inspects keys draws nothing.
+KEY_FUNCTIONS = {"key", "key_data", "key_impl", "wrap_key_data", "split", "fold_in", "PRNGKey"}
+
+
+def random_violations(root: pathlib.Path, helper: str = "_base/random.py") -> list[str]:
+    """Draws by `jax.random` outside of the one module that sees to their precision and their keys."""
+    return [
+        f"{path}:{node.lineno}: jax.random.{node.attr} is called outside of {helper}"
+        for path in python_files(root)
+        if path.relative_to(root).as_posix() != helper
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in ("jax.random", "jr")
+        and node.attr not in KEY_FUNCTIONS
+    ] + [
+        f"{path}:{line}: {'.'.join(target)} is imported outside of {helper}"
+        for path in python_files(root)
+        if path.relative_to(root).as_posix() != helper
+        for line, target in imported_names(ast.parse(path.read_text()), (PACKAGE,))
+        if target[:2] == ("jax", "random")
+    ]
+
+
 def leftover_violations(paths: Iterable[pathlib.Path]) -> list[str]:
     """Notes to oneself that were left in the source."""
     return [

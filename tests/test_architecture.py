@@ -55,6 +55,10 @@ def test_sizes():
     assert architecture.size_violations(architecture.python_files(SOURCE, *SCRIPTS)) == []
 
 
+def test_random_numbers_are_drawn_in_one_module():
+    assert architecture.random_violations(SOURCE) == []
+
+
 def test_nothing_left_over():
     assert architecture.leftover_violations(architecture.python_files(SOURCE)) == []
 
@@ -187,6 +191,16 @@ def test_size_check_fails(tmp_path):
     assert [violation.partition(": ")[2] for violation in violations] == [
         "351 lines, at most 350",
         "long has 61 lines, at most 60",
+    ]
+
+
+def test_random_check_fails(tmp_path):
+    text = "import jax\njax.random.split(k)\njax.random.normal(k)\n"
+    write_tree(tmp_path, {"a.py": text, "b.py": "from jax.random import uniform", "_base/random.py": text})
+    violations = architecture.random_violations(tmp_path)
+    assert [violation.partition(": ")[2] for violation in violations] == [
+        "jax.random.normal is called outside of _base/random.py",
+        "jax.random.uniform is imported outside of _base/random.py",
     ]
 
 

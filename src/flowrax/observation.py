@@ -5,7 +5,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from ._base.checks import as_floats, check_finite, check_shape
+from ._base.arrays import as_floats
+from ._base.checks import check_finite, check_shape
 from ._base.typing import Array, Event, Numbers, Shape
 
 
@@ -25,7 +26,7 @@ class LinearGaussian(eqx.Module):
 
         Raises `ValueError` for shapes that disagree, and for NaN or infinite values.
         """
-        self.operator, self.y, noise_std = as_floats(operator, y, noise_std)
+        self.operator, self.y, noise_std = as_floats(operator=operator, y=y, noise_std=noise_std)
         if self.operator.ndim != 2:
             raise ValueError(f"operator has shape {self.operator.shape} but (m, d) is expected.")
         check_shape("y", self.y.shape, self.operator.shape[:1])

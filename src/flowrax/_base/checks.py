@@ -7,20 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .typing import Array, DType, Numbers, Shape
+from .typing import Array, DType, Shape
 
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer of a JAX transformation."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
-
-
-def as_floats(*values: Numbers) -> tuple[Array, ...]:
-    """The values as arrays of a common floating dtype: the widest of theirs, or JAX's default for integers."""
-    arrays = [jnp.asarray(value) for value in values]
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(*arrays, float)
-    return tuple(array.astype(dtype) for array in arrays)
 
 
 def check_shape(name: str, got: Shape, expected: Shape) -> None:

@@ -2,8 +2,8 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
+from .arrays import as_leaf
 from .typing import Condition, DType, PyTree
 
 
@@ -16,12 +16,7 @@ class Batched(eqx.Module):
 
 def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Condition | Batched:
     """Converts the leaves to arrays, floating ones to `dtype`; raises `ValueError` unless `Batched` has `n` rows."""
-
-    def cast(leaf: object) -> object:
-        array = jnp.asarray(leaf)
-        return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array
-
-    condition = jax.tree.map(cast, condition)
+    condition = jax.tree.map(lambda leaf: as_leaf("condition", leaf, dtype), condition)
     if isinstance(condition, Batched):
         for leaf in jax.tree.leaves(condition):
             if leaf.ndim == 0 or leaf.shape[0] != n:

@@ -24,25 +24,29 @@ if TYPE_CHECKING:
 
     Times = float | Array | np.ndarray
     Scalar = float | Array | np.ndarray
+    KeyLike = Array | np.ndarray
+    BatchLike = ArrayLike
+    Numbers = ArrayLike | Sequence[Any]
 else:
     GradientTransformation = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
+    # Verbs check these arguments themselves, so that a wrong one meets a sentence about it.
+    KeyLike = BatchLike = Numbers = Any
+"""`Times` and `Scalar`: times of any shape and one time. `KeyLike`: a random key as users pass it, typed or raw.
+`BatchLike`: a batch as users pass it, a JAX or NumPy array of any real dtype. `Numbers`: arrays as users
+write them, including nested lists."""
 
 Event = Float[Array, "..."]
 """One sample, of any rank."""
 Batch = Shaped[Array, "_ ..."]
 """A batch: samples along the leading axis."""
-BatchLike = Shaped[ArrayLike, "_ ..."]
-"""A batch as users pass it: a JAX or NumPy array of any dtype."""
 Rows = PyTree[Shaped[Array, "_ ..."]]
 """A batch, or a PyTree of batches for samples with several parts."""
 PerSample = Float[Array, "*n"]
 """One number per sample, `(n,)`; a scalar inside a map over samples."""
 Tokens = Int[Array, "..."]
 """One sample of classes, of any rank."""
-Numbers = ArrayLike | Sequence[Any]
-"""Arrays as users write them, including nested lists."""
 Condition = PyTree
 """Any PyTree that a network is conditioned on; None for no condition."""
 MaskOf = Callable[[Condition], Array]

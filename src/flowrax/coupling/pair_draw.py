@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, Float, Int, KeyArray
 
 Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
@@ -46,7 +47,7 @@ class PerData(AbstractDraw):
         return order, _rows(order)
 
     def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
-        return jax.random.categorical(key, log_plan, axis=1).astype(jnp.int32), _rows(log_plan)
+        return random.categorical(key, log_plan, axis=1).astype(jnp.int32), _rows(log_plan)
 
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
         return jax.nn.logsumexp(log_plan, axis=1)
@@ -59,7 +60,7 @@ class PerNoise(AbstractDraw):
         return _rows(order), jnp.zeros_like(order).at[order].set(_rows(order))
 
     def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
-        return _rows(log_plan), jax.random.categorical(key, log_plan, axis=0).astype(jnp.int32)
+        return _rows(log_plan), random.categorical(key, log_plan, axis=0).astype(jnp.int32)
 
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
         return jax.nn.logsumexp(log_plan, axis=0)
@@ -75,17 +76,18 @@ class JointDraw(AbstractDraw):
 
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:
         n = order.shape[0]
-        any_row, all_rows = jax.random.randint(key, (n,), 0, n, jnp.int32), jax.random.permutation(key, _rows(order))
+        any_row, all_rows = random.randint(key, (n,), 0, n, jnp.int32), random.permutation(key, _rows(order))
         rows = any_row if self.replace else all_rows
         return order[rows], rows
 
     def of_plan(self, key: KeyArray, log_plan: Float[Array, "n n"]) -> Rows:
         n, flat = log_plan.shape[1], log_plan.reshape(-1)
         if self.replace:
-            drawn = jax.random.categorical(key, flat, shape=log_plan.shape[:1])
+            drawn = random.categorical(key, flat, shape=log_plan.shape[:1])
         else:
             # Gumbel top-k: the n largest of the perturbed logarithms are n draws without replacement.
-            drawn = jax.lax.top_k(flat + jax.random.gumbel(key, flat.shape, flat.dtype), log_plan.shape[0])[1]
+            noise = random.gumbel(key, flat.shape, flat.dtype)
+            drawn = jax.lax.top_k(flat.astype(noise.dtype) + noise, log_plan.shape[0])[1]
         drawn = drawn.astype(jnp.int32)
         return drawn % n, drawn // n
 

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arrays import as_real
 from .._base.checks import check_batch, check_finite, is_traced
 from .._base.condition import Batched
+from .._base.random import as_threefry
 from .._base.result import LogProb, Samples
-from .._base.typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
+from .._base.typing import Array, BatchLike, Condition, KeyLike, Numbers, PyTree, Shape
 from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, save
@@ -68,7 +70,7 @@ class DensityEstimator(eqx.Module):
         self,
         model: Model | Shape,
         *,
-        key: KeyArray | None = None,
+        key: KeyLike | None = None,
         condition: Condition = None,
         shift: Numbers | None = None,
         scale: Numbers | None = None,
@@ -92,14 +94,14 @@ class DensityEstimator(eqx.Module):
         unless `scale` is one number.
         """
         trained = isinstance(model, Model)
-        example = jax.tree.map(jnp.asarray, condition)
+        example = jax.tree.map(lambda leaf: jnp.asarray(as_real("condition", leaf)), condition)
         if not isinstance(model, Model):
             from ..nn import MLP
 
             if key is None:
                 raise ValueError("DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).")
             size = sum(leaf.size for leaf in jax.tree.leaves(example))
-            model = Model(MLP(tuple(model), key=key, condition_size=size), Linear(), shape=tuple(model))
+            model = Model(MLP(tuple(model), key=as_threefry(key), condition_size=size), Linear(), shape=tuple(model))
         self.model = model
         check_isotropic(model.prior, scale)
         event = jax.ShapeDtypeStruct(model.shape, model.dtype)
@@ -113,7 +115,7 @@ class DensityEstimator(eqx.Module):
     def fit(
         self,
         data: BatchLike,
-        key: KeyArray,
+        key: KeyLike,
         *,
         condition: Condition = None,
         validation: BatchLike | None = None,
@@ -161,7 +163,7 @@ class DensityEstimator(eqx.Module):
         return DensityFit(estimator, result)
 
     def sample(
-        self, key: KeyArray, num_samples: int, *, condition: Condition | Batched = None, **options: Any
+        self, key: KeyLike, num_samples: int, *, condition: Condition | Batched = None, **options: Any
     ) -> Samples:
         """Draws samples of the density, by the probability flow or any other dynamics and solver.
 
@@ -198,7 +200,7 @@ class DensityEstimator(eqx.Module):
         **Raises:** as [`flowrax.log_prob`][], and `ValueError` before `fit`.
         """
         condition = self._condition(condition)
-        rows = widened(x, self.model.dtype)
+        rows = widened("x", x, self.model.dtype)
         check_batch("x", rows, self.model.shape)
         answer = log_prob(self.model, self.standard.forward(rows), condition=condition, **options)
         return dataclasses.replace(answer, value=answer.value - self.standard.log_scale(self.model.prior))
@@ -242,7 +244,7 @@ class DensityEstimator(eqx.Module):
         self, name: str, condition_name: str, data: BatchLike, condition: Condition
     ) -> tuple[Array | np.ndarray, PyTree]:
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
-        rows = widened(data, self.model.dtype)
+        rows = widened(name, data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
         check_finite(name, rows)
         own = cast_like(self.condition_standard.shift, condition, condition_name, (rows.shape[0],))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arrays import as_exact, as_leaf, as_numbers, as_real
 from .._base.checks import is_traced
 from .._base.typing import Array, Condition, DType, PyTree
 from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
@@ -116,13 +117,13 @@ def cast_like(example: PyTree, condition: Condition, name: str, leading: tuple[i
     return arrays
 
 
-def widened(x: Any, dtype: DType) -> Array | np.ndarray:
+def widened(name: str, x: Any, dtype: DType) -> Array | np.ndarray:
     """`x` without loss of precision: float64 for NumPy arrays and numbers, `dtype` or wider for JAX arrays."""
     if not isinstance(x, jax.Array) and not is_traced(x):
-        return np.asarray(x, np.float64)
-    array = jnp.asarray(x)
+        array = as_real(name, x)
+        return array if array.dtype == np.float64 else np.asarray(as_exact(name, array, np.float64), np.float64)
     with jax.numpy_dtype_promotion("standard"):
-        return array.astype(jnp.promote_types(array.dtype, dtype))
+        return as_numbers(name, x, jnp.promote_types(as_real(name, x).dtype, dtype))
 
 
 def _standardised(x: Any, shift: Array, rest: Array, scale: Array) -> Array:
@@ -171,15 +172,15 @@ def _given(name: str, example: PyTree, value: PyTree, default: int) -> PyTree:
             return default
         if np.shape(value) not in ((), tuple(leaf.shape)):
             raise ValueError(f"{name} has shape {np.shape(value)} but {tuple(leaf.shape)} or a scalar is expected.")
-        return value if isinstance(value, jax.Array) or is_traced(value) else np.asarray(value)
+        return as_real(name, value)
 
     return jax.tree.unflatten(structure, [one(*pair) for pair in zip(jax.tree.leaves(example), values, strict=True)])
 
 
 def _like(leaf: Any, like: Array, name: str) -> Array | np.ndarray:
     if _is_number(like):
-        return widened(leaf, like.dtype)
-    array = jnp.asarray(leaf)
+        return widened(name, leaf, like.dtype)
+    array = as_leaf(name, leaf, float)
     if _is_number(array):
         raise ValueError(
             f"{name} holds floating-point numbers where this estimator expects integer labels; pass integers, or make "

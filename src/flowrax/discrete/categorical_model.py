@@ -6,12 +6,12 @@ The network is called as any other, with integers for `x`: `network(t, x, condit
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from .._base.arrays import float_dtype
 from .._base.checks import check_interval, check_shape, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
-from ..model.network import AbstractNetwork, call_network
+from ..model.network import AbstractNetwork, as_logits, call_network
 from ..model.trained import network_dtype
 from .base import AbstractLogitModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
@@ -60,7 +60,7 @@ class CategoricalModel(AbstractLogitModel):
         self.interpolant = as_path(interpolant)
         self.interpolant.check_prior(prior)
         self.shape = prior.shape
-        self.dtype = time_dtype(network_dtype(network) if dtype is None else dtype)
+        self.dtype = time_dtype(float_dtype(network_dtype(network) if dtype is None else dtype))
         self.t_min, self.t_max = t_min, t_max
         check_interval(t_min, t_max)
 
@@ -71,10 +71,9 @@ class CategoricalModel(AbstractLogitModel):
     def logits(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         """The network's output, `(*shape, K)`; `key` is for dropout in training."""
         out = call_network(self.network, t, x, condition, key=key)
-        if not isinstance(out, jax.Array | np.ndarray):
-            raise ValueError(f"The network returned {type(out).__name__}; it must return an array of logits.")
-        check_shape("The network's output", out.shape, (*self.shape, self.prior.num_classes))
-        return jnp.asarray(out).astype(time_dtype(out.dtype))
+        logits = as_logits(out, self.dtype)
+        check_shape("The network's output", logits.shape, (*self.shape, self.prior.num_classes))
+        return logits
 
     def log_probabilities(
         self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None
@@ -130,6 +129,7 @@ class WithEvidence(AbstractNetwork):
         self.network, self.path, self.prior = network, as_path(path), prior
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
-        logits = call_network(self.network, t, x, condition, key=key)
+        out = call_network(self.network, t, x, condition, key=key)
+        logits = as_logits(out)
         seen = self.path.likelihood(self.prior, jnp.asarray(t), jnp.ones_like(t), x).astype(logits.dtype)
         return logits + jnp.log(seen)

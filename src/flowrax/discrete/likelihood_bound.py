@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import is_traced
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
 from .._base.result import NONFINITE, RESULTS, LogProb, Stats, raise_if_failed
@@ -43,7 +44,7 @@ class _Continuous(eqx.Module):
     ) -> Array:
         unit_key, prior_key, level_key = jax.random.split(key, 3)
         x0, level = model.interpolant.noise(level_key, model.prior.draw(prior_key))
-        unit = (cell.astype(level.dtype) + jax.random.uniform(unit_key, (), level.dtype)) / self.count
+        unit = (cell.astype(level.dtype) + random.uniform(unit_key, (), level.dtype)) / self.count
         return bound_draw(model, unit, x0, level, x1, condition) / self.count
 
 

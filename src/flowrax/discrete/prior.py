@@ -3,10 +3,11 @@ r"""Categorical priors: the sites of an event are independent draws of one of $K
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base import random
+from .._base.arrays import as_numbers
 from .._base.checks import is_traced
 from .._base.typing import Array, DType, KeyArray, Numbers, Shape, Tokens
 from ..prior import AbstractPrior
@@ -34,7 +35,7 @@ class AbstractCategoricalPrior(AbstractPrior):
     def draw(self, key: KeyArray) -> Tokens:
         if self.mask is not None:
             return jnp.full(self.shape, self.mask, self.dtype)
-        return jax.random.categorical(key, jnp.log(self.probabilities), shape=self.shape).astype(self.dtype)
+        return random.categorical(key, jnp.log(self.probabilities), shape=self.shape).astype(self.dtype)
 
     def log_density(self, x: Tokens) -> Array:
         """The log-probability of one event, a scalar in nats."""
@@ -57,7 +58,7 @@ class Categorical(AbstractCategoricalPrior):
             sum to one.
         """
         self.shape = tuple(shape)
-        self.probabilities = jnp.asarray(probabilities, float)
+        self.probabilities = as_numbers("probabilities", probabilities, float)
         if self.probabilities.ndim != 1 or not self.probabilities.size:
             raise ValueError(f"probabilities must be a list of numbers; got shape {self.probabilities.shape}.")
         self.num_classes = len(self.probabilities)

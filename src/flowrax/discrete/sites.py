@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_shape, time_dtype
 from .._base.typing import Array, ArrayLike, KeyArray, PyTree, Tokens
 
@@ -114,7 +115,7 @@ def draw(key: KeyArray, weights: Array) -> Tokens:
     **Returns:** `(*shape)` integers; -1 where the weights are NaN, infinite or all zero.
     """
     weights = weights.astype(time_dtype(weights.dtype))
-    return invert(jax.random.uniform(key, weights.shape[:-1], weights.dtype), weights)
+    return invert(random.uniform(key, weights.shape[:-1], weights.dtype), weights)
 
 
 def mean_where(mask: ArrayLike | None, values: Array) -> Array:

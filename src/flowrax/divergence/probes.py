@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Shape
 
 
@@ -26,7 +28,7 @@ class Rademacher(AbstractProbes):
     """Random signs: the least variance among independent entries, and zero variance for a diagonal Jacobian."""
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
-        return jax.random.rademacher(key, shape, dtype)
+        return random.rademacher(key, shape, dtype)
 
     def error_ratio(self, num: int, size: int) -> float:
         return 1.0
@@ -36,7 +38,7 @@ class GaussianProbes(AbstractProbes):
     """Standard normal entries."""
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
-        return jax.random.normal(key, shape, dtype)
+        return random.normal(key, shape, dtype)
 
     def error_ratio(self, num: int, size: int) -> float:
         return 1.0
@@ -47,9 +49,9 @@ class Sphere(AbstractProbes):
 
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:
         num, *event = shape
-        directions = jax.random.normal(key, (num, math.prod(event)), dtype)
+        directions = random.normal(key, (num, math.prod(event)), time_dtype(dtype))
         lengths = jnp.linalg.norm(directions, axis=1, keepdims=True)
-        return (directions / lengths * math.sqrt(math.prod(event))).reshape(shape)
+        return (directions / lengths * math.sqrt(math.prod(event))).astype(dtype).reshape(shape)
 
     def error_ratio(self, num: int, size: int) -> float:
         return 1.0
@@ -78,11 +80,11 @@ class Hadamard(AbstractProbes):
                 f"Hadamard has {order} rows for events of {size} elements, which give the trace exactly; got "
                 f"num_probes={num}, use at most {order}."
             )
-        row_key, sign_key = jax.random.split(key)
-        rows = jax.random.permutation(row_key, order)[:num]
+        row_key, sign_key = jax.random.split(random.as_threefry(key))
+        rows = random.permutation(row_key, order)[:num]
         # Sylvester's matrix: entry (a, i) is (-1)^n, where n is the number of ones that a and i share in binary.
         shared = jax.lax.population_count(rows[:, None] & jnp.arange(size)[None, :])
-        signs = jax.random.rademacher(sign_key, (size,), dtype)
+        signs = random.rademacher(sign_key, (size,), dtype)
         return ((1 - 2 * (shared % 2)).astype(dtype) * signs[None, :]).reshape(shape)
 
     def num_rows(self, size: int) -> int:

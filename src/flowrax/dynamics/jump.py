@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._base.typing import Condition, Event, PyTree, Scalar
 from ..model import average_velocity
 from ..model.base import AbstractContinuousModel
+from ..model.network import as_output
 from ..model.trained import Model
 from ..prior import AbstractPrior, project
 from .base import AbstractPathDynamics, NoiseMaker
@@ -69,4 +70,4 @@ class Jump(AbstractPathDynamics):
 def _average(t: Scalar, r: Scalar, x: Event, args: tuple[Model, Condition]) -> Event:
     model, condition = args
     average = average_velocity(model).average(t, r, project(model.prior, x), condition)
-    return project(model.prior, average)
+    return project(model.prior, as_output(average, x.dtype))

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import diffrax as dfx
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from .._base import random
 from .._base.checks import check_time
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import gaussian_prior, scaled_score, shaped
@@ -157,7 +157,7 @@ class UnderdampedLangevin(AbstractDynamics):
         return model.source_at(self.time)
 
     def initial(self, x: Event, key: KeyArray) -> tuple[Event, Event]:
-        return x, jax.random.normal(key, x.shape, x.dtype)
+        return x, random.normal(key, x.shape, x.dtype)
 
     def terms(
         self, model: AbstractContinuousModel, condition: Condition, make_noise: NoiseMaker

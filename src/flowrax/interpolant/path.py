@@ -6,9 +6,9 @@ because the score, $-\mathbb{E}[z | x_t] / \gamma$, depends only on $z$.
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, Event, KeyArray, Times
 from ..schedule import AbstractSchedule, AbstractSigmaSchedule, Singularities
 from .base import AbstractInterpolant
@@ -25,10 +25,12 @@ class Affine(AbstractInterpolant):
         return x0
 
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
-        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0
+        alpha, sigma = (scale.astype(x1.dtype) for scale in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return alpha * x1 + sigma * x0
 
     def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
-        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0
+        alpha_rate, sigma_rate = self.schedule.alpha_rate(t), self.schedule.sigma_rate(t)
+        return alpha_rate.astype(x1.dtype) * x1 + sigma_rate.astype(x1.dtype) * x0
 
 
 class Latent(AbstractInterpolant):
@@ -49,15 +51,19 @@ class Latent(AbstractInterpolant):
     gamma: AbstractGamma
 
     def noise(self, key: KeyArray, x0: Event) -> Event:
-        return jnp.stack([x0, jax.random.normal(key, x0.shape, x0.dtype)])
+        return jnp.stack([x0, random.normal(key, x0.shape, x0.dtype)])
 
     def interpolate(self, t: Times, x0: Event, x1: Event) -> Event:
         x0, z = x0
-        return self.schedule.alpha(t) * x1 + self.schedule.sigma(t) * x0 + self.gamma(t) * z
+        scales = self.schedule.alpha(t), self.schedule.sigma(t), self.gamma(t)
+        alpha, sigma, gamma = (scale.astype(x1.dtype) for scale in scales)
+        return alpha * x1 + sigma * x0 + gamma * z
 
     def velocity(self, t: Times, x0: Event, x1: Event) -> Event:
         x0, z = x0
-        return self.schedule.alpha_rate(t) * x1 + self.schedule.sigma_rate(t) * x0 + self.gamma.rate(t) * z
+        rates = self.schedule.alpha_rate(t), self.schedule.sigma_rate(t), self.gamma.rate(t)
+        alpha_rate, sigma_rate, gamma_rate = (rate.astype(x1.dtype) for rate in rates)
+        return alpha_rate * x1 + sigma_rate * x0 + gamma_rate * z
 
 
 class EncoderDecoder(AbstractSigmaSchedule):

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
@@ -23,8 +24,8 @@ class IndependentTimes(AbstractTimes):
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """Times `(n, parts)`. Each column is permuted separately; stratified times would otherwise be correlated."""
-        keys = jax.random.split(key, (self.parts, 2))
-        drawn = [jax.random.permutation(b, self.times(a, n, t_min, t_max, dtype)) for a, b in keys]
+        keys = jax.random.split(random.as_threefry(key), (self.parts, 2))
+        drawn = [random.permutation(b, self.times(a, n, t_min, t_max, dtype)) for a, b in keys]
         return jnp.stack(drawn, axis=1)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:

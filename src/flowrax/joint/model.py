@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.checks import check_interval, time_dtype
+from .._base.random import as_threefry
 from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from ..coupling import Independent
 from ..discrete import even_times
@@ -89,7 +90,7 @@ class JointPrior(AbstractPrior):
         return sum(part.rank for part in self.parts.values())
 
     def draw(self, key: KeyArray) -> dict[str, Array]:
-        keys = jax.random.split(key, len(self.parts))
+        keys = jax.random.split(as_threefry(key), len(self.parts))
         return {name: part.draw(k) for (name, part), k in zip(sorted(self.parts.items()), keys, strict=True)}
 
     def log_density(self, x: dict[str, Array]) -> Array:
@@ -104,7 +105,7 @@ class JointPaths(eqx.Module):
 
     def noise(self, key: KeyArray, x0: dict[str, Array]) -> dict[str, PyTree]:
         """The randomness of each path: a draw of its prior and any further noise."""
-        keys = jax.random.split(key, len(self.parts))
+        keys = jax.random.split(as_threefry(key), len(self.parts))
         return {name: path.noise(k, x0[name]) for (name, path), k in zip(sorted(self.parts.items()), keys, strict=True)}
 
 

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_fraction
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
@@ -63,7 +64,7 @@ class ConditionDropout(eqx.Module):
 
     def __call__(self, condition: Condition, key: KeyArray) -> Condition:
         """The null condition with probability `probability`, otherwise `condition`."""
-        return self.dropped(condition, jax.random.bernoulli(key, self.probability))
+        return self.dropped(condition, random.bernoulli(key, self.probability))
 
     def dropped(self, condition: Condition, drop: Bool[Array, ""]) -> Condition:
         """The null condition if `drop`, otherwise `condition`."""

@@ -14,9 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_interval
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..model import average_velocity
+from ..model.network import as_output
 from ..model.trained import Model
 from ..prior import project
 from ..times import AbstractTimes, TimePairs
@@ -134,16 +136,17 @@ class MeanFlowMatching(AbstractLoss):
         dropped = jnp.zeros((), bool)
         if key is not None and self.condition_dropout is not None:
             key, dropout_key = jax.random.split(key)
-            dropped = jax.random.bernoulli(dropout_key, self.condition_dropout.probability)
+            dropped = random.bernoulli(dropout_key, self.condition_dropout.probability)
         if self.guidance is not None and self.condition_dropout is not None:
             null = self.condition_dropout.null_of(condition)
-            guided = self.guidance(t, velocity, network(t, x, condition), network(t, x, null))
+            outputs = [as_output(network(t, x, c), x.dtype) for c in (condition, null)]
+            guided = self.guidance(t, velocity, *outputs)
             velocity = jnp.where(dropped, velocity, guided)
         if self.condition_dropout is not None:
             condition = self.condition_dropout.dropped(condition, dropped)
 
         def average(t: Scalar, x: Event) -> Event:
-            return project(model.prior, network.average(t, r, x, condition, key=key))
+            return project(model.prior, as_output(network.average(t, r, x, condition, key=key), x.dtype))
 
         velocity = jax.lax.stop_gradient(velocity)
         output, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))

@@ -3,8 +3,8 @@ r"""The abstract classes of models: the methods that dynamics, engine and verbs 
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 
+from .._base.arrays import as_numbers
 from .._base.checks import check_batch, check_finite
 from .._base.typing import Array, Condition, DType, Event, PyTree, Scalar, Shape
 from ..prior import AbstractPrior
@@ -77,7 +77,7 @@ class AbstractContinuousModel(AbstractModel):
     r"""Whether $x_t = \alpha x_1 + \sigma x_0$, without a latent, so that the SDE of the schedule applies."""
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
-        events = jnp.asarray(x, self.dtype)
+        events = as_numbers(name, x, self.dtype)
         check_batch(name, events, self.shape, size)
         check_finite(name, events)
         return events

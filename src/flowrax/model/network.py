@@ -5,8 +5,12 @@ import functools
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from .._base.typing import Array, Condition, Event, KeyArray, Network, PyTree, Scalar
+from .._base.checks import time_dtype
+from .._base.typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar
 
 
 class AbstractNetwork(eqx.Module):
@@ -28,6 +32,33 @@ def with_key(network: Network, key: KeyArray | None) -> Network:
 def call_network(network: Network, t: Any, x: PyTree, condition: Condition, *, key: KeyArray | None = None) -> Any:
     """The output of any network; the key goes to networks that may be random."""
     return with_key(network, key)(t, x, condition)
+
+
+def as_output(out: Any, dtype: DType) -> Array:
+    """The output of a network for states of a floating `dtype`, converted to it.
+
+    Raises `ValueError` for an output that is not an array of real floating-point numbers.
+    """
+    if not isinstance(out, jax.Array | np.ndarray):
+        raise ValueError(
+            f"The network returned {type(out).__name__}; it must return an array of floating-point numbers."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"The network returned an array of dtype {out.dtype}; it must return real floating-point numbers such as "
+            f"{jnp.dtype(dtype)}."
+        )
+    return jnp.asarray(out, dtype)
+
+
+def as_logits(out: Any, widest: DType = jnp.float64) -> Array:
+    """The logits that a network returned, in at least single precision but no wider than `widest`.
+
+    Raises `ValueError` for an output that is not an array of real floating-point numbers.
+    """
+    logits = as_output(out, getattr(out, "dtype", jnp.float32))
+    work = time_dtype(logits.dtype)
+    return logits.astype(work if jnp.finfo(work).bits <= jnp.finfo(widest).bits else widest)
 
 
 class AbstractTimelessNetwork(AbstractNetwork):

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arrays import float_dtype
 from .._base.checks import check_interval, check_shape, is_traced
 from .._base.typing import Condition, DType, Event, KeyArray, Network, Scalar, Shape
 from ..coupling import AbstractCoupling, Independent
@@ -15,7 +16,7 @@ from ..interpolant import AbstractInterpolant, Affine, Latent
 from ..prior import AbstractPrior, Gaussian, bind_condition, blurred, check_prior, project, rescaled
 from ..schedule import AbstractSchedule, Scales
 from .base import NOISE_MARGIN, TIME_MARGIN, AbstractContinuousModel, AbstractPrediction
-from .network import AbstractAverageVelocity, AbstractTimelessNetwork, with_key
+from .network import AbstractAverageVelocity, AbstractTimelessNetwork, as_output, with_key
 from .preconditioner import AbstractPreconditioner, EDMPreconditioner, Unscaled
 from .prediction import (
     TIMELESS,
@@ -86,7 +87,7 @@ class Model(AbstractContinuousModel):
             raise ValueError("EDMPreconditioner predicts the data; pass target=Data() with it.")
         self.coupling = Independent() if coupling is None else coupling
         self.shape = tuple(shape)
-        self.dtype = jnp.dtype(network_dtype(network) if dtype is None else dtype)
+        self.dtype = float_dtype(network_dtype(network) if dtype is None else dtype)
         self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
         check_prior(self.prior, self.shape, self.dtype)
         if self.interpolant.gamma is not None:
@@ -154,8 +155,12 @@ class Model(AbstractContinuousModel):
         If `network` is given, it is called instead of the model's network. Losses that use hidden features pass it.
         Raises `ValueError` if the output does not have the shape of `x`.
         """
-        network = with_key(self.network if network is None else network, key)
-        out = self.preconditioner(network, self.schedule, t, x, condition)
+        keyed = with_key(self.network if network is None else network, key)
+
+        def in_dtype(t: Scalar, x: Event, condition: Condition) -> Event:
+            return as_output(keyed(t, x, condition), x.dtype)
+
+        out = self.preconditioner(in_dtype, self.schedule, t, x, condition)
         check_shape("The network's output", out.shape, x.shape)
         return self._project(out, condition)
 
@@ -234,10 +239,11 @@ def network_dtype(network: Network) -> DType:
 
     - `network`: any network.
 
-    **Returns:** the dtype of the first floating array in the network, or JAX's default floating dtype if it has none.
+    **Returns:** the dtype of the first floating array in the network (that of its parts if it is complex), or JAX's
+        default floating dtype if it has none.
     """
     for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)):
-        return leaf.dtype
+        return jnp.finfo(leaf.dtype).dtype
     return jnp.result_type(float)
 
 

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import is_traced
 from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape
 
@@ -33,7 +34,7 @@ class FourierFeatures(eqx.Module):
             its ODE costly.
         - `key`: draws the frequencies.
         """
-        self.frequencies = tuple(float(w) for w in scale * jax.random.normal(key, (num_frequencies,)))
+        self.frequencies = tuple(float(w) for w in scale * random.normal(key, (num_frequencies,)))
 
     def __call__(self, t: Scalar, dtype: DType) -> Array:
         """The features at time `t`, `(2 * num_frequencies,)`."""

@@ -8,7 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.typing import Array, Condition, DType, Event, KeyArray, Numbers, Scalar, Shape
+from .._base.arrays import as_numbers
+from .._base.random import as_threefry
+from .._base.typing import Array, Condition, DType, Event, KeyLike, Numbers, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..prior import AbstractGaussianPrior, AbstractPrior, Gaussian, check_prior
 from ..schedule import AbstractSchedule, Scales
@@ -49,9 +51,9 @@ class AbstractOracle(AbstractPrior):
     def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         """The log-density of `y = A x + noise`, in nats; arguments as in [`posterior`][]."""
 
-    def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
+    def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
-        keys = jax.random.split(key, math.prod(shape))
+        keys = jax.random.split(as_threefry(key), math.prod(shape))
         return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
 
     @property
@@ -64,13 +66,13 @@ class AbstractOracle(AbstractPrior):
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-density of events `(..., d)`, in nats."""
-        return jnp.vectorize(self.log_density, signature="(d)->()")(jnp.asarray(x, self.dtype))
+        return jnp.vectorize(self.log_density, signature="(d)->()")(as_numbers("x", x, self.dtype))
 
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
         density = jnp.vectorize(lambda x: self.posterior_terms(alpha, sigma, x)[0], signature="(d)->()")
-        return density(jnp.asarray(x, self.dtype))
+        return density(as_numbers("x", x, self.dtype))
 
     def model(
         self,

@@ -15,6 +15,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.arrays import as_numbers
 from .._base.checks import check_shape
 from .._base.typing import Array, DType, Event, Numbers, Scalar
 
@@ -74,7 +75,10 @@ def check_observation(
     operator: Numbers, y: Numbers, noise_covariance: Numbers, size: int, dtype: DType
 ) -> tuple[Array, Array, Array]:
     """The three arguments as arrays of `dtype`; raises `ValueError` unless they are `(m, d)`, `(m,)` and `(m, m)`."""
-    a, b, c = (jnp.asarray(value, dtype) for value in (operator, y, noise_covariance))
+    a, b, c = (
+        as_numbers(name, value, dtype)
+        for name, value in (("operator", operator), ("y", y), ("noise_covariance", noise_covariance))
+    )
     if a.ndim != 2:
         raise ValueError(f"operator has shape {a.shape} but (m, {size}) is expected.")
     check_shape("operator", a.shape, (a.shape[0], size))

@@ -10,7 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import as_floats, check_finite, check_shape
+from .._base import random
+from .._base.arrays import as_floats, as_numbers
+from .._base.checks import check_finite, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..schedule import AbstractSchedule
 from .base import AbstractOracle
@@ -33,7 +35,7 @@ class Gaussian(AbstractOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
-        mean, covariance = as_floats(mean, covariance)
+        mean, covariance = as_floats(mean=mean, covariance=covariance)
         if mean.ndim != 1:
             raise ValueError(f"mean has shape {mean.shape} but (d,) is expected.")
         check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
@@ -63,7 +65,7 @@ class Gaussian(AbstractOracle):
         return self.component.posterior_terms(alpha, sigma, x)
 
     def draw(self, key: KeyArray) -> Event:
-        return self.component.transform(jax.random.normal(key, self.shape, self.dtype))
+        return self.component.transform(random.normal(key, self.shape, self.dtype))
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "Gaussian":
         component = self.component.scaled(alpha, sigma)
@@ -83,7 +85,7 @@ class Gaussian(AbstractOracle):
 
     def flow(self, schedule: AbstractSchedule, t0: Scalar, t1: Scalar, x: Numbers) -> Array:
         """The images of events `(..., d)` under the probability flow from time `t0` to `t1`, in closed form."""
-        x = jnp.asarray(x, self.dtype)
+        x = as_numbers("x", x, self.dtype)
         alpha0, sigma0, alpha1, sigma1 = (
             value.astype(self.dtype) for t in (t0, t1) for value in (schedule.alpha(t), schedule.sigma(t))
         )
@@ -115,7 +117,7 @@ class GaussianMixture(AbstractOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, NaN or infinity.
         """
-        weights, means, covariances = as_floats(weights, means, covariances)
+        weights, means, covariances = as_floats(weights=weights, means=means, covariances=covariances)
         if means.ndim != 2:
             raise ValueError(f"means has shape {means.shape} but (k, d) is expected.")
         check_shape("weights", weights.shape, means.shape[:1])
@@ -157,10 +159,10 @@ class GaussianMixture(AbstractOracle):
         return jax.nn.logsumexp(joint), responsibilities @ data, responsibilities @ score
 
     def draw(self, key: KeyArray) -> Event:
-        which, noise = jax.random.split(key)
-        index = jax.random.categorical(which, self.log_weights)
+        which, noise = jax.random.split(random.as_threefry(key))
+        index = random.categorical(which, self.log_weights)
         component = jax.tree.map(lambda leaf: leaf[index], self.components)
-        return component.transform(jax.random.normal(noise, self.shape, self.dtype))
+        return component.transform(random.normal(noise, self.shape, self.dtype))
 
     def scaled(self, alpha: Scalar, sigma: Scalar) -> "GaussianMixture":
         components = jax.vmap(lambda component: component.scaled(alpha, sigma))(self.components)

@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 
 
@@ -74,7 +74,7 @@ class AbstractGaussianPrior(AbstractPrior):
         return self.mean.astype(z.dtype) + self.root(z)
 
     def draw(self, key: KeyArray) -> Event:
-        return self.transform(jax.random.normal(key, self.shape, self.dtype))
+        return self.transform(random.normal(key, self.shape, self.dtype))
 
     def log_density(self, x: Event) -> Array:
         """The log-density of one event on the range of `C`, in nats. The component of `x` outside it is ignored."""

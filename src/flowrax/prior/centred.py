@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.arrays import as_numbers, float_dtype
 from .._base.checks import check_shape, check_std
 from .._base.typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
@@ -66,11 +67,11 @@ class CentredGaussian(AbstractGaussianPrior):
         self.shape = tuple(shape)
         if len(self.shape) < 2:
             raise ValueError(f"CentredGaussian needs events (..., nodes, features); got shape {self.shape}.")
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.dtype = float_dtype(dtype)
         self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
         if self.mask is not None:
             check_shape("mask", self.mask.shape, self.shape[:-1])
-        mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
+        mean, self.std = as_numbers("mean", mean, self.dtype), as_numbers("std", std, self.dtype)
         if mean.ndim:
             check_shape("mean", mean.shape, self.shape)
         check_shape("std", self.std.shape, ())

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arrays import float_dtype
 from .._base.checks import is_traced
 from .._base.condition import Batched, condition_of, split_condition
 from .._base.typing import Array, Batch, Condition, DType, PyTree, Shape
@@ -58,7 +59,7 @@ class Conditional(AbstractGaussianPrior):
         - `dtype`: the floating dtype of events. Default: JAX's default floating dtype.
         """
         self.make_prior, self.shape = make_prior, tuple(shape)
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.dtype = float_dtype(dtype)
 
     # The contract of a Gaussian cannot be fulfilled before a condition is bound.
     @property

@@ -1,9 +1,10 @@
 """The empirical distribution of a data set: a data point drawn at random."""
 
 import equinox as eqx
-import jax
 
-from .._base.checks import as_floats, check_finite
+from .._base import random
+from .._base.arrays import as_floats, float_dtype
+from .._base.checks import check_finite
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Shape
 from .base import AbstractPrior
 
@@ -23,8 +24,8 @@ class Empirical(AbstractPrior):
 
         Raises `ValueError` for an empty data set, and for NaN or infinite values.
         """
-        (rows,) = as_floats(data)
-        self.data = rows if dtype is None else rows.astype(dtype)
+        (rows,) = as_floats(data=data)
+        self.data = rows if dtype is None else rows.astype(float_dtype(dtype))
         if self.data.ndim < 1 or not self.data.shape[0]:
             raise ValueError(f"data has shape {self.data.shape} but (n, *event) with n of at least 1 is expected.")
         check_finite("data", self.data)
@@ -35,7 +36,7 @@ class Empirical(AbstractPrior):
         return 0
 
     def draw(self, key: KeyArray) -> Event:
-        return self.data[jax.random.randint(key, (), 0, self.data.shape[0])]
+        return self.data[random.randint(key, (), 0, self.data.shape[0])]
 
     def log_density(self, x: Event) -> Array:
         raise ValueError(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arrays import as_numbers, float_dtype
 from .._base.checks import check_shape, check_std, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
@@ -40,11 +41,11 @@ class Gaussian(AbstractGaussianPrior):
         an array `std` is zero.
         """
         self.shape = tuple(shape)
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.dtype = float_dtype(dtype)
         numbers = isinstance(mean, int | float) and isinstance(std, int | float)
         # Comparing NumPy floats, which are instances of float, gives a NumPy bool, so convert it.
         self.is_standard = numbers and bool(mean == 0 and std == 1)
-        mean, self.std = jnp.asarray(mean, self.dtype), jnp.asarray(std, self.dtype)
+        mean, self.std = as_numbers("mean", mean, self.dtype), as_numbers("std", std, self.dtype)
         for name, value in (("mean", mean), ("std", self.std)):
             if value.ndim:
                 check_shape(name, value.shape, self.shape)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
@@ -62,8 +63,8 @@ class Blurred(AbstractPrior):
         return math.prod(self.shape)
 
     def draw(self, key: KeyArray) -> Event:
-        own, noise = jax.random.split(key)
-        return self.prior.draw(own) + self.std * jax.random.normal(noise, self.shape, self.dtype)
+        own, noise = jax.random.split(random.as_threefry(key))
+        return self.prior.draw(own) + self.std * random.normal(noise, self.shape, self.dtype)
 
     def log_density(self, x: Event) -> Array:
         raise ValueError("The start of a path with a latent has a known density only for prior.Gaussian; use that.")

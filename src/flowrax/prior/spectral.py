@@ -7,7 +7,8 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import as_floats, check_finite, check_shape, is_traced
+from .._base.arrays import as_floats, as_numbers, float_dtype
+from .._base.checks import check_finite, check_shape, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -89,8 +90,8 @@ class CorrelatedGaussian(AbstractSpectralGaussian):
 
         Raises `ValueError` for shapes that disagree, NaN, negative eigenvalues or a mean outside the range.
         """
-        (matrix,) = as_floats(covariance)
-        matrix = matrix if dtype is None else matrix.astype(dtype)
+        (matrix,) = as_floats(covariance=covariance)
+        matrix = matrix if dtype is None else matrix.astype(float_dtype(dtype))
         size = matrix.shape[0] if matrix.ndim else 0
         check_shape("covariance", matrix.shape, (size, size))
         check_finite("covariance", matrix)
@@ -107,7 +108,7 @@ class CorrelatedGaussian(AbstractSpectralGaussian):
                 f"covariance has a negative eigenvalue, {float(values[0]):.3g}; it must be positive semi-definite."
             )
         self.spectrum = Spectrum(jnp.where(values > noise, values, 0), vectors)
-        mean = jnp.asarray(mean, self.dtype)
+        mean = as_numbers("mean", mean, self.dtype)
         if mean.ndim:
             check_shape("mean", mean.shape, self.shape)
         self.mean = jnp.broadcast_to(mean, self.shape)
@@ -164,7 +165,7 @@ class Harmonic(AbstractSpectralGaussian):
         if length < 2:
             raise ValueError(f"Harmonic needs a length of at least 2; got {length}.")
         self.shape = (length, num_features)
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        self.dtype = float_dtype(dtype)
         self.mean = jnp.zeros(self.shape, self.dtype)
         k = jnp.arange(length, dtype=self.dtype)
         laplacian = 4 * jnp.sin(jnp.pi * k / (2 * length)) ** 2

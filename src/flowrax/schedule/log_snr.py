@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from .._base.checks import as_floats
+from .._base import random
+from .._base.arrays import as_floats
 from .._base.typing import Array, KeyArray, Times
 from .base import AbstractSigmaSchedule, Singularities
 
@@ -117,8 +118,8 @@ class LearnedSNR(AbstractLogSNR):
             self.minimum, self.maximum = jnp.asarray(self.minimum, float), jnp.asarray(self.maximum, float)
         # The hidden units cover [0, 1] with sigmoids of different centres and widths, all with small weights at first.
         place_key, slope_key = jax.random.split(key)
-        self.log_slope = jax.random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
-        self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
+        self.log_slope = random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
+        self.offset = -jnp.exp(self.log_slope) * random.uniform(place_key, (width,))
         self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
 
     def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -135,17 +136,17 @@ class LearnedSNR(AbstractLogSNR):
         return jnp.vectorize(at)(t)
 
     def log_snr(self, t: Times) -> Array:
-        (t,) = as_floats(t)
+        (t,) = as_floats(t=t)
         low, high, *_ = self._parameters(t)
         first, now, last = self._curve(jnp.zeros_like(t)), self._curve(t), self._curve(jnp.ones_like(t))
         return low + (high - low) * ((now - first) / (last - first))
 
     def log_snr_rate(self, t: Times) -> Array:
-        (t,) = as_floats(t)
+        (t,) = as_floats(t=t)
         return jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
     def time_at(self, log_snr: Times) -> Array:
-        (log_snr,) = as_floats(log_snr)
+        (log_snr,) = as_floats(log_snr=log_snr)
         low, high, *_ = self._parameters(log_snr)
         # A log-SNR outside the range of the schedule has no time in [0, 1]; use the nearest end.
         log_snr = jnp.clip(log_snr, low, high)

@@ -12,6 +12,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 
 BrownianRecord = dfx.BrownianIncrement | dfx.SpaceTimeLevyArea | dfx.SpaceTimeTimeLevyArea
@@ -43,7 +45,7 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
         - `dtype`: the dtype of an increment.
         - `levy_area`: the diffrax record of increments that the solver needs. Default: `BrownianIncrement`.
         """
-        self.times, self.key = times, key
+        self.times, self.key = times, random.as_threefry(key)
         self.shape, self.dtype, self.levy_area = tuple(shape), dtype, levy_area
 
     @property
@@ -65,18 +67,18 @@ class GridBrownianPath(dfx.AbstractBrownianPath):
             raise ValueError("GridBrownianPath provides increments only; pass both t0 and t1.")
         t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         index = jnp.searchsorted(self.times, ((t0 + t1) / 2).astype(self.times.dtype)) - 1
-        key, length = jax.random.fold_in(self.key, index), (t1 - t0).astype(self.dtype)
+        work = time_dtype(self.dtype)
+        key, length = jax.random.fold_in(self.key, index), (t1 - t0).astype(work)
         left_end = jnp.maximum(index, 0)
-        interval = (self.times[left_end + 1] - self.times[left_end]).astype(self.dtype)
+        interval = (self.times[left_end + 1] - self.times[left_end]).astype(work)
         # The margin allows for times that were rounded to another precision.
         length = jnp.where(length <= 1.01 * interval, length, jnp.nan)
         variances = (1, 12, 720)[: num_areas(self.levy_area) if use_levy else 1]
         # The first part does not depend on how many parts are drawn, so W is the same with and without Levy areas.
-        normal = jax.random.normal(key, (len(variances), *self.shape), self.dtype)
-        parts = [jnp.sqrt(length) / math.sqrt(variance) * normal[i] for i, variance in enumerate(variances)]
-        if not use_levy:
-            return parts[0]
-        return self.levy_area(length, *parts)
+        normal = random.normal(key, (len(variances), *self.shape), work)
+        scales = [jnp.sqrt(length) / math.sqrt(variance) for variance in variances]
+        parts = [(scale * normal[i]).astype(self.dtype) for i, scale in enumerate(scales)]
+        return self.levy_area(length.astype(self.dtype), *parts) if use_levy else parts[0]
 
 
 def num_areas(levy_area: type[BrownianRecord]) -> int:

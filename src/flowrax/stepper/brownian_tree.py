@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base import random
 from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 from .brownian import BrownianRecord, num_areas
@@ -61,7 +62,7 @@ class BrownianTree(dfx.AbstractBrownianPath):
         - `dtype`: the dtype of an increment.
         - `levy_area`: the diffrax record of increments that the solver needs. Default: `BrownianIncrement`.
         """
-        self.t0, self.t1, self.key = jnp.asarray(t0), jnp.asarray(t1), key
+        self.t0, self.t1, self.key = jnp.asarray(t0), jnp.asarray(t1), random.as_threefry(key)
         self.shape, self.dtype, self.levy_area = tuple(shape), dtype, levy_area
         self.depth = lattice_depth(self.t0.dtype)
 
@@ -88,7 +89,7 @@ class BrownianTree(dfx.AbstractBrownianPath):
         have parted, each collects the halves that lie between them.
         """
         count, work = num_areas(self.levy_area), time_dtype(self.dtype)
-        draw = functools.partial(jax.random.normal, shape=(count, *self.shape), dtype=work)
+        draw = functools.partial(random.normal, shape=(count, *self.shape), dtype=work)
         gain, noise = (jnp.asarray(matrix, work) for matrix in halving(count))
         scales = jnp.sqrt(jnp.asarray(VARIANCES[:count], work))
         root = jnp.tensordot(jnp.diag(scales), draw(jax.random.fold_in(self.key, 0)), 1)

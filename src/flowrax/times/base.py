@@ -5,6 +5,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Times
 
 
@@ -29,11 +30,11 @@ class AbstractUnitTimes(AbstractTimes):
 
     @abc.abstractmethod
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        """`n` times in `[0, 1]`, of shape `(n,)`."""
+        """`n` times in `[0, 1]`, of shape `(n,)`; `dtype` has at least single precision."""
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, of shape `(n,)`."""
-        return t_min + (t_max - t_min) * self.unit(key, n, dtype)
+        return (t_min + (t_max - t_min) * self.unit(key, n, time_dtype(dtype))).astype(dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
         return jnp.ones(())

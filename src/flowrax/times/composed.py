@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_fraction, check_interval
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
@@ -22,8 +23,8 @@ class MixtureTimes(AbstractUnitTimes):
         check_fraction("fraction", self.fraction)
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        coin, first, second = jax.random.split(key, 3)
-        heads = jax.random.bernoulli(coin, self.fraction, (n,))
+        coin, first, second = jax.random.split(random.as_threefry(key), 3)
+        heads = random.bernoulli(coin, self.fraction, (n,))
         return jnp.where(heads, self.first.unit(first, n, dtype), self.second.unit(second, n, dtype))
 
 
@@ -151,13 +152,13 @@ class TimePairs(AbstractTimes):
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """The times `t` and `r` of every sample, `(n, 2)`."""
-        first, second, coin, order = jax.random.split(key, 4)
+        first, second, coin, order = jax.random.split(random.as_threefry(key), 4)
         a, b = (self.times(k, n, t_min, t_max, dtype) for k in (first, second))
         # Stratified draws are ordered by stratum, so both times of a sample would fall into the same stratum.
-        b = jax.random.permutation(order, b)
+        b = random.permutation(order, b)
         low, high = jnp.minimum(a, b), jnp.maximum(a, b)
         # Keep `a`, which is distributed as `times`; the smaller and the larger of two draws are not.
-        together = jax.random.bernoulli(coin, self.same, (n,))
+        together = random.bernoulli(coin, self.same, (n,))
         return jnp.stack([jnp.where(together, a, low), jnp.where(together, a, high)], axis=1)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:

@@ -1,8 +1,9 @@
 """Distributions of the training time: on the unit interval (0 is noise, 1 is data), and by noise level."""
 
-import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
@@ -12,14 +13,14 @@ class Uniform(AbstractUnitTimes):
     """Independent uniform times."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.random.uniform(key, (n,), dtype)
+        return random.uniform(key, (n,), dtype)
 
 
 class Antithetic(AbstractUnitTimes):
     """Uniform times in antithetic pairs `u` and `1 - u`: parts of the loss that are odd about 1/2 cancel in a batch."""
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        half = jax.random.uniform(key, ((n + 1) // 2,), dtype)
+        half = random.uniform(key, ((n + 1) // 2,), dtype)
         return jnp.concatenate([half, 1 - half])[:n]
 
 
@@ -30,7 +31,7 @@ class Stratified(AbstractUnitTimes):
     """
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        shift = jax.random.uniform(key, (), dtype)
+        shift = random.uniform(key, (), dtype)
         return jnp.mod(shift + jnp.arange(n, dtype=dtype) / n, 1)
 
 
@@ -44,7 +45,7 @@ class LogitNormal(AbstractUnitTimes):
     std: float = 1.0
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,), dtype))
+        return jax.nn.sigmoid(self.mean + self.std * random.normal(key, (n,), dtype))
 
 
 class Beta(AbstractUnitTimes):
@@ -58,7 +59,7 @@ class Beta(AbstractUnitTimes):
     b: float = 1.0
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
-        return jax.random.beta(key, self.a, self.b, (n,), dtype)
+        return random.beta(key, self.a, self.b, (n,), dtype)
 
 
 class LogNormal(AbstractTimes):
@@ -77,9 +78,10 @@ class LogNormal(AbstractTimes):
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, of shape `(n,)`."""
         # log SNR = -2 log(sigma / alpha).
-        low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, dtype))
-        z = jax.random.truncated_normal(key, high, low, (n,), dtype)
-        return jnp.clip(self.schedule.time_at(-2 * (self.mean + self.std * z)), t_min, t_max)
+        work = time_dtype(dtype)
+        low, high = (-(end / 2 + self.mean) / self.std for end in _log_snr_ends(self.schedule, t_min, t_max, work))
+        z = random.truncated_normal(key, high, low, (n,), work)
+        return jnp.clip(self.schedule.time_at(-2 * (self.mean + self.std * z)), t_min, t_max).astype(dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
         return jnp.ones(())
@@ -104,8 +106,10 @@ class LikelihoodTimes(AbstractTimes):
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, `(n,)`. Raises `ValueError` if the log-SNR is infinite at either end."""
-        low, high = self._ends(t_min, t_max, dtype)
-        return jnp.clip(self.schedule.time_at(low + (high - low) * self.level.unit(key, n, dtype)), t_min, t_max)
+        work = time_dtype(dtype)
+        low, high = self._ends(t_min, t_max, work)
+        u = self.level.unit(key, n, work)
+        return jnp.clip(self.schedule.time_at(low + (high - low) * u), t_min, t_max).astype(dtype)
 
     def correction(self, t: Times, t_min: float, t_max: float) -> Array:
         t = jnp.asarray(t)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base import random
 from .._base.checks import check_interval
 from .._base.typing import Array, Batch, Event, KeyArray, Numbers, Scalar
 from ..schedule import AbstractSchedule, Linear
@@ -191,7 +192,7 @@ def entropy_rate(
     **Returns:** a function from a scalar time to the rate in nats per unit of time.
     """
     path = Linear() if schedule is None else schedule
-    probes = jax.random.rademacher(key, x0.shape, x0.dtype)
+    probes = random.rademacher(key, x0.shape, x0.dtype)
 
     def rate(t: Scalar) -> Array:
         alpha, sigma = path.alpha(t).astype(x0.dtype), path.sigma(t).astype(x0.dtype)

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arrays import as_leaf
 from .._base.condition import Batched
+from .._base.random import as_threefry
 from .._base.tracebacks import short_traceback
-from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, Rows
+from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, KeyLike, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
 from .prefetch import Prefetch
@@ -55,7 +57,7 @@ class FitResult(eqx.Module, Generic[Trainable]):
 def fit(
     model: Trainable,
     data: BatchLike | Mapping[str, BatchLike],
-    key: KeyArray,
+    key: KeyLike,
     *,
     loss: AbstractLoss | None = None,
     coupling: AbstractCoupling | None = None,
@@ -109,9 +111,14 @@ def fit(
     **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run (the
     message names what differs), and `OSError` if no checkpoint can be written when training starts.
     """
+    key = as_threefry(key)
     check_pairing(model, augment, coupling, x0)
     if coupling is not None:
         model = coupled(model, coupling)
+    condition, validation_condition = (
+        jax.tree.map(lambda leaf, name=name: as_leaf(name, leaf, model.dtype), tree)
+        for name, tree in (("condition", condition), ("validation_condition", validation_condition))
+    )
     conditions = Batched(condition), Batched(validation_condition)
     rows, held_out = check_data(model, data, validation, augment, key, conditions)
     if x0 is not None:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arrays import as_leaf, as_numbers
 from .._base.checks import check_finite, check_shape
 from .._base.condition import Batched
 from .._base.typing import Batch, BatchLike, KeyArray
@@ -42,7 +43,12 @@ def check_data(
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
         return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
     dtype = None if isinstance(model, CategoricalModel) else model.dtype
-    rows, held_out = jnp.asarray(data, dtype), None if validation is None else jnp.asarray(validation, dtype)
+    rows = as_leaf("data", data, float) if dtype is None else as_numbers("data", data, dtype)
+    held_out = None
+    if validation is not None:
+        held_out = (
+            as_leaf("validation", validation, float) if dtype is None else as_numbers("validation", validation, dtype)
+        )
     event = row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     if augment is not None:
         event = jax.eval_shape(augment, key, row)
@@ -113,7 +119,7 @@ def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     """Pairs of noise and data, `(n, 2, *event)`; raises `ValueError` unless both have the same shape."""
     if x0 is None:
         raise ValueError(f"{name} is missing: with x0, held-out rows must be pairs too.")
-    start = jnp.asarray(x0, rows.dtype)
+    start = as_numbers(name, x0, rows.dtype)
     check_finite(name, start)
     check_shape(name, start.shape, rows.shape)
     return jnp.stack([start, rows], axis=1)

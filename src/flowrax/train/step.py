@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.checks import time_dtype
 from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
@@ -51,7 +53,7 @@ class Task(eqx.Module):
     def batch(self, data: Rows, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
         """The indices of the rows in the batch of one step, `(batch_size,)`, and the key for the step's other draws."""
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
-        return jax.random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
+        return random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
     def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
         """Noise and data before they are coupled.
@@ -64,7 +66,7 @@ class Task(eqx.Module):
         x1 = rows if self.augment is None else jax.vmap(self.augment)(jax.random.split(row_key, num_rows(rows)), rows)
         prior = self.static.prior
         if isinstance(prior, AbstractGaussianPrior):
-            z = jax.random.normal(noise_key, x1.shape, x1.dtype)
+            z = random.normal(noise_key, x1.shape, x1.dtype)
             return (z if prior.is_standard or isinstance(prior, Conditional) else jax.vmap(prior.transform)(z)), x1
         noise_keys = jax.random.split(noise_key, num_rows(x1))
         return jax.vmap(lambda key, condition: bind_condition(prior, condition).draw(key))(noise_keys, condition), x1
@@ -91,7 +93,7 @@ class Task(eqx.Module):
         condition, x0 = pairs.follow(condition), pairs.x0
         if isinstance(model.prior, Conditional) and not self.paired:
             x0 = jax.vmap(lambda x0, condition: bind_condition(model.prior, condition).transform(x0))(x0, condition)
-        t = self.loss.times(keys[3], n, model.t_min, model.t_max, model.dtype)
+        t = self.loss.times(keys[3], n, model.t_min, model.t_max, time_dtype(model.dtype))
 
         # A sixth key: the five above have the numbers 0 to 4.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)

@@ -8,9 +8,10 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 import diffrax as dfx
 
 from .._base.condition import Batched, cast_condition
+from .._base.random import as_threefry
 from .._base.result import LogProb
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, BatchLike, Condition, KeyArray
+from .._base.typing import Array, BatchLike, Condition, KeyLike
 from ..discrete.base import AbstractCategoricalModel
 from ..discrete.likelihood_bound import categorical_bound
 from ..divergence import AbstractDivergence, Exact
@@ -29,7 +30,7 @@ def log_prob(
     x: BatchLike,
     *,
     condition: Condition | Batched = None,
-    key: KeyArray | None = None,
+    key: KeyLike | None = None,
     divergence: AbstractDivergence | None = None,
     solver: dfx.AbstractSolver | None = None,
     rtol: float | Array | None = None,
@@ -64,6 +65,8 @@ def log_prob(
         these: nearly exact, for a fraction of the time. Default: `Exact()`.
     - `solver`: a diffrax ODE solver. Default: `Dopri5()`.
     - `rtol`, `atol`: tolerances of the error per step in x and in the log-density of each row. Default: 1e-5 each.
+        `atol` is in units of the state: data that vary by less than it are not resolved. Pass an `atol` of about a
+        hundredth of their smallest spread, or rescale the data.
     - `grid`: a number of equal steps or the `(k + 1,)` times of fixed ones, in place of tolerances.
     - `stepsize_controller`: a diffrax controller, in place of tolerances.
     - `adjoint`: a diffrax adjoint. Default: the exact gradient of the accepted steps.
@@ -102,6 +105,7 @@ def log_prob(
         discretisation_error=discretisation_error,
         progress=progress,
     )
+    key = None if key is None else as_threefry(key)
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
         return categorical_bound(model, x, condition, key, grid, lanes, progress, throw=throw)

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.condition import Batched, split_condition
+from .._base.random import as_threefry
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
 from ..model.base import AbstractContinuousModel
@@ -31,7 +32,7 @@ from .sample import check_starts, draw_start, solve_samples
 @short_traceback
 def parallel_sample(
     model: AbstractContinuousModel,
-    key: KeyArray,
+    key: KeyLike,
     num_samples: int,
     *,
     grid: Grid,
@@ -70,6 +71,7 @@ def parallel_sample(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if window < 1:
         raise ValueError(f"window={window} holds no step; use at least 1.")
+    key = as_threefry(key)
     moving = default_dynamics(model) if dynamics is None else dynamics
     options = SolveOptions(solver=dfx.Euler() if solver is None else solver, grid=grid)
     spec = options.resolve(model, moving)

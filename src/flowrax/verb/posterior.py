@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.condition import Batched
+from .._base.random import as_threefry
 from .._base.result import RESULTS, Stats
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
+from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyLike, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
@@ -57,7 +58,7 @@ class PosteriorSamples(eqx.Module):
 def posterior(
     model: AbstractModel,
     observation: LinearGaussian,
-    key: KeyArray,
+    key: KeyLike,
     num_samples: int,
     *,
     method: AbstractGuidance = _PIGDM,
@@ -106,6 +107,7 @@ def posterior(
             f"posterior is for continuous events; {type(model).__name__} has none. Known tokens are given by sample's "
             "x0=, readings of them by discrete.Euler(guide=)."
         )
+    key = as_threefry(key)
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
     # The options that the draws and the likelihood of the prior have in common.

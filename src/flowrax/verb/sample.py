@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.condition import Batched, cast_condition, split_condition
+from .._base.random import as_threefry
 from .._base.result import Samples, raise_if_failed
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
 from ..discrete.base import AbstractSampler
 from ..discrete.sampling import sample_discretely
 from ..divergence import AbstractDivergence, Exact
@@ -24,12 +25,13 @@ from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, default_dynamics
+from .resolution import warn_if_unresolved
 
 
 @short_traceback
 def sample(
     model: AbstractModel,
-    key: KeyArray,
+    key: KeyLike,
     num_samples: int,
     *,
     condition: Condition | Batched = None,
@@ -55,7 +57,8 @@ def sample(
     **Arguments:**
 
     - `model`: the model to draw from.
-    - `key`: sample `i` draws from `fold_in(key, i)` only, whatever the other samples do.
+    - `key`: one key, `jax.random.key(seed)`; sample `i` draws from `fold_in(key, i)` only, whatever the other samples
+        do. A key of another implementation than threefry is first turned into a threefry key.
     - `num_samples`: `n`.
     - `condition`: one condition for all samples, or `Batched(c)` with a leading axis `n` on every leaf.
     - `x0`: `(n, *event)`, the states to start from in place of draws from the source; already scaled, as
@@ -63,7 +66,9 @@ def sample(
     - `dynamics`: `ReverseSDE(...)`, `Langevin(...)`, ... Default: `ProbabilityFlow()`; for categorical and joint models
         the model's default sampler.
     - `solver`: a diffrax solver that fits the dynamics. Default: the dynamics' own; for the flow `Dopri5()`.
-    - `rtol`, `atol`: tolerances of each sample's error per step. Default: the dynamics' `default_tolerance`.
+    - `rtol`, `atol`: tolerances of each sample's error per step. Default: the dynamics' `default_tolerance` for both.
+        `atol` is in units of the state: coordinates that vary by less than it are not resolved, and a warning says so
+        where the draws show it. Pass an `atol` of about a hundredth of the smallest spread, or rescale the data.
     - `grid`: a number of equal steps or the `(k + 1,)` times of fixed ones, in place of tolerances.
     - `stepsize_controller`: a diffrax controller, in place of tolerances.
     - `adjoint`: a diffrax adjoint. Default: the exact gradient of the accepted steps with respect to the leaves of
@@ -97,7 +102,7 @@ def sample(
         max_steps=max_steps,
         progress=progress,
     )
-    dynamics = default_dynamics(model) if dynamics is None else dynamics
+    dynamics, key = default_dynamics(model) if dynamics is None else dynamics, as_threefry(key)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if isinstance(dynamics, AbstractSampler):
@@ -115,7 +120,10 @@ def sample(
     equation = ModelEquation(dynamics, carried, model, shared)
     rows, placement = shard_rows((start, rows), (equation, spec))
     answer = on_each_device(solve_samples, placement, num_samples, (equation, spec, last_step, key), rows)
-    return raise_if_failed("sample", answer, answer.result, spec.stepping.max_steps) if throw else answer
+    answer = raise_if_failed("sample", answer, answer.result, spec.stepping.max_steps) if throw else answer
+    if x0 is None:
+        warn_if_unresolved(answer.x, spec.stepping.controller)
+    return answer
 
 
 def check_starts(

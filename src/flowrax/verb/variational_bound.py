@@ -17,9 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
+from .._base.arrays import as_numbers
 from .._base.checks import check_batch, check_finite
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
-from .._base.typing import Array, BatchLike, Condition, Event, KeyArray, PyTree
+from .._base.random import as_threefry
+from .._base.typing import Array, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
 from ..model.base import AbstractContinuousModel
 from ..prior import AbstractGaussianPrior, AbstractPrior
 
@@ -89,7 +92,7 @@ class VariationalBound(eqx.Module):
 def variational_bound(
     model: AbstractContinuousModel,
     x: BatchLike,
-    key: KeyArray,
+    key: KeyLike,
     *,
     condition: Condition | Batched = None,
     num_steps: int | None = None,
@@ -125,7 +128,8 @@ def variational_bound(
         if t in model.schedule.singularities.log_snr:
             raise ValueError(f"The log-SNR is infinite at {name}={t}; pass a {name}= at which it is finite.")
     _check_noise(model)
-    rows = jnp.asarray(x, model.dtype)
+    key = as_threefry(key)
+    rows = as_numbers("x", x, model.dtype)
     check_batch("x", rows, model.shape)
     check_finite("x", rows)
     chosen = GaussianReconstruction() if reconstruction is None else reconstruction
@@ -161,8 +165,9 @@ class _Bound(eqx.Module):
     ) -> VariationalBound:
         time_key, noise_key = jax.random.split(key)
         k = self.num_pairs
-        u = (jnp.arange(k, dtype=x.dtype) + jax.random.uniform(time_key, (), x.dtype)) / k
-        noises = jax.random.normal(noise_key, (k, *x.shape), x.dtype)
+        shift = random.uniform(time_key, (), x.dtype)
+        u = (jnp.arange(k, dtype=shift.dtype) + shift) / k
+        noises = random.normal(noise_key, (k, *x.shape), x.dtype)
 
         def draw(u: Array, noise: Event) -> tuple[Array, Array, Array]:
             both = jnp.stack([noise, -noise])

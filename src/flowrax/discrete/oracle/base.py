@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base import random
 from ..._base.checks import check_shape, is_traced
-from ..._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, Shape, Tokens
+from ..._base.typing import Array, Condition, DType, KeyArray, KeyLike, Numbers, Scalar, Shape, Tokens
 from ...model.network import AbstractNetwork
 from ...prior import AbstractPrior
 from ..categorical_model import CategoricalModel
@@ -52,9 +53,9 @@ class AbstractCategoricalOracle(AbstractPrior):
         """Zero, because log-probabilities of discrete events are not densities."""
         return 0
 
-    def sample(self, key: KeyArray, shape: Shape = ()) -> Array:
+    def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, L)`."""
-        keys = jax.random.split(key, math.prod(shape))
+        keys = jax.random.split(random.as_threefry(key), math.prod(shape))
         return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
 
     def log_prob(self, x: Numbers) -> Array:

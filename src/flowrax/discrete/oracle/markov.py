@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_shape
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from .base import AbstractCategoricalOracle, check_rows, entropy_of, normalised
@@ -52,10 +53,10 @@ class Markov(AbstractCategoricalOracle):
         log_transition = jnp.log(self.transition)
 
         def follow(logits: Array, key: KeyArray) -> tuple[Array, Array]:
-            x = jax.random.categorical(key, logits).astype(self.dtype)
+            x = random.categorical(key, logits).astype(self.dtype)
             return log_transition[x], x
 
-        return jax.lax.scan(follow, jnp.log(self.initial), jax.random.split(key, self.shape[0]))[1]
+        return jax.lax.scan(follow, jnp.log(self.initial), jax.random.split(random.as_threefry(key), self.shape[0]))[1]
 
     def log_density(self, x: Tokens) -> Array:
         return jnp.log(self.initial)[x[0]] + jnp.sum(jnp.log(self.transition)[x[:-1], x[1:]])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base import random
 from ..._base.checks import is_traced
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from ..sites import at_class, draw
@@ -35,7 +36,7 @@ class Joint(AbstractCategoricalOracle):
         self.shape, self.num_classes = (table.ndim,), table.shape[0]
 
     def draw(self, key: KeyArray) -> Tokens:
-        index = jax.random.categorical(key, jnp.log(self.table).ravel())
+        index = random.categorical(key, jnp.log(self.table).ravel())
         return jnp.stack(jnp.unravel_index(index, self.table.shape)).astype(self.dtype)
 
     def log_density(self, x: Tokens) -> Array:

@@ -9,6 +9,7 @@ $\kappa = \alpha$.
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.typing import Array, DType, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
@@ -29,7 +30,7 @@ class Mixture(AbstractCategoricalPath):
 
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
         """The draw `x0` of the prior, and a uniform number per site that decides at which time the site is lost."""
-        return x0, jax.random.uniform(key, x0.shape)
+        return x0, random.uniform(key, x0.shape)
 
     def interpolate(self, t: Scalar, x0: PyTree, x1: Tokens) -> Tokens:
         x0, level = x0

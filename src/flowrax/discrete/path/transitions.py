@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base import random
 from ..._base.typing import Array, KeyArray, Numbers, PyTree, Scalar, Tokens
 from ...schedule import DiscreteSchedule
 from ..prior import AbstractCategoricalPrior
@@ -70,7 +71,7 @@ class AbstractTransitions(AbstractCategoricalPath):
 
     def noise(self, key: KeyArray, x0: Tokens) -> PyTree:
         """A uniform number for each site."""
-        return jax.random.uniform(key, x0.shape)
+        return random.uniform(key, x0.shape)
 
     def interpolate(self, t: Scalar, x0: PyTree, x1: Tokens) -> Tokens:
         return invert(x0, self._rows(probabilities_of(x1, self.num_classes), self.steps(t))).astype(x1.dtype)

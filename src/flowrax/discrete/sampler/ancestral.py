@@ -3,10 +3,10 @@
 import operator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._base import random
 from ..._base.checks import check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ...model.base import AbstractModel
@@ -53,7 +53,7 @@ class Ancestral(AbstractSingleEvaluationSampler):
         # Only masked sites change, and whether a site is unmasked does not depend on its token.
         schedule = model.interpolant.schedule
         kept = schedule.mask_probability(step.end) / schedule.mask_probability(step.start)
-        when, what = jax.random.uniform(key, (2, *x.shape), p1.dtype)
+        when, what = random.uniform(key, (2, *x.shape), p1.dtype)
         return jnp.where((x == model.prior.mask) & (when >= kept.astype(p1.dtype)), invert(what, p1), x)
 
     def _law(self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, p1: Array) -> Array:

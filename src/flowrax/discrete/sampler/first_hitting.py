@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
@@ -45,7 +46,7 @@ class FirstHitting(AbstractSingleEvaluationSampler):
         where_key, token_key = jax.random.split(key)
         weights = data_weights(model, self.time(model, step, masked), x, condition, self.temperature)
         tokens = draw(token_key, weights).astype(x.dtype)
-        score = jnp.where(masked, jax.random.uniform(where_key, x.shape), -1)
+        score = jnp.where(masked, random.uniform(where_key, x.shape), -1)
         one = jnp.minimum(jnp.sum(masked, dtype=jnp.int32), 1)
         return jnp.where(highest(score, one), tokens, x)
 
@@ -54,7 +55,7 @@ class FirstHitting(AbstractSingleEvaluationSampler):
         if step.key is None:
             raise ValueError("FirstHitting draws its times from the key shared by all steps; pass key= to SamplerStep.")
         schedule, size = model.interpolant.schedule, masked.size
-        waits = jax.random.exponential(step.key, (size,), model.dtype)
+        waits = random.exponential(step.key, (size,), model.dtype)
         index, now = jnp.arange(size, dtype=jnp.int32), step.index.astype(jnp.int32)
         # The number of masked sites before each step up to this one.
         masks = jnp.sum(masked, dtype=jnp.int32) + now - index

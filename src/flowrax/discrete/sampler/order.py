@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
 from ..base import SamplerStep
@@ -99,11 +100,12 @@ class RandomOrder(AbstractOrder):
     """A uniformly random order."""
 
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:
-        return -jax.random.exponential(key, tokens.shape, log_p.dtype)
+        return -random.exponential(key, tokens.shape, log_p.dtype)
 
 
 def _perturbed(key: KeyArray, score: Array, randomness: float | Array, step: SamplerStep) -> Array:
     if isinstance(randomness, int | float) and randomness == 0:
         return score
     left = (step.count - 1 - step.index).astype(score.dtype) / max(step.count - 1, 1)
-    return score + randomness * left * jax.random.gumbel(key, score.shape, score.dtype)
+    noise = random.gumbel(key, score.shape, score.dtype)
+    return score.astype(noise.dtype) + randomness * left.astype(noise.dtype) * noise

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
@@ -60,8 +61,8 @@ class Purity(AbstractSingleEvaluationSampler):
         lift, back = self.chances(model, step)
         mask = mask_of(self, model)
         masked = x == mask
-        number = jnp.sum(masked & (jax.random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
+        number = jnp.sum(masked & (random.uniform(number_key, x.shape, lift.dtype) < lift), dtype=jnp.int32)
         surest = highest(jnp.where(masked, jnp.max(log_p, axis=-1), -jnp.inf), number)
         new = draw(what_key, jnp.exp(log_tempered(log_p, self.temperature)))
-        again = ~masked & (jax.random.uniform(back_key, x.shape, back.dtype) < back)
+        again = ~masked & (random.uniform(back_key, x.shape, back.dtype) < back)
         return jnp.where(surest, new, jnp.where(again, mask, x))

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_fraction, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
@@ -146,7 +147,7 @@ class Remasking(AbstractSingleEvaluationSampler):
         mask, (p1, change) = mask_of(self, model), self._law(model, step, x, condition)
         when_key, token_key = jax.random.split(key)
         tokens = jnp.where(x == mask, draw(token_key, p1).astype(x.dtype), mask)
-        return jnp.where(jax.random.uniform(when_key, x.shape, change.dtype) < change, tokens, x)
+        return jnp.where(random.uniform(when_key, x.shape, change.dtype) < change, tokens, x)
 
     def _law(
         self, model: AbstractCategoricalModel, step: SamplerStep, x: Tokens, condition: Condition

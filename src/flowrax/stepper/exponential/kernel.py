@@ -10,9 +10,9 @@ $\varsigma^2 = \sigma_t^2 (1 - e^{-2 h})$ is DDPM's $\tilde\beta$.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
+from ..._base import random
 from ..._base.checks import check_shape, is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.prediction import AffinePrediction
@@ -99,7 +99,7 @@ def add_noise(
         )
     if noise is None:
         assert key is not None
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        noise = random.normal(key, mean.shape, mean.dtype)
     check_shape("noise", noise.shape, mean.shape)
     return mean + _times(std * temperature, noise.astype(mean.dtype))
 
