@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Condition, KeyArray, Rows
-from .base import AbstractCoupling, Pairs
+from .base import AbstractCoupling, Pairs, check_rows
 
 
 class Independent(AbstractCoupling):
@@ -15,5 +15,6 @@ class Independent(AbstractCoupling):
     independent: ClassVar[bool] = True
 
     def __call__(self, key: KeyArray, x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
         rows = jnp.arange(jax.tree.leaves(x0)[0].shape[0], dtype=jnp.int32)
         return Pairs(x0, x1, rows, rows)

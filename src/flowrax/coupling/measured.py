@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from .._base.typing import Batch, Condition, KeyArray
-from .base import AbstractCoupling, Pairs
+from .base import AbstractCoupling, Pairs, check_rows
 
 
 class MeasuredPairs(AbstractCoupling):
@@ -14,5 +14,6 @@ class MeasuredPairs(AbstractCoupling):
     independent: ClassVar[bool] = False
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
         rows = jnp.arange(x0.shape[0], dtype=jnp.int32)
         return Pairs(x0, x1, rows, rows)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition, KeyArray
-from .base import AbstractCoupling, Pairs
+from .base import AbstractCoupling, Pairs, check_rows
 from .cost import Cost, SquaredDistance, in_units
 from .draw import AbstractDraw, PerData
 
@@ -104,6 +104,7 @@ class Sinkhorn(AbstractCoupling):
         return _log_plan(self, 1.0, x0, x1, condition)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
         return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
 
 
@@ -153,6 +154,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
         return _log_plan(self, damping, x0, x1, condition)
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
         return _pairs(self.draw, key, self.log_plan(x0, x1, condition), x0, x1)
 
 
@@ -186,6 +188,7 @@ class Plan(AbstractCoupling):
         self.draw = PerData() if draw is None else draw
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
         costs = self.cost(x1, x0, condition)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             plan = self.plan(costs)
