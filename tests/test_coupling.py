@@ -163,3 +163,27 @@ def test_a_coupling_may_hold_arrays(getkey):
     for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
         if eqx.is_array(one):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("pad", [-9999.0, np.nan, np.inf])
+@pytest.mark.parametrize("kind", [frx.coupling.SquaredDistance, KabschDistance])
+def test_costs_do_not_depend_on_padding(kind, pad, getkey):
+    """Row 0 has no points, and the noise has the same padding in its last point."""
+    x0, x1 = jax.random.normal(getkey(), (6, 5, 3)), jax.random.normal(getkey(), (6, 5, 3))
+    mask = jnp.arange(5)[None] < jnp.array([0, 1, 2, 3, 4, 4])[:, None]
+    got = kind(mask=lambda c: c)(jnp.where(mask[..., None], x1, pad), x0.at[:, 4].set(pad), mask)
+    want = kind(mask=lambda c: c)(jnp.where(mask[..., None], x1, 0), x0.at[:, 4].set(0), mask)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(got[0], 0)
+
+
+@pytest.mark.parametrize("translate", [False, True])
+def test_rotations_do_not_depend_on_padding(translate, getkey):
+    x0, x1 = jax.random.normal(getkey(), (4, 5, 3)), jax.random.normal(getkey(), (4, 5, 3))
+    mask = jnp.arange(5)[None] < jnp.array([0, 3, 4, 5])[:, None]
+    turn = frx.coupling.Kabsch(mask=lambda c: c, translate=translate)
+    clean, dirty = (
+        turn(getkey(), *[jnp.where(mask[..., None], x, pad) for x in (x0, x1)], mask) for pad in (0, jnp.nan)
+    )
+    np.testing.assert_array_equal(clean.x0, dirty.x0)
+    assert np.isfinite(dirty.x0).all() and np.all(dirty.x0[0] == 0) and np.isfinite(dirty.x1).all()

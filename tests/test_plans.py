@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flowrax.coupling import ConditionalCost, Greedy, JointDraw, PerData, PerNoise, Plan, Sinkhorn, UnbalancedSinkhorn
+from flowrax.coupling import (
+    ConditionalCost,
+    ExactOT,
+    Greedy,
+    Independent,
+    JointDraw,
+    MeasuredPairs,
+    PerData,
+    PerNoise,
+    Plan,
+    Sinkhorn,
+    SquaredDistance,
+    UnbalancedSinkhorn,
+)
 
 
 def ends(getkey, n=12):
@@ -139,6 +152,10 @@ def test_pairs_of_a_permutation(getkey):
         assert (len(set(noise.tolist())) == 9) != replace
 
 
+def plan_of():
+    return Plan(jnp.exp)
+
+
 def scan(costs):
     """The definition: sort all pairs, take what is free."""
     order, taken = np.full(len(costs), -1), set()
@@ -148,6 +165,24 @@ def scan(costs):
             order[i] = j
             taken.add(j)
     return order
+
+
+@pytest.mark.parametrize("repeats", [(1, 150), (150, 1), (150, 150)], ids=["data", "noise", "both"])
+def test_greedy_pairs_of_equal_rows(repeats, getkey):
+    """Equal rows of data prefer the same noise, so that a round takes few pairs and the rest is sorted."""
+    x0, x1 = (jnp.tile(jax.random.normal(getkey(), (300 // times, 2)), (times, 1)) for times in repeats)
+    cost = SquaredDistance()
+    got = Greedy(cost=cost)(getkey(), x0, x1).noise_rows
+    np.testing.assert_array_equal(got, scan(np.asarray(cost(x1, x0))))
+
+
+@pytest.mark.parametrize("make", [ExactOT, Greedy, Sinkhorn, UnbalancedSinkhorn, Independent, MeasuredPairs, plan_of])
+def test_unequal_numbers_of_rows_are_refused(make):
+    x0, x1, key = jnp.zeros((4, 2)), jnp.zeros((5, 2)), jax.random.key(0)
+    with pytest.raises(ValueError, match="x0 has 4 rows but x1 has 5; a coupling pairs equally many rows"):
+        make()(key, x0, x1)
+    with pytest.raises(ValueError, match=r"The condition has shape \(4,\), but each of the 5 rows of x1 needs one"):
+        make()(key, x1, x1, jnp.zeros(4))
 
 
 @pytest.mark.parametrize("num_values", [1_000_000, 4])

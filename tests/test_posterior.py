@@ -91,3 +91,28 @@ def test_observation_and_its_errors():
     model = frx.oracle.Gaussian(jnp.zeros(2), jnp.eye(2)).model(frx.Linear())
     with pytest.raises(ValueError, match="operator has 4 columns but the model's events"):
         frx.posterior(model, measured, jax.random.key(0), 2)
+
+
+def test_few_effective_draws_are_doubted():
+    """One weight of twenty that dominates, and equal weights."""
+    from flowrax.verb.posterior import PosteriorSamples, _doubted
+
+    def answer(log_weights):
+        n = len(log_weights)
+        zeros = jnp.zeros(n, jnp.int32)
+        result = jax.vmap(lambda _: frx.RESULTS.where(jnp.asarray(True), frx.RESULTS.successful, frx.RESULTS.nonfinite))
+        rows = jnp.zeros((n, 1))
+        work = frx.Stats(zeros, zeros, zeros)
+        return PosteriorSamples(rows, rows, jax.nn.log_softmax(log_weights), jnp.zeros(()), work, result(zeros))
+
+    with pytest.warns(UserWarning, match=r"effective sample size is 1.0 of 20 draws, so the evidence and its standard"):
+        _doubted(answer(jnp.zeros(20).at[0].set(50.0)))
+    _doubted(answer(jnp.zeros(20)))
+
+
+@pytest.mark.parametrize(("value", "said"), [(2.0, "must be an integer; got 2.0"), (0, "must be at least 1; got 0")])
+def test_a_number_of_draws_is_a_positive_integer(value, said):
+    from flowrax._base.checks import check_count
+
+    with pytest.raises(ValueError, match=f"num_samples {said}"):
+        check_count("num_samples", value)

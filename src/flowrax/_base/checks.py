@@ -39,6 +39,14 @@ def check_time(name: str, t: float) -> float:
     return float(t)
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises `ValueError` for anything but a positive integer."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer; got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}.")
+
+
 def check_fraction(name: str, value: Any) -> None:
     """Raises `ValueError` for a Python number outside [0, 1]; arrays are not checked."""
     if isinstance(value, int | float) and not 0 <= value <= 1:

@@ -1,10 +1,12 @@
 """The results of `sample` and `log_prob`, and the error messages of failed solves."""
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import diffrax as dfx
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +20,7 @@ NONFINITE: Any = RESULTS.nonfinite
 """The result code of a sample that became NaN or infinite."""
 
 T = TypeVar("T", bound=eqx.Module)
+U = TypeVar("U")
 
 
 class SolveError(RuntimeError):
@@ -91,6 +94,27 @@ class LogProb(eqx.Module):
 def is_failed(result: RESULTS) -> Array:
     """Whether each solve failed."""
     return jnp.logical_not(result == RESULTS.successful)
+
+
+def without_failed(result: RESULTS, rows: PyTree[Array]) -> PyTree[Array]:
+    """The rows with zeros in place of failed ones.
+
+    What is computed from the rows afterwards has no NaN to send back: a cotangent of zero times NaN is NaN.
+    """
+    return _fill_failed(result, rows, 0.0)
+
+
+def on_successful(function: Callable[[PyTree[Array]], U], result: RESULTS, rows: PyTree[Array]) -> U:
+    """`function(rows)`, one row per solve: NaN in the rows of failed solves, which `function` does not see."""
+    return _fill_failed(result, function(without_failed(result, rows)), math.nan)
+
+
+def _fill_failed(result: RESULTS, rows: U, value: float) -> U:
+    def one(leaf: Array) -> Array:
+        failed = is_failed(result).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(failed, jnp.asarray(value, leaf.dtype), leaf)
+
+    return jax.tree.map(one, rows)
 
 
 def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:

@@ -43,7 +43,7 @@ class Kabsch(AbstractCoupling):
         self.noise_to_data, self.translate, self.mask = noise_to_data, translate, mask
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        return self.turn(in_order(x0, x1), condition)
+        return self.turn(in_order(x0, x1, condition), condition)
 
     def turn(self, pairs: Pairs, condition: Condition = None) -> Pairs:
         """The same pairs, rotated; `condition` is the condition of the batch of data from which they were taken."""
@@ -54,12 +54,15 @@ class Kabsch(AbstractCoupling):
         return eqx.tree_at(lambda p: (p.x0, p.x1), pairs, (x0, x1))
 
     def _onto(self, x: Array, y: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        rotation = jax.lax.stop_gradient(kabsch(x, y, None if mask is None else mask.astype(bool)))
-        weight = jnp.ones_like(x[:, :1]) if mask is None else mask.astype(x.dtype)[:, None]
+        inside = jnp.ones(x.shape[:1], bool) if mask is None else mask.astype(bool)
+        rotation = jax.lax.stop_gradient(kabsch(x, y, inside))
+        # Select, do not multiply: 0 x NaN is NaN, and padding may hold NaN.
+        x, y = (jnp.where(inside[:, None], z, 0) for z in (x, y))
         if not self.translate:
-            return weight * (x @ rotation.T), weight * y
-        x_centre, y_centre = (jnp.sum(weight * z, axis=0, keepdims=True) / jnp.sum(weight) for z in (x, y))
-        return weight * ((x - x_centre) @ rotation.T + y_centre), weight * y
+            return x @ rotation.T, y
+        number = jnp.maximum(jnp.sum(inside), 1).astype(x.dtype)
+        x_centre, y_centre = (jnp.sum(z, axis=0, keepdims=True) / number for z in (x, y))
+        return jnp.where(inside[:, None], (x - x_centre) @ rotation.T + y_centre, 0), y
 
 
 class EquivariantOT(AbstractHostCoupling):

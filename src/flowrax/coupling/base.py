@@ -30,6 +30,18 @@ class Pairs(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[self.data_rows], condition)
 
 
+def check_rows(x0: PyTree, x1: PyTree, condition: Condition = None) -> None:
+    """Raises `ValueError` unless noise, data and conditions have equally many rows: each row is paired once."""
+    (noise, *_), (data, *_) = ([leaf.shape[0] for leaf in jax.tree.leaves(x)] for x in (x0, x1))
+    if noise != data:
+        raise ValueError(
+            f"x0 has {noise} rows but x1 has {data}; a coupling pairs equally many rows of noise and data."
+        )
+    for leaf in jax.tree.leaves(condition):
+        if jnp.shape(leaf)[:1] != (data,):
+            raise ValueError(f"The condition has shape {jnp.shape(leaf)}, but each of the {data} rows of x1 needs one.")
+
+
 class AbstractCoupling(eqx.Module):
     """Pairs the rows of two batches."""
 
@@ -41,7 +53,7 @@ class AbstractCoupling(eqx.Module):
         """Pairs `x0` with `x1`, both `(n, *event)`.
 
         `condition`, with leaves `(n, ...)`, is the condition of each row of data. Row `k` of the noise has no condition
-        of its own and takes the condition of row `k` of the data.
+        of its own and takes the condition of row `k` of the data. Raises `ValueError` for unequal numbers of rows.
         """
 
 
@@ -64,6 +76,8 @@ class AbstractHostCoupling(AbstractCoupling):
         """The pairs for the permutation `order`."""
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
+        check_rows(x0, x1, condition)
+
         def order(costs: PyTree[Array]) -> np.ndarray:
             return self.order(jax.tree.map(np.asarray, costs))
 

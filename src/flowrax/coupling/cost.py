@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition
-from .rotation import kabsch_cost
+from .rotation import kabsch_cost, without_gaps
 
 Cost = Callable[[Batch, Batch, Condition], Array]
 """`cost(x1, x0, condition)`: the `(n, n)` costs of all pairs of data (rows) and noise (columns)."""
@@ -28,18 +28,21 @@ class SquaredDistance(eqx.Module):
     mask: Extract | None = None
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
-        n = x1.shape[0]
-        # Subtract a common centre: far from the origin the squares would cancel and lose digits.
-        centre = jnp.mean(x1, axis=0, keepdims=True)
-        x1, x0 = x1 - centre, x0 - centre
         if self.mask is None:
-            x1, x0 = x1.reshape(n, -1), x0.reshape(x0.shape[0], -1)
+            # Subtract a common centre: far from the origin the squares would cancel and lose digits.
+            centre = jnp.mean(x1, axis=0, keepdims=True)
+            x1, x0 = ((x - centre).reshape(x.shape[0], -1) for x in (x1, x0))
             return jnp.sum(x1**2, axis=1)[:, None] + jnp.sum(x0**2, axis=1)[None] - 2 * x1 @ x0.T
         mask = self.mask(condition)
         check_shape("mask", mask.shape, x1.shape[: mask.ndim])
-        weight = mask.astype(x1.dtype).reshape(mask.shape + (1,) * (x1.ndim - mask.ndim))
-        weight, x1, x0 = (z.reshape(z.shape[0], -1) for z in (jnp.broadcast_to(weight, x1.shape), x1, x0))
-        return jnp.sum(weight * x1**2, axis=1)[:, None] + weight @ (x0**2).T - 2 * (weight * x1) @ x0.T
+        inside = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (x1.ndim - mask.ndim)).astype(bool), x1.shape)
+        inside, x1, x0 = (x.reshape(x.shape[0], -1) for x in (inside, x1, x0))
+        x0, forbid = without_gaps(inside, x0)
+        # Select, do not multiply: 0 x NaN is NaN, and padding may hold NaN.
+        total = jnp.sum(jnp.where(inside, x1, 0), axis=0, keepdims=True)
+        centre = total / jnp.maximum(jnp.sum(inside, axis=0, keepdims=True), 1).astype(x1.dtype)
+        weight, x1, x0 = inside.astype(x1.dtype), jnp.where(inside, x1 - centre, 0), x0 - centre
+        return forbid(jnp.sum(x1**2, axis=1)[:, None] + weight @ (x0**2).T - 2 * x1 @ x0.T)
 
 
 class KabschDistance(eqx.Module):

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition, KeyArray, Rows
-from .base import AbstractCoupling, Pairs
+from .base import AbstractCoupling, Pairs, check_rows
 
 Flow = Callable[[Batch, KeyArray, Condition], Array]
 """`flow(x0, key, condition) -> x1` on whole batches."""
 
 
-def in_order(x0: Rows, x1: Rows) -> Pairs:
-    """Pairs each row of `x0` with the same row of `x1`."""
+def in_order(x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
+    """Pairs each row of `x0` with the same row of `x1`; raises `ValueError` for unequal numbers of rows."""
+    check_rows(x0, x1, condition)
     rows = jnp.arange(jax.tree.leaves(x0)[0].shape[0], dtype=jnp.int32)
     return Pairs(x0, x1, rows, rows)
 
@@ -27,7 +28,7 @@ class Independent(AbstractCoupling):
     independent: ClassVar[bool] = True
 
     def __call__(self, key: KeyArray, x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
-        return in_order(x0, x1)
+        return in_order(x0, x1, condition)
 
 
 class MeasuredPairs(AbstractCoupling):
@@ -36,7 +37,7 @@ class MeasuredPairs(AbstractCoupling):
     independent: ClassVar[bool] = False
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        return in_order(x0, x1)
+        return in_order(x0, x1, condition)
 
 
 class Reflow(AbstractCoupling):

@@ -10,10 +10,14 @@ The decomposition is computed by one-sided Jacobi rotations of the columns of $H
 pairs: no matrix is decomposed on its own, and a small $s_3$ keeps its sign.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Bool, Event
+from ..prior import remove_centre
 
 Vector = tuple[Array, Array, Array]
 """The three components of a vector, each an array over all pairs."""
@@ -63,8 +67,11 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> 
     """
     check_shape("One row of x", x.shape[1:], (*x.shape[1:2], 3))
     check_shape("One row of y", y.shape[1:], x.shape[1:])
+    forbid = _unchanged
     if mask is not None and mask.ndim == 2:
-        y, y_squares = _centred(y, None), _squares_through(y, mask)
+        y, forbid = without_gaps(mask.astype(bool), y)
+        y = _centred(y, jnp.any(mask, axis=0))
+        y_squares = _squares_through(y, mask)
     else:
         y = _centred(y, mask)
         y_squares = jnp.sum(y**2, axis=(1, 2))[None]
@@ -80,7 +87,28 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> 
     trace = lengths[0] + lengths[1] + lengths[2] - jnp.where(mirrored, 2 * smallest, 0)
     squares = jnp.sum(x**2, axis=(1, 2))[:, None] + y_squares
     # Rounding can make the distance between equal shapes slightly negative.
-    return jnp.maximum(squares - 2 * trace, 0)
+    return forbid(jnp.maximum(squares - 2 * trace, 0))
+
+
+def without_gaps(masks: Array, y: Batch) -> tuple[Batch, Callable[[Array], Array]]:
+    """`y`, `(m, p, ...)`, with zeros in place of NaN and infinite points, and the function that makes their costs NaN.
+
+    Costs are `(n, m)`. The function leaves a cost unchanged if no point of its mask, one of `(n, p)`, is such a gap.
+    """
+    gaps = jnp.any(~jnp.isfinite(y).reshape(*y.shape[:2], -1), axis=2)
+
+    def marked(costs: Array) -> Array:
+        counted = masks.astype(costs.dtype) @ gaps.astype(costs.dtype).T
+        return jnp.where(counted > 0, jnp.nan, costs)
+
+    def forbid(costs: Array) -> Array:
+        return jax.lax.cond(jnp.any(gaps), marked, _unchanged, costs)
+
+    return jnp.where(gaps.reshape(gaps.shape + (1,) * (y.ndim - 2)), 0, y), forbid
+
+
+def _unchanged(costs: Array) -> Array:
+    return costs
 
 
 def _sweeps(x: Array) -> int:
@@ -92,14 +120,15 @@ def _centred(x: Array, mask: Array | None) -> Array:
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
     check_shape("mask", mask.shape, x.shape[-1 - mask.ndim : -1])
-    weight = mask.astype(x.dtype).reshape((1,) * (x.ndim - 1 - mask.ndim) + (*mask.shape, 1))
-    count = jnp.maximum(jnp.sum(weight, axis=-2, keepdims=True), 1)
-    return weight * (x - jnp.sum(weight * x, axis=-2, keepdims=True) / count)
+    return remove_centre(x, jnp.broadcast_to(mask, x.shape[:-1]))
 
 
 def _squares_through(y: Array, masks: Array) -> Array:
-    """`(n, m)`: the sum of squares of each `y` about its centre, both over the points of each of the `n` masks."""
-    y, weight = _centred(y, None), masks.astype(y.dtype)
+    """`(n, m)`: the sum of squares of each `y` about its centre, both over the points of each of the `n` masks.
+
+    Centre `y` roughly first: far from the origin the squares would cancel and lose digits.
+    """
+    weight = masks.astype(y.dtype)
     count = jnp.maximum(jnp.sum(weight, axis=1), 1)[:, None]
     centres = jnp.tensordot(weight, y, axes=(1, 1)) / count[..., None]
     return weight @ jnp.sum(y**2, axis=2).T - count * jnp.sum(centres**2, axis=2)

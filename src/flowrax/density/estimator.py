@@ -17,7 +17,7 @@ from .._base.arrays import as_real
 from .._base.checks import check_batch, check_finite, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
-from .._base.result import LogProb, Samples
+from .._base.result import LogProb, Samples, on_successful
 from .._base.typing import Array, BatchLike, Condition, KeyLike, Numbers, PyTree, Shape
 from ..model.trained import Model
 from ..schedule import Linear
@@ -181,8 +181,10 @@ class DensityEstimator(eqx.Module):
         answer = sample(self.model, key, num_samples, condition=self._condition(condition), **options)
         return dataclasses.replace(
             answer,
-            x=self.standard.backward(answer.x, 1),
-            trajectory=None if answer.trajectory is None else self.standard.backward(answer.trajectory, 2),
+            x=on_successful(lambda x: self.standard.backward(x, 1), answer.result, answer.x),
+            trajectory=None
+            if answer.trajectory is None
+            else on_successful(lambda x: self.standard.backward(x, 2), answer.result, answer.trajectory),
             log_prob=None if answer.log_prob is None else answer.log_prob - self.standard.log_scale(self.model.prior),
         )
 

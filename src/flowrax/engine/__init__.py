@@ -1,6 +1,7 @@
 """Many solves at once, on a grid or adaptively, and their gradient."""
 
 from .bound_sample import AbstractEquation as AbstractEquation
+from .isolation import isolate_rows as isolate_rows
 from .placement import Placement as Placement, on_each_device as on_each_device, shard_rows as shard_rows
 from .saving import check_saveat as check_saveat
 from .solve import (

@@ -191,4 +191,6 @@ def pull_back(batch: Batch, wanted: PyTree, record: Record, counts: Array, cotan
         return _add(sums[0], equation_bar), put(sums[1], jnp.where(there, rows, n), starts_bar)
 
     sums = _zeros(eqx.filter((batch.equation, batch.starts), wanted))
-    return jax.lax.fori_loop(0, chunks, chunk, sums)
+    total = jax.lax.fori_loop(0, chunks, chunk, sums)
+    # Where all samples failed there was none to put in their place.
+    return select(jnp.any(counts > 0), total, sums)

@@ -18,6 +18,7 @@ from .._base.result import NONFINITE, RESULTS, Stats
 from .._base.typing import Array, DType, PyTree
 from .batch import Batch, Method
 from .bound_sample import AbstractEquation
+from .isolation import finite_rows, isolate_row
 from .lanes import Outcome, solve_lanes
 from .on_grid import solve_fixed
 from .replay import Cotangents, pull_back
@@ -95,14 +96,6 @@ def mark_nonfinite(tree: PyTree, result: RESULTS) -> tuple[PyTree, RESULTS]:
     return _good_rows(result, tree), result
 
 
-def finite_rows(tree: PyTree) -> Array:
-    """Whether all elements of a row are finite, `(n,)`."""
-    finite = jnp.ones(count_rows(tree), bool)
-    for leaf in jax.tree.leaves(tree):
-        finite &= jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
-    return finite
-
-
 def _good_rows(result: RESULTS, tree: PyTree) -> PyTree:
     """The rows of successful solves, and NaN in place of the others."""
     arrays, others = eqx.partition(tree, eqx.is_inexact_array)
@@ -162,35 +155,49 @@ def _filled(cotangents: PyTree, like: PyTree) -> PyTree:
 
 def _mapped(batch: Batch, spec: SolveSpec) -> Outcome:
     """`diffeqsolve` mapped over the samples, `lanes` at a time."""
-    stepping, saveat, adjoint = spec.stepping, spec.saveat, spec.adjoint
-    assert adjoint is not None
 
     def one(start: PyTree) -> Outcome:
-        terms, args = batch.equation.bind(start, spec.solver, stepping)
-        # Some adjoints, such as `BacksolveAdjoint`, accept the end state only.
-        last = dfx.SubSaveAt(t1=True)
-        solution = dfx.diffeqsolve(
-            terms,
-            spec.solver,
-            stepping.start,
-            stepping.end,
-            None,
-            start[0],
-            args,
-            saveat=dfx.SaveAt(subs=last if saveat is None else (last, saveat.subs)),
-            stepsize_controller=batch.method.stepping.controller,
-            adjoint=adjoint,
-            max_steps=stepping.max_steps,
-            throw=False,
-            progress_meter=batch.method.meter,
-        )
-        assert solution.ys is not None and solution.ts is not None
-        saved = None if saveat is None else Saved(solution.ts[1], solution.ys[1])
-        end = jax.tree.map(lambda leaf: leaf[0], solution.ys if saveat is None else solution.ys[0])
-        steps = jnp.asarray(solution.stats["num_steps"])
-        return Outcome(end, saved, steps, jnp.asarray(solution.stats["num_accepted_steps"]), solution.result)
+        arguments = batch.equation, start, batch.method, spec
+        # Forward mode never mixes the rows.
+        if isinstance(spec.adjoint, dfx.ForwardMode):
+            return _diffeqsolve(*arguments)
+        reverse_only = not isinstance(spec.adjoint, dfx.DirectAdjoint)
+        return isolate_row(_diffeqsolve, _succeeded, arguments, reverse_only=reverse_only)
 
     return jax.vmap(one)(batch.starts) if spec.lanes is None else jax.lax.map(one, batch.starts, batch_size=spec.lanes)
+
+
+def _diffeqsolve(equation: AbstractEquation, start: tuple[PyTree, PyTree], method: Method, spec: SolveSpec) -> Outcome:
+    stepping, saveat, adjoint = spec.stepping, spec.saveat, spec.adjoint
+    assert adjoint is not None
+    terms, args = equation.bind(start, spec.solver, stepping)
+    # Some adjoints, such as `BacksolveAdjoint`, accept the end state only.
+    last = dfx.SubSaveAt(t1=True)
+    solution = dfx.diffeqsolve(
+        terms,
+        spec.solver,
+        stepping.start,
+        stepping.end,
+        None,
+        start[0],
+        args,
+        saveat=dfx.SaveAt(subs=last if saveat is None else (last, saveat.subs)),
+        stepsize_controller=method.stepping.controller,
+        adjoint=adjoint,
+        max_steps=stepping.max_steps,
+        throw=False,
+        progress_meter=method.meter,
+    )
+    assert solution.ys is not None and solution.ts is not None
+    saved = None if saveat is None else Saved(solution.ts[1], solution.ys[1])
+    end = jax.tree.map(lambda leaf: leaf[0], solution.ys if saveat is None else solution.ys[0])
+    steps = jnp.asarray(solution.stats["num_steps"])
+    return Outcome(end, saved, steps, jnp.asarray(solution.stats["num_accepted_steps"]), solution.result)
+
+
+def _succeeded(outcome: Outcome) -> Array:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(outcome.y)]
+    return (outcome.result == RESULTS.successful) & jnp.all(jnp.stack(finite))
 
 
 def make_meter(progress: ProgressLike) -> dfx.AbstractProgressMeter:

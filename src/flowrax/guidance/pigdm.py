@@ -20,6 +20,9 @@ from .base import AbstractGuidance
 class PiGDM(AbstractGuidance):
     """Pseudo-inverse guidance for linear-Gaussian observations.
 
+    Exact for data from an isotropic Gaussian. For correlated data its posterior is too wide: its standard deviations
+    were up to 1.4 times the exact ones for a smooth Gaussian process of 16 points.
+
     Raises `ValueError` for a model whose prior is not standard normal.
 
     **Reference:** [@song2023pseudoinverse].

@@ -78,6 +78,7 @@ class AbstractGaussianPrior(AbstractPrior):
 
     def log_density(self, x: Event) -> Array:
         """The log-density of one event on the range of `C`, in nats. The component of `x` outside it is ignored."""
-        offset = x - self.mean.astype(x.dtype)
+        # The projection discards what stands at masked nodes, which may be NaN.
+        offset = self.project(x - self.mean.astype(x.dtype))
         squared = jnp.sum(offset * self.precision_product(offset))
         return -0.5 * (squared + self.log_determinant.astype(x.dtype) + self.rank * math.log(2 * math.pi))

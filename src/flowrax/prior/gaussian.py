@@ -69,10 +69,10 @@ class Gaussian(AbstractGaussianPrior):
         return jnp.sum(jnp.broadcast_to(logs, self.shape))
 
     def root(self, z: Event) -> Event:
-        return self.std.astype(z.dtype) * z
+        return self.std.astype(z.dtype) * self.project(z)
 
     def covariance_product(self, x: Event) -> Event:
-        return self.std.astype(x.dtype) ** 2 * x
+        return self.std.astype(x.dtype) ** 2 * self.project(x)
 
     def precision_product(self, x: Event) -> Event:
         std = self.std.astype(x.dtype)

@@ -1,5 +1,6 @@
 """Distributions of the training time: on the unit interval (0 is noise, 1 is data), and by noise level."""
 
+import jax
 import jax.numpy as jnp
 
 from .._base import random

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.condition import Batched, split_condition
-from .._base.result import LogProb, raise_if_failed
+from .._base.result import LogProb, raise_if_failed, without_failed
 from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
@@ -66,5 +66,6 @@ def _evaluate(
         return bind_row(equation.model, equation.condition, row)[0].source.log_density(x)
 
     # The solve runs from t_max to t_min, so the state holds minus the change from noise to data.
-    value = jax.vmap(source_density)(latent, rows[1]) - jnp.mean(change, axis=-1)
+    at_source = jax.vmap(source_density)(without_failed(solved.result, latent), rows[1])
+    value = at_source - jnp.mean(change, axis=-1)
     return LogProb(value, divergence.standard_error(change), latent, solved.stats, solved.result)

@@ -12,7 +12,7 @@ import diffrax as dfx
 import equinox as eqx
 import optimistix as optx
 
-from .._base.checks import check_time
+from .._base.checks import check_count, check_time
 from .._base.typing import Array, Condition, KeyArray, PyTree
 from ..discrete.base import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
@@ -57,8 +57,8 @@ class SolveOptions(eqx.Module):
     def __check_init__(self) -> None:
         for name in ("lanes", "max_steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+            if value is not None:
+                check_count(name, value)
 
     def given_beside(self, allowed: Collection[str]) -> list[str]:
         """The names of the options that were given, without those in `allowed`."""

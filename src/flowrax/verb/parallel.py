@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count
 from .._base.condition import Batched, split_condition
 from .._base.random import as_threefry
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
@@ -67,8 +68,7 @@ def parallel_sample(
 
     **Reference:** [@shih2023parallel].
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    check_count("num_samples", num_samples)
     if window < 1:
         raise ValueError(f"window={window} holds no step; use at least 1.")
     key = as_threefry(key)

@@ -1,9 +1,12 @@
 r"""`posterior`: draws from $p(x | y)$ by a guided model, with importance weights on request.
 
 The density $q$ of a guided flow only approximates the posterior. Since $q(x_i)$ is computed along with the samples, the
-weights $w_i \propto p(x_i)\, p(y | x_i) / q(x_i)$ correct for it, and their mean estimates the evidence $p(y)$.
+weights $w_i \propto p(x_i)\, p(y | x_i) / q(x_i)$ correct for it, and their mean estimates the evidence $p(y)$. A draw
+whose solve fails has weight zero and counts in this mean.
 """
 
+import math
+import warnings
 from typing import Any
 
 import diffrax as dfx
@@ -11,11 +14,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
-from .._base.result import RESULTS, Stats
+from .._base.result import RESULTS, LogProb, Samples, Stats, is_failed, on_successful, raise_if_failed, without_failed
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyLike, PerSample
+from .._base.typing import Array, Batch, BatchLike, Condition, Float, Int, KeyLike, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
@@ -24,6 +28,7 @@ from ..model.base import AbstractContinuousModel, AbstractModel
 from ..observation import LinearGaussian
 from .last_step import AbstractLastStep
 from .log_prob import log_prob
+from .options import DEFAULT_MAX_STEPS
 from .sample import sample
 
 _PIGDM = PiGDM()
@@ -37,16 +42,32 @@ class PosteriorSamples(eqx.Module):
     residual: Float[Array, "n m"]
     """$(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data agree."""
     log_weights: PerSample
-    """`(n,)`, normalised; equal unless `reweight=True`."""
+    """`(n,)`, normalised; equal unless `reweight=True`. Minus infinity for failed draws, whose weight is zero."""
     log_evidence: Float[Array, ""] | None
-    """Log-density of `y` in nats, with `reweight=True`."""
+    """Log-density of `y` in nats, with `reweight=True`. Failed draws count with likelihood zero."""
     stats: Stats
     result: RESULTS
+    """`(n,)`, one result code per draw; with `reweight=True` it covers the likelihood solve of the prior too."""
+
+    @property
+    def num_failed(self) -> Int[Array, ""]:
+        """The number of draws that failed."""
+        return jnp.sum(is_failed(self.result))
 
     @property
     def ess(self) -> Array:
-        """Effective sample size, between 1 and n."""
-        return jnp.exp(-jax.nn.logsumexp(2 * self.log_weights))
+        """Effective sample size, between 1 and n; zero if every draw failed."""
+        return jnp.where(jnp.all(self.log_weights == -jnp.inf), 0, jnp.exp(-_log_sum(2 * self.log_weights)))
+
+    @property
+    def log_evidence_error(self) -> Array:
+        r"""The standard error of `log_evidence` to first order, $\sqrt{1 / \text{ess} - 1 / n}$.
+
+        It is estimated from the same weights, and too small where few of them dominate: do not trust it if `ess` is
+        below a tenth of the draws.
+        """
+        n = self.log_weights.shape[0]
+        return jnp.sqrt(jnp.maximum(1 / self.ess - jnp.asarray(1 / n, self.log_weights.dtype), 0))
 
     @property
     def weights(self) -> PerSample:
@@ -87,16 +108,24 @@ def posterior(
     - `observation`: the measurement.
     - `key`: sample `i` draws from `fold_in(key, i)` only.
     - `num_samples`: `n`.
-    - `method`: the guidance rule, exact only for the prior that it assumes. Default: [`PiGDM`][].
+    - `method`: the guidance rule, exact only for the prior that it assumes. Default: [`PiGDM`][], whose posterior
+        standard deviations were up to 1.4 times too large for a smooth Gaussian process.
     - `condition`: as in [`sample`][].
     - `reweight`: whether to solve for the densities too and return importance weights and the log-evidence. Needs the
-        probability flow, and costs a likelihood solve of the guided model and one of the prior.
+        probability flow, and costs a likelihood solve of the guided model and one of the prior. If the effective
+        sample size is below a tenth of the draws, a warning says so (outside `jit`): the evidence and its standard
+        error are then unreliable.
     - `divergence`: the estimator of the divergence for `reweight`; a random one makes the weights noisy. Default:
         [`Exact`][].
     - `x0`, `dynamics`, `solver`, `rtol`, `atol`, `grid`, `stepsize_controller`, `adjoint`, `lanes`, `last_step`,
         `max_steps`, `progress`, `throw`: as in [`sample`][]. For a prior that is far from Gaussian,
         `dynamics=ReverseSDE()` with a `grid` forgets early errors of the guidance and leaves smaller residuals than the
         flow. The prior's likelihood solve is adaptive, whatever the `grid`.
+
+    With `throw=False` failed draws have weight zero: their rows of `x` and `residual` are NaN, unless only the
+    likelihood solve of the prior failed. They count as draws of likelihood zero in the evidence, which is then in
+    expectation a lower bound: it lacks the part of $p(y)$ that comes from where the solves fail. Leaving failed draws
+    out would overestimate the evidence if the solves fail where the weights are small. A warning gives their number.
 
     **Returns:** [`PosteriorSamples`][].
 
@@ -108,27 +137,86 @@ def posterior(
             "x0=, readings of them by discrete.Euler(guide=)."
         )
     key = as_threefry(key)
+    check_count("num_samples", num_samples)
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
     # The options that the draws and the likelihood of the prior have in common.
     common: dict[str, Any] = {"condition": condition, "solver": solver, "rtol": rtol, "atol": atol, "adjoint": adjoint}
     common |= {"stepsize_controller": stepsize_controller, "lanes": lanes, "max_steps": max_steps}
-    common |= {"progress": progress, "throw": throw}
+    common |= {"progress": progress, "throw": False}
     own: dict[str, Any] = {"x0": x0, "dynamics": dynamics, "grid": grid, "last_step": last_step}
     draws = sample(guided, key, num_samples, with_log_prob=reweight, divergence=chosen, **own, **common)
-    log_weights, log_evidence = jnp.full(num_samples, -jnp.log(num_samples), model.dtype), None
-    if chosen is not None:
-        assert draws.log_prob is not None
-        prior_key = jax.random.fold_in(key, num_samples)
-        prior = log_prob(model, draws.x, key=prior_key, divergence=chosen, **common)
-        raw = prior.value + jax.vmap(observation.log_likelihood)(draws.x) - draws.log_prob
-        log_evidence = jax.nn.logsumexp(raw) - jnp.log(num_samples)
-        log_weights = jax.nn.log_softmax(raw)
-    return PosteriorSamples(
+    limit = DEFAULT_MAX_STEPS if max_steps is None else max_steps
+    if throw:
+        draws = raise_if_failed("posterior, draws of the guided model", draws, draws.result, limit)
+    good, x = ~is_failed(draws.result), without_failed(draws.result, draws.x)
+    answer = PosteriorSamples(
         x=draws.x,
-        residual=jax.vmap(observation.residual)(draws.x),
-        log_weights=log_weights,
-        log_evidence=log_evidence,
+        residual=on_successful(jax.vmap(observation.residual), draws.result, draws.x),
+        log_weights=_normalised(jnp.where(good, jnp.zeros(num_samples, model.dtype), -jnp.inf)),
+        log_evidence=None,
         stats=draws.stats,
         result=draws.result,
     )
+    if chosen is None:
+        return answer
+    prior_key = jax.random.fold_in(key, num_samples)
+    prior = log_prob(model, x, key=prior_key, divergence=chosen, **common)
+    if throw:
+        prior = raise_if_failed("posterior, log-densities of the prior", prior, prior.result, limit)
+    return _doubted(_reweighted(answer, draws, prior, jax.vmap(observation.log_likelihood)(x)))
+
+
+def _reweighted(
+    answer: PosteriorSamples, draws: Samples, prior: LogProb, log_likelihood: PerSample
+) -> PosteriorSamples:
+    """The answer with importance weights and the evidence, in both of which a failed draw has likelihood zero."""
+    assert draws.log_prob is not None
+    n, drawn = log_likelihood.shape[0], ~is_failed(draws.result)
+    result = jax.vmap(RESULTS.where)(drawn, prior.result, draws.result)
+    good = drawn & ~is_failed(prior.result)
+    # Select before and after the sum: a NaN that is subtracted would reach the gradient.
+    terms = (jnp.where(good, term, 0) for term in (prior.value, log_likelihood, draws.log_prob))
+    value, likelihood, own = terms
+    raw = jnp.where(good, value + likelihood - own, -jnp.inf)
+    log_evidence = _log_sum(raw) - math.log(n)
+    changed = _normalised(raw), log_evidence, result
+    return eqx.tree_at(_weighed, answer, changed, is_leaf=lambda leaf: leaf is None)
+
+
+def _weighed(answer: PosteriorSamples) -> tuple[Any, ...]:
+    return answer.log_weights, answer.log_evidence, answer.result
+
+
+def _normalised(raw: Array) -> Array:
+    """The logarithms of the normalised weights; minus infinity throughout if all of them are."""
+    total = _log_sum(raw)
+    return raw - jnp.where(jnp.isfinite(total), total, 0)
+
+
+def _log_sum(logs: Array) -> Array:
+    """The logarithm of the sum of exponentials, with gradient zero in elements of minus infinity."""
+    largest = jax.lax.stop_gradient(jnp.max(logs))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    total = jnp.sum(jnp.where(logs == -jnp.inf, 0, jnp.exp(jnp.where(logs == -jnp.inf, 0, logs - largest))))
+    return jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1)) + largest, -jnp.inf)
+
+
+def _doubted(answer: PosteriorSamples) -> PosteriorSamples:
+    """The answer; outside `jit` with a warning where its evidence is doubtful."""
+    if is_traced(answer):
+        return answer
+    n, failed, ess = answer.log_weights.shape[0], int(answer.num_failed), float(answer.ess)
+    if failed:
+        warnings.warn(
+            f"posterior: {failed} of {n} draws failed and count as draws of likelihood zero, so the evidence is a "
+            "lower bound in expectation; raise max_steps or loosen rtol and atol. result names the failed rows.",
+            stacklevel=3,
+        )
+    if ess < 0.1 * n:
+        warnings.warn(
+            f"posterior: the effective sample size is {ess:.1f} of {n} draws, so the evidence and its standard "
+            "error are unreliable: the draws of this method lie too far from the posterior.",
+            stacklevel=3,
+        )
+    return answer

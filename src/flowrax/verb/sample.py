@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.random import as_threefry
 from .._base.result import Samples, raise_if_failed
@@ -19,7 +20,17 @@ from ..discrete.base import AbstractSampler
 from ..discrete.sampling import sample_discretely
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
-from ..engine import Grid, ProgressLike, Solved, SolveSpec, mark_nonfinite, on_each_device, shard_rows, solve
+from ..engine import (
+    Grid,
+    ProgressLike,
+    Solved,
+    SolveSpec,
+    isolate_rows,
+    mark_nonfinite,
+    on_each_device,
+    shard_rows,
+    solve,
+)
 from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row, check_range
 from .augmented import augmented_state
@@ -103,8 +114,7 @@ def sample(
         progress=progress,
     )
     dynamics, key = default_dynamics(model) if dynamics is None else dynamics, as_threefry(key)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    check_count("num_samples", num_samples)
     if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
         return sample_discretely(
@@ -155,7 +165,9 @@ def draw_start(equation: ModelEquation, key: KeyArray, index: Array, x0: Event |
     if divergence is None:
         return Drawn(None, equation.dynamics.initial(x, state_key), Start(noise_key, None, row))
     own = Start(noise_key, divergence.probes(probe_key, x), row)
-    return Drawn(source.log_density(x), augmented_state(divergence, x), own)
+    # A start that is not finite fails, and its density must not send NaN back to the source.
+    density = source.log_density(jnp.where(jnp.isfinite(x), x, 0))
+    return Drawn(density, augmented_state(divergence, x), own)
 
 
 def solve_samples(
@@ -184,11 +196,16 @@ def _answer(
         end = spec.stepping.end
         end = jnp.asarray(dynamics.path_time(equation.model, end), end.dtype)
 
-        def finish(x: Event, row: PyTree) -> Event:
-            model, condition = bind_row(equation.model, equation.condition, row)
-            return last_step(model, end, x, condition)
+        def finish(shared: tuple[ModelEquation, AbstractLastStep, Array], rows: tuple[Batch, PyTree]) -> Batch:
+            equation, step, end = shared
 
-        x, result = mark_nonfinite(jax.vmap(finish)(x, start.own.row), result)
+            def one(x: Event, row: PyTree) -> Event:
+                model, condition = bind_row(equation.model, equation.condition, row)
+                return step(model, end, x, condition)
+
+            return jax.vmap(one)(*rows)
+
+        x, result = mark_nonfinite(isolate_rows(((equation, last_step, end), (x, start.own.row)), finish), result)
         stats = eqx.tree_at(lambda stats: stats.num_evaluations, stats, stats.num_evaluations + 1)
     times, trajectory = None, None
     if solved.saved is not None:
