@@ -95,7 +95,7 @@ def test_failures_are_told():
         run_on_devices(sleeping, 2, timeout=0.5)
     with pytest.raises(ValueError, match="is inside another function"):
         run_on_devices(lambda: {}, 2)
-    with pytest.raises(ValueError, match="count=0 is not a number of devices"):
+    with pytest.raises(ValueError, match="count must be at least 1; got 0"):
         run_on_devices(settings, 0)
 
 

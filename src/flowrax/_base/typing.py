@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     Times = float | Array | np.ndarray
     Scalar = float | Array | np.ndarray
+    Integer = int | np.integer[Any]
 else:
+    Integer = int | np.integer
     GradientTransformation = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
@@ -56,6 +58,7 @@ __all__ = [
     "Float",
     "GradientTransformation",
     "Int",
+    "Integer",
     "Key",
     "KeyArray",
     "MaskOf",

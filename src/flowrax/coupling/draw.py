@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Float, Int, KeyArray
 
 Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
@@ -17,6 +18,9 @@ Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
 
 class AbstractDraw(eqx.Module):
     """How pairs are drawn from a plan."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:

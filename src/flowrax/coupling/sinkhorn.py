@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_number, check_shape, plain_int
 from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs
 from .cost import Cost, SquaredDistance, in_units
@@ -67,7 +67,7 @@ class Sinkhorn(AbstractCoupling):
 
     reg: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
     independent: ClassVar[bool] = False
@@ -99,6 +99,9 @@ class Sinkhorn(AbstractCoupling):
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
+    def __check_init__(self) -> None:
+        check_number("reg", self.reg)
+
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`."""
         return _log_plan(self, 1.0, x0, x1, condition)
@@ -120,7 +123,7 @@ class UnbalancedSinkhorn(AbstractCoupling):
     reg: float = eqx.field(static=True)
     reg_marginal: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
     independent: ClassVar[bool] = False
@@ -146,6 +149,10 @@ class UnbalancedSinkhorn(AbstractCoupling):
         self.reg, self.reg_marginal, self.absolute, self.num_iterations = reg, reg_marginal, absolute, num_iterations
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
+
+    def __check_init__(self) -> None:
+        check_number("reg", self.reg)
+        check_number("reg_marginal", self.reg_marginal)
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
         """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its total mass is not one."""

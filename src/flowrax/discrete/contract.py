@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.contract import AbstractModel
 from .path.base import AbstractCategoricalPath
@@ -29,6 +30,9 @@ class SamplerStep(eqx.Module):
 
 class AbstractSampler(eqx.Module):
     """A sampler with its own discrete steps, for models without an ODE or SDE: for example jumps between classes."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def times(self, model: Any, grid: Any) -> Array:

@@ -2,6 +2,7 @@ r"""The log-likelihood of a site's noisy token for each clean token, in closed f
 
 import jax.numpy as jnp
 
+from .._base.checks import check_instance, check_network
 from .._base.typing import Array, Condition, KeyArray, Network, Scalar, Tokens
 from ..model.network import AbstractNetwork, call_network
 from .path.base import AbstractCategoricalPath
@@ -37,6 +38,9 @@ class WithEvidence(AbstractNetwork):
         **Raises:** `ValueError` if the prior has a mask: [`CategoricalModel`][] then carries over unmasked tokens
         itself.
         """
+        check_network(network)
+        check_instance("path", path, AbstractCategoricalPath | AbstractMasking)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         if prior.mask is not None:
             raise ValueError(
                 "With a mask prior CategoricalModel itself carries over unmasked tokens; pass it the plain network."

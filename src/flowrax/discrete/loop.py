@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_instance
 from .._base.result import NONFINITE, RESULTS, Samples, Stats
 from .._base.typing import Array, Condition, PyTree
 from ..engine import ProgressLike, in_lanes
@@ -29,6 +30,7 @@ def keeps_steps(saveat: dfx.SaveAt | None) -> bool:
     """Whether `saveat` asks for the state at every step; raises `ValueError` for anything else than steps."""
     if saveat is None:
         return False
+    check_instance("saveat", saveat, dfx.SaveAt)
     sub = saveat.subs
     if saveat.dense or not isinstance(sub, dfx.SubSaveAt) or sub.ts is not None or not sub.steps:
         raise ValueError(

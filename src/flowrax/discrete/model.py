@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_batch, check_interval, check_shape, is_traced, time_dtype
+from .._base.checks import (
+    check_batch,
+    check_instance,
+    check_interval,
+    check_network,
+    check_shape,
+    is_traced,
+    time_dtype,
+)
 from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
 from ..model.network import call_network
@@ -57,6 +65,9 @@ class CategoricalModel(AbstractLogitModel):
 
         Raises `ValueError` if the path does not fit the prior, or for an invalid time interval.
         """
+        check_network(network)
+        check_instance("interpolant", interpolant, AbstractCategoricalPath | AbstractMasking)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         self.network, self.prior, self.coupling = network, prior, Independent()
         self.interpolant = Mixture(interpolant) if isinstance(interpolant, AbstractMasking) else interpolant
         self.interpolant.check_prior(prior)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import is_traced
+from .._base.checks import check_count, is_traced
 from .._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from ..prior import AbstractPrior
 
@@ -109,7 +109,7 @@ class Masked(AbstractCategoricalPrior):
         """
         self.shape, self.dtype = tuple(shape), jnp.dtype(jnp.int32)
         self.num_classes = _at_least_two(num_classes)
-        self.mask = num_classes - 1 if mask is None else int(mask)
+        self.mask = self.num_classes - 1 if mask is None else check_count("mask", mask, None)
         if not 0 <= self.mask < num_classes:
             raise ValueError(f"mask={mask} is not one of the classes 0, ..., {num_classes - 1}.")
 
@@ -136,6 +136,4 @@ def pad_classes(logits: Array) -> Array:
 
 
 def _at_least_two(num_classes: int) -> int:
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
-    return int(num_classes)
+    return check_count("num_classes", num_classes, 2)

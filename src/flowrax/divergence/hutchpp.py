@@ -6,6 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_count
 from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField, exact_trace, jacobian_products, key_or_raise, standard_error_of_mean
 from .low_rank import orthonormal_basis
@@ -32,9 +33,7 @@ class HutchPP(AbstractDivergence):
         - `num_products`: the number of products with the Jacobian per evaluation of the field. Raises `ValueError`
             unless `num_products >= 4`.
         """
-        if num_products < 4:
-            raise ValueError(f"num_products must be at least 4; got {num_products}.")
-        self.num_products = num_products
+        self.num_products = check_count("num_products", num_products, 4)
 
     @property
     def rank(self) -> int:

@@ -7,11 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_fields
 from .._base.typing import Array, DType, KeyArray, Shape
 
 
 class AbstractProbes(eqx.Module):
     r"""A joint distribution of random vectors $\epsilon$, each with $\mathbb{E}[\epsilon \epsilon^\top] = I$."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import diffrax as dfx
 import equinox as eqx
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar, Shape
 from ..model.contract import AbstractContinuousModel
 from ..prior import AbstractPrior
@@ -27,6 +28,9 @@ class AbstractDynamics(eqx.Module):
     """Whether this is the probability flow, along which `sample(with_log_prob=True)` can integrate the log-density."""
     default_tolerance: eqx.AbstractClassVar[float]
     """The default `rtol` and `atol` of adaptive solves."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def interval(self, model: "AbstractContinuousModel") -> tuple[float, float]:

@@ -15,7 +15,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_interval, check_not_negative, check_time
+from .._base.checks import check_interval, check_not_negative, check_positive, check_time
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score
 from ..model.contract import AbstractContinuousModel
@@ -68,6 +68,9 @@ class TemperedFlow(AbstractPathDynamics):
         - `temperature`: T, positive; below 1 samples concentrate at the modes. Raises `ValueError` otherwise.
         """
         self.temperature = _check_temperature(temperature)
+
+    def __check_init__(self) -> None:
+        check_positive("temperature", self.temperature)
 
     def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
         """The drift at `t` from the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
@@ -133,6 +136,10 @@ class HybridSDE(AbstractScoreSDE):
         check_interval(0.0 if t_min is None else t_min, 1.0 if t_max is None else t_max)
         self.equilibrium_rate, self.temperature = equilibrium_rate, _check_temperature(temperature)
         self.t_min, self.t_max = t_min, t_max
+
+    def __check_init__(self) -> None:
+        check_not_negative("equilibrium_rate", self.equilibrium_rate)
+        check_positive("temperature", self.temperature)
 
     def coefficients(self, schedule: AbstractSchedule, t: Scalar) -> tuple[Array, Array]:
         half = schedule.diffusion_squared(t) / 2

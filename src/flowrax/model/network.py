@@ -6,11 +6,15 @@ from typing import Any
 
 import equinox as eqx
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Condition, Event, KeyArray, Network, PyTree, Scalar
 
 
 class AbstractNetwork(eqx.Module):
     """A network that may be random in training (dropout). A plain callable `network(t, x, condition)` also works."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:

@@ -12,7 +12,7 @@ from .._base.checks import as_floats, check_finite, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..schedule import AbstractSchedule
 from .base import AbstractOracle
-from .component import Component, check_observation, component_of
+from .component import Component, check_covariance, check_observation, component_of
 
 
 class Gaussian(AbstractOracle):
@@ -37,6 +37,7 @@ class Gaussian(AbstractOracle):
         check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
         check_finite("mean", mean)
         check_finite("covariance", covariance)
+        check_covariance("covariance", covariance)
         self.component = component_of(mean, covariance)
 
     @property

@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import as_floats, check_finite, check_shape, is_traced
+from .._base.checks import as_floats, check_finite, check_number, check_shape, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 from .spectrum import Spectrum
@@ -56,6 +56,7 @@ class CorrelatedGaussian(AbstractGaussianPrior):
             )
         self.spectrum = Spectrum(jnp.where(values > noise, values, 0), vectors)
         mean = jnp.asarray(mean, self.dtype)
+        check_number("mean", mean)
         if mean.ndim:
             check_shape("mean", mean.shape, self.shape)
         self.mean = jnp.broadcast_to(mean, self.shape)

@@ -8,6 +8,7 @@ $\cos (\pi k (i + \tfrac12) / n)$. In three dimensions the root mean square dist
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_positive
 from .._base.typing import Array, DType, Event, Scalar, Shape
 from .base import AbstractGaussianPrior
 from .spectrum import Spectrum
@@ -33,10 +34,10 @@ class Harmonic(AbstractGaussianPrior):
             carbons in angstrom.
         - `dtype`: a floating dtype. Default: JAX's default floating dtype.
 
-        Raises `ValueError` for fewer than two beads.
+        Raises `ValueError` for fewer than two beads or one dimension, and unless `distance` is positive.
         """
-        if length < 2:
-            raise ValueError(f"Harmonic needs a length of at least 2; got {length}.")
+        length, num_features = check_count("length", length, 2), check_count("num_features", num_features)
+        check_positive("distance", distance)
         self.shape = (length, num_features)
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
         self.mean = jnp.zeros(self.shape, self.dtype)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
-from .._base.checks import as_floats
+from .._base.checks import as_floats, check_count, check_number
 from .._base.typing import Array, KeyArray, Times
-from .base import Singularities
+from .base import Singularities, within_unit
 from .log_snr import AbstractLogSNR
 
 
@@ -54,6 +54,7 @@ class LearnedSNR(AbstractLogSNR):
         - `width`: the number of hidden units; 1024 in the paper.
         - `learn_ends`: whether the two end values are trained too. Default: `False`.
         """
+        width = check_count("width", width)
         if not minimum < maximum:
             raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
         self.minimum, self.maximum = float(minimum), float(maximum)
@@ -64,6 +65,10 @@ class LearnedSNR(AbstractLogSNR):
         self.log_slope = jax.random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
         self.offset = -jnp.exp(self.log_slope) * jax.random.uniform(place_key, (width,))
         self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
+
+    def __check_init__(self) -> None:
+        check_number("minimum", self.minimum)
+        check_number("maximum", self.maximum)
 
     def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
         """The end values, weights, slopes and offsets, in the dtype of `t`."""
@@ -104,4 +109,4 @@ class LearnedSNR(AbstractLogSNR):
             start = jnp.full_like(value, 0.5)
             return optx.root_find(excess, solver, start, self, options=bracket, max_steps=64, throw=False).value
 
-        return jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape)
+        return within_unit(jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape))

@@ -13,8 +13,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_not_negative, check_number, check_positive
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
+from .base import AbstractSchedule, Singularities, within_unit
 from .polynomial import lost_power, power
 from .variance_preserving import AbstractVariancePreserving
 
@@ -65,6 +66,10 @@ class LogLinearSNR(AbstractLogSNR):
             raise ValueError(f"log-SNR needs minimum < maximum; got {minimum} and {maximum}.")
         self.minimum, self.maximum = float(minimum), float(maximum)
 
+    def __check_init__(self) -> None:
+        check_number("minimum", self.minimum)
+        check_number("maximum", self.maximum)
+
     def log_snr(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return self.minimum * (1 - t) + self.maximum * t
@@ -73,7 +78,7 @@ class LogLinearSNR(AbstractLogSNR):
         return jnp.full_like(t, self.maximum - self.minimum)
 
     def time_at(self, log_snr: Times) -> Array:
-        return (jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum)
+        return within_unit((jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum))
 
 
 class LinearSNR(AbstractVariancePreserving):
@@ -98,6 +103,10 @@ class LinearSNR(AbstractVariancePreserving):
             raise ValueError(f"minimum and growth must be positive; got {minimum} and {growth}.")
         self.minimum, self.growth = float(minimum), float(growth)
 
+    def __check_init__(self) -> None:
+        check_positive("minimum", self.minimum)
+        check_positive("growth", self.growth)
+
     def rate(self, t: Times) -> Array:
         return 2 * self.growth * (1 - jnp.asarray(t))
 
@@ -106,7 +115,7 @@ class LinearSNR(AbstractVariancePreserving):
 
     def time_at_integral(self, integral: Array) -> Array:
         # The schedule has B >= B_0; rounding at the data end can give a slightly smaller value.
-        return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)
+        return within_unit(1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth))
 
 
 class CosineSNR(AbstractSchedule):
@@ -133,6 +142,10 @@ class CosineSNR(AbstractSchedule):
         if not (nu > 0 and s >= 0):
             raise ValueError(f"nu must be positive and s not negative; got {nu} and {s}.")
         self.nu, self.s = float(nu), float(s)
+
+    def __check_init__(self) -> None:
+        check_positive("nu", self.nu)
+        check_not_negative("s", self.s)
 
     @property
     def singularities(self) -> Singularities:

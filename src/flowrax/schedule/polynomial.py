@@ -3,6 +3,7 @@ r"""$\alpha = t^n$, $\sigma = 1 - t^n$ (Lipman et al. 2024, section 4.6)."""
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_number
 from .._base.typing import Array, Times
 from .base import AbstractSchedule, Singularities
 
@@ -38,6 +39,9 @@ class Polynomial(AbstractSchedule):
         if not exponent >= 1:
             raise ValueError(f"exponent must be at least 1; got {exponent}.")
         self.exponent = float(exponent)
+
+    def __check_init__(self) -> None:
+        check_number("exponent", self.exponent)
 
     @property
     def singularities(self) -> Singularities:

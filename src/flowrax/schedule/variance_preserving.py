@@ -12,8 +12,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_number
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, Singularities
+from .base import AbstractSchedule, Singularities, within_unit
 
 
 class _LinearBeta(eqx.Module):
@@ -21,6 +22,10 @@ class _LinearBeta(eqx.Module):
 
     minimum: float
     maximum: float
+
+    def __check_init__(self) -> None:
+        check_number("beta_min", self.minimum)
+        check_number("beta_max", self.maximum)
 
     def rate(self, t: Times) -> Array:
         s = 1 - jnp.asarray(t)
@@ -31,9 +36,10 @@ class _LinearBeta(eqx.Module):
         return s * (self.minimum + (self.maximum - self.minimum) / 2 * s)
 
     def time_at(self, integral: Array) -> Array:
-        slope = self.maximum - self.minimum
+        slope, whole = self.maximum - self.minimum, (self.minimum + self.maximum) / 2
+        integral = jnp.where(integral > whole, whole, integral)
         s = 2 * integral / (self.minimum + jnp.sqrt(self.minimum**2 + 2 * slope * integral))
-        return 1 - s
+        return within_unit(1 - s)
 
 
 def _check_beta(beta_min: float, beta_max: float) -> _LinearBeta:

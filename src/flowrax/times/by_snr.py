@@ -3,6 +3,7 @@ r"""Distributions of times that are defined through the noise level."""
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_number, check_positive
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
@@ -26,6 +27,10 @@ class LogNormal(AbstractTimes):
     schedule: AbstractSchedule
     mean: float = -1.2
     std: float = 1.2
+
+    def __check_init__(self) -> None:
+        check_number("mean", self.mean)
+        check_positive("std", self.std)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, of shape `(n,)`."""

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_fraction, check_interval
+from .._base.checks import check_fraction, check_interval, check_positive, plain_int
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
@@ -33,6 +33,9 @@ class Shifted(AbstractUnitTimes):
     times: AbstractUnitTimes
     shift: float
 
+    def __check_init__(self) -> None:
+        check_positive("shift", self.shift)
+
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return shift_time(self.times.unit(key, n, dtype), self.shift)
 
@@ -44,7 +47,7 @@ class Stepped(AbstractUnitTimes):
     same probability.
     """
 
-    num_steps: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
     times: AbstractUnitTimes = Stratified()
 
     def __check_init__(self) -> None:
@@ -106,7 +109,8 @@ class TimePairs(AbstractTimes):
     def __check_init__(self) -> None:
         # A distribution with a correction would need it for both times.
         if not isinstance(self.times, AbstractUnitTimes):
-            raise ValueError(f"Pairs takes a distribution on [0, 1], e.g. Uniform(); got {type(self.times).__name__}.")
+            kind = type(self.times).__name__
+            raise ValueError(f"TimePairs takes a distribution on [0, 1], e.g. Uniform(); got {kind}.")
         check_fraction("same", self.same)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_fields
 from .._base.typing import Array, KeyArray, Times
 from .base import AbstractUnitTimes
 from .samplers import Uniform
@@ -21,6 +22,10 @@ class Discrete(eqx.Module):
     """Whether a draw is rounded to the nearest of the points `i / (num_steps - 1)`. If not, index `i` is the cell from
     `i / num_steps` to `(i + 1) / num_steps`. With rounding and uniform `times` the first and the last index have half
     the probability of the others. Default: `False`."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
+        check_count("num_steps", self.num_steps)
 
     def __call__(self, key: KeyArray, n: int) -> Array:
         """`n` random indices: `(n,)` integers between 0 and `num_steps - 1`."""

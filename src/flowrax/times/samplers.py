@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_not_negative, check_number, check_positive
 from .._base.typing import Array, DType, KeyArray
 from .base import AbstractUnitTimes
 
@@ -42,6 +43,10 @@ class LogitNormal(AbstractUnitTimes):
     mean: float = 0.0
     std: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_number("mean", self.mean)
+        check_not_negative("std", self.std)
+
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,), dtype))
 
@@ -55,6 +60,10 @@ class Beta(AbstractUnitTimes):
 
     a: float = 2.0
     b: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_positive("a", self.a)
+        check_positive("b", self.b)
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return jax.random.beta(key, self.a, self.b, (n,), dtype)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_methods
 from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
@@ -138,6 +139,7 @@ def _pairs(
 
 def first_state(parameters: Any, optimizer: GradientTransformation) -> TrainState:
     """The state before the first step."""
+    check_methods("optimizer", optimizer, ("init", "update"))
     return TrainState(
         parameters=parameters,
         average=parameters,

@@ -9,7 +9,7 @@ import diffrax as dfx
 
 from .._base.condition import Batched, cast_condition
 from .._base.result import LogProb
-from .._base.typing import Array, BatchLike, Condition, KeyArray
+from .._base.typing import Array, BatchLike, Condition, Integer, KeyArray
 from ..discrete.contract import AbstractCategoricalModel
 from ..discrete.log_prob import categorical_bound
 from ..divergence import AbstractDivergence, Exact
@@ -19,7 +19,7 @@ from ..model.contract import AbstractContinuousModel, AbstractModel
 from ..prior import check_range
 from .density_solve import DensitySolve, keys_of_rows
 from .log_prob_error import ErrorOptions, solve_with_errors
-from .options import SolveOptions
+from .options import SolveOptions, check_model
 
 
 def log_prob(
@@ -35,10 +35,10 @@ def log_prob(
     grid: Grid | None = None,
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     adjoint: dfx.AbstractAdjoint | None = None,
-    lanes: int | None = None,
-    max_steps: int | None = None,
+    lanes: Integer | None = None,
+    max_steps: Integer | None = None,
     target_standard_error: float | None = None,
-    max_probes: int | None = None,
+    max_probes: Integer | None = None,
     discretisation_error: bool = False,
     progress: ProgressLike = False,
     throw: bool = True,
@@ -100,9 +100,10 @@ def log_prob(
         discretisation_error=discretisation_error,
         progress=progress,
     )
+    check_model(model, "log_prob")
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
-        return categorical_bound(model, x, condition, key, grid, lanes, progress, throw=throw)
+        return categorical_bound(model, x, condition, key, grid, options.lanes, progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"{type(model).__name__} has no log_prob: only models of continuous or of categorical events have."

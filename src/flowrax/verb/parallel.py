@@ -15,23 +15,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_not_negative
 from .._base.condition import Batched, split_condition
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
-from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, PyTree
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, Integer, KeyArray, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
 from ..model.contract import AbstractContinuousModel
-from .options import ModelEquation, SolveOptions, default_dynamics
+from .options import ModelEquation, SolveOptions, check_model, default_dynamics
 from .sample import check_starts, draw_start
 
 
 def parallel_sample(
     model: AbstractContinuousModel,
     key: KeyArray,
-    num_samples: int,
+    num_samples: Integer,
     *,
     grid: Grid,
-    window: int = 32,
+    window: Integer = 32,
     tolerance: float | Array = 1e-3,
     condition: Condition | Batched = None,
     x0: BatchLike | None = None,
@@ -61,10 +62,9 @@ def parallel_sample(
 
     **Reference:** [@shih2023parallel].
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    if window < 1:
-        raise ValueError(f"window={window} holds no step; use at least 1.")
+    check_model(model, "parallel_sample")
+    num_samples, window = check_count("num_samples", num_samples), check_count("window", window)
+    check_not_negative("tolerance", tolerance)
     moving = default_dynamics(model) if dynamics is None else dynamics
     options = SolveOptions(solver=dfx.Euler() if solver is None else solver, grid=grid)
     spec = options.resolve(model, moving)

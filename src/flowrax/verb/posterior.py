@@ -11,9 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_instance
 from .._base.condition import Batched
-from .._base.result import RESULTS, Stats
-from .._base.typing import Array, Batch, BatchLike, Condition, Float, KeyArray, PerSample
+from .._base.result import RESULTS, Stats, described
+from .._base.typing import Array, Batch, BatchLike, Condition, Float, Integer, KeyArray, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
@@ -22,24 +23,35 @@ from ..model.contract import AbstractContinuousModel, AbstractModel
 from ..observation import LinearGaussian
 from .last_step import AbstractLastStep
 from .log_prob import log_prob
+from .options import check_model
 from .sample import sample
 
 _PIGDM = PiGDM()
 
 
 class PosteriorSamples(eqx.Module):
-    """What `posterior` returns."""
+    """What `posterior` returns.
+
+    **Attributes:**
+
+    - `x`: `(n, *event)`.
+    - `residual`: $(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data
+        agree.
+    - `log_weights`: `(n,)`, normalised; equal unless `reweight=True`.
+    - `log_evidence`: Log-density of `y` in nats, with `reweight=True`.
+    - `stats`: the work done for each sample.
+    - `result`: `(n,)`, one result code per sample.
+    """
 
     x: Batch
-    """`(n, *event)`."""
     residual: Float[Array, "n m"]
-    """$(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data agree."""
     log_weights: PerSample
-    """`(n,)`, normalised; equal unless `reweight=True`."""
     log_evidence: Float[Array, ""] | None
-    """Log-density of `y` in nats, with `reweight=True`."""
     stats: Stats
     result: RESULTS
+
+    def __repr__(self) -> str:
+        return described(self, self.result)
 
     @property
     def ess(self) -> Array:
@@ -56,7 +68,7 @@ def posterior(
     model: AbstractModel,
     observation: LinearGaussian,
     key: KeyArray,
-    num_samples: int,
+    num_samples: Integer,
     *,
     method: AbstractGuidance = _PIGDM,
     condition: Condition | Batched = None,
@@ -70,9 +82,9 @@ def posterior(
     grid: Grid | None = None,
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     adjoint: dfx.AbstractAdjoint | None = None,
-    lanes: int | None = None,
+    lanes: Integer | None = None,
     last_step: AbstractLastStep | None = None,
-    max_steps: int | None = None,
+    max_steps: Integer | None = None,
     progress: ProgressLike = False,
     throw: bool = True,
 ) -> PosteriorSamples:
@@ -99,11 +111,14 @@ def posterior(
 
     **Raises:** `ValueError` for a model without a score or an operator of the wrong width; [`SolveError`][].
     """
+    check_model(model, "posterior")
+    num_samples = check_count("num_samples", num_samples)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"posterior is for continuous events; {type(model).__name__} has none. Known tokens are given by sample's "
             "x0=, readings of them by discrete.Euler(guide=)."
         )
+    check_instance("method", method, AbstractGuidance)
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
     # The options that the draws and the likelihood of the prior have in common.

@@ -17,7 +17,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_batch, check_finite
+from .._base.checks import (
+    check_batch,
+    check_count,
+    check_fields,
+    check_finite,
+    check_increasing,
+    check_number,
+    plain_int,
+)
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
 from .._base.typing import Array, BatchLike, Condition, Event, KeyArray, PyTree
 from ..model.contract import AbstractContinuousModel
@@ -26,6 +34,9 @@ from ..prior import AbstractGaussianPrior, AbstractPrior
 
 class AbstractReconstruction(eqx.Module):
     r"""The distribution $p(x | z)$ of the data given the least noisy latent, $z = \alpha x + \sigma \varepsilon$."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
@@ -54,7 +65,13 @@ class DiscreteReconstruction(AbstractReconstruction):
 
     low: float
     high: float
-    levels: int = eqx.field(static=True)
+    levels: int = eqx.field(static=True, converter=plain_int)
+
+    def __check_init__(self) -> None:
+        check_number("low", self.low)
+        check_number("high", self.high)
+        check_increasing("low", self.low, "high", self.high)
+        check_count("levels", self.levels, 2)
 
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
         values = jnp.linspace(self.low, self.high, self.levels, dtype=x.dtype)
@@ -65,15 +82,23 @@ class DiscreteReconstruction(AbstractReconstruction):
 
 
 class VariationalBound(eqx.Module):
-    """An upper bound on the negative log-likelihood of `n` events, in nats per event; every array is `(n,)`."""
+    """An upper bound on the negative log-likelihood of `n` events, in nats per event; every array is `(n,)`.
+
+    **Attributes:**
+
+    - `prior`: the divergence of the noisiest latent from the prior.
+    - `reconstruction`: the expected cost of the data given the least noisy latent.
+    - `diffusion`: the integrated error of the noise prediction.
+    - `standard_error`: The standard error of `value`, treating the draws as independent although their times are spread
+        evenly; infinite if there is only one pair of draws.
+    - `size`: the number of elements of an event.
+    """
 
     prior: Array
     reconstruction: Array
     diffusion: Array
     standard_error: Array
-    """The standard error of `value`, treating the draws as independent although their times are spread evenly;
-    infinite if there is only one pair of draws."""
-    size: int = eqx.field(static=True)
+    size: int = eqx.field(static=True, converter=plain_int)
 
     @property
     def value(self) -> Array:
@@ -147,8 +172,8 @@ def _check_noise(model: AbstractContinuousModel) -> None:
 class _Bound(eqx.Module):
     t_min: float
     t_max: float
-    num_steps: int | None = eqx.field(static=True)
-    num_pairs: int = eqx.field(static=True)
+    num_steps: int | None = eqx.field(static=True, converter=plain_int)
+    num_pairs: int = eqx.field(static=True, converter=plain_int)
     reconstruction: AbstractReconstruction
 
     def one(

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import check_instance, check_number
 from ..._base.typing import Array, BatchLike, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ...prior import AbstractPrior
 from ..contract import AbstractCategoricalModel, AbstractSampler
@@ -59,6 +60,8 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
                 "ClassifierFreeCategorical needs null=<the null condition of training>, or other=<a model>."
             )
         self.model, self.other, self.null = model, model if other is None else other, null
+        check_instance("model", self.model, AbstractCategoricalModel)
+        check_instance("other", self.other, AbstractCategoricalModel)
         if not eqx.tree_equal((self.other.interpolant, self.other.prior), (model.interpolant, model.prior)):
             raise ValueError("other has another path or prior than the model; both must have the same noise.")
         self.weight = jnp.asarray(weight, model.dtype)
@@ -70,6 +73,9 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min = max(model.t_min, self.other.t_min)
         self.t_max = min(model.t_max, self.other.t_max)
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
 
     @property
     def interpolant(self) -> AbstractCategoricalPath:

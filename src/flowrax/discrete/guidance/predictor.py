@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import check_count, check_number, plain_int
 from ..._base.typing import Array, Condition, Scalar, Tokens
 from ..contract import AbstractCategoricalModel
 from ..sampler.rates import AbstractRateGuide
@@ -35,7 +36,12 @@ class LikelihoodRatio(AbstractRateGuide):
 
     log_likelihood: LogLikelihood
     weight: float | Array = 1.0
-    batch_size: int | None = eqx.field(static=True, default=None)
+    batch_size: int | None = eqx.field(static=True, converter=plain_int, default=None)
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
 
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         num_classes, sites = model.prior.num_classes, x.ravel()
@@ -62,6 +68,9 @@ class FirstOrderRatio(AbstractRateGuide):
 
     log_likelihood: LogLikelihood
     weight: float | Array = 1.0
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
 
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         rows = jax.nn.one_hot(x, model.prior.num_classes, dtype=model.dtype)

@@ -11,13 +11,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_not_negative
+from ..._base.checks import check_fields, check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
 from ..contract import SamplerStep
 
 
 class AbstractOrder(eqx.Module):
     """The score of every site; the sites with the highest scores are unmasked first."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:

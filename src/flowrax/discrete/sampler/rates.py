@@ -17,6 +17,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, Bool, Condition, Scalar, Tokens
 from ..contract import AbstractCategoricalModel
 from ..sites import spread
@@ -24,6 +25,9 @@ from ..sites import spread
 
 class AbstractRateGuide(eqx.Module):
     """A guide of the jump process: it multiplies the rate of every jump by a factor."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
