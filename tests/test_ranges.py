@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flowrax as frx
-from constructors import BY_CLASS, arguments, hints_of, name_of, options_of, public_classes
+from constructors import BY_CLASS, MODEL, arguments, hints_of, name_of, options_of, public_classes
 from flowrax import discrete, dynamics as dyn
 
 CLASSES = public_classes()
@@ -147,7 +147,23 @@ def test_checks_leave_traced_values_and_placeholders_alone(untyped):
     assert jax.eval_shape(lambda c: dyn.Constant(c), 1.0).scale.shape == ()
 
 
+GRIDS = frx.times
 OUT_OF_RANGE = {
+    "num_steps must be an integer; got 2.5.": lambda: GRIDS.linear_grid(2.5),
+    "num_steps must be an integer; got True.": lambda: frx.schedule.ddpm_cosine(True),
+    "num_steps must be at least 1; got 0.": lambda: frx.schedule.ddpm_linear(0),
+    "exponent must be finite; got inf.": lambda: GRIDS.power_grid(3, math.inf),
+    "exponent must be a number; got nan.": lambda: GRIDS.power_grid(3, math.nan),
+    "rho must be a number; got nan.": lambda: GRIDS.edm_grid(frx.EDM(), 3, rho=math.nan),
+    "num_points must be at least 2; got 1.": lambda: GRIDS.rate_grid(lambda t: t, 3, num_points=1),
+    "num_draws must be at least 1; got 0.": lambda: frx.variational_bound(
+        frx.oracle.Gaussian(np.zeros(2), np.eye(2)).model(frx.EDM()), np.zeros((3, 2)), jax.random.key(0), num_draws=0
+    ),
+    "schedule must be a schedule; got the class Cosine: write Cosine().": lambda: frx.warp(MODEL, frx.Cosine),
+    "flow must be a Model; got an object of type OracleModel.": lambda: frx.Bridge(MODEL, MODEL),
+    "interval must be two increasing times; got (0.8, 0.2).": lambda: frx.ClassifierFree(
+        MODEL, 1.5, null=0, interval=(0.8, 0.2)
+    ),
     "noise_std must be positive; got 0.0.": lambda: frx.LinearGaussian([[1.0, 0.0]], [0.7], 0.0),
     "noise_std must be positive; got -0.1.": lambda: frx.LinearGaussian([[1.0, 0.0]], [0.7], -0.1),
     "noise_std must be positive; got [0.1, 0. ].": lambda: frx.LinearGaussian(np.eye(2), [0.7, 0.1], [0.1, 0.0]),
@@ -168,7 +184,7 @@ OUT_OF_RANGE = {
 
 
 @pytest.mark.parametrize("words", OUT_OF_RANGE)
-def test_ranges_that_introspection_does_not_reach(words):
+def test_ranges_that_introspection_does_not_reach(words, untyped):
     with pytest.raises(ValueError) as error:
         OUT_OF_RANGE[words]()
     assert str(error.value) == words

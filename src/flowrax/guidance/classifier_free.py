@@ -106,6 +106,8 @@ class ClassifierFree(AbstractWrappedModel):
         if self.weight.ndim > len(model.shape) or any(mine not in (1, size) for mine, size in sizes):
             raise ValueError(f"weight of shape {self.weight.shape} does not broadcast to an event, {model.shape}.")
         self.start, self.stop = map(float, interval)
+        if not self.start <= self.stop:
+            raise ValueError(f"interval must be two increasing times; got {interval}.")
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min = max(model.t_min, self.other.t_min)
         self.t_max = min(model.t_max, self.other.t_max)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_interval
+from .._base.checks import check_count, check_instance, check_interval, check_positive
 from .._base.typing import Array
 from ..schedule import AbstractSchedule
 
@@ -45,8 +45,7 @@ def edm_grid(
 
     **Returns:** times `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
-    if not rho > 0:
-        raise ValueError(f"rho must be positive; got {rho}.")
+    check_positive("rho", rho)
 
     def space(low: np.ndarray, high: np.ndarray, u: np.ndarray) -> np.ndarray:
         first, last = np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho))
@@ -62,7 +61,9 @@ def _grid(
     t_max: float,
     space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> Array:
+    check_instance("schedule", schedule, AbstractSchedule)
     check_interval(t_min, t_max)
+    num_steps = check_count("num_steps", num_steps, None)
     singular = [t in (0.0, 1.0) and (t in schedule.singularities.log_snr) for t in (t_min, t_max)]
     if num_steps < 1 + sum(singular):
         raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")

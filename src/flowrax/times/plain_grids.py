@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_interval
+from .._base.checks import check_count, check_interval, check_number, check_positive
 from .._base.typing import Array, Numbers
 
 
@@ -38,8 +38,7 @@ def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max:
 
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
-    if not exponent > 0:
-        raise ValueError(f"exponent must be positive; got {exponent}.")
+    check_positive("exponent", exponent)
     check_interval(t_min, t_max)
     roots = np.linspace(t_min ** (1 / exponent), t_max ** (1 / exponent), _check_steps(num_steps) + 1)
     return _exact_ends(roots**exponent, t_min, t_max)
@@ -58,6 +57,7 @@ def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: 
     """
     if not exponent < 0:
         raise ValueError(f"exponent must be negative; got {exponent}.")
+    check_number("exponent", exponent)
     powers = exponent * np.log(10) * np.linspace(0, 1, _check_steps(num_steps) + 1)
     return _grid(np.expm1(powers) / np.expm1(powers[-1]), t_min, t_max)
 
@@ -84,7 +84,7 @@ def rate_grid(
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`. Raises `ValueError` if the rate is NaN or infinite anywhere.
     """
     check_interval(t_min, t_max)
-    times = np.linspace(t_min, t_max, num_points)
+    times = np.linspace(t_min, t_max, check_count("num_points", num_points, 2))
     values = np.abs(np.asarray(jax.vmap(rate)(jnp.asarray(times, float)), np.float64))
     if not np.all(np.isfinite(values)):
         where = times[~np.isfinite(values)][0]
@@ -121,6 +121,7 @@ def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
 
     **Returns:** times, `(n (dilation + 1) + padding + 1,)`.
     """
+    padding, dilation = check_count("padding", padding, None), check_count("dilation", dilation, None)
     if padding < 0 or dilation < 0:
         raise ValueError(f"padding and dilation must not be negative; got {padding} and {dilation}.")
     grid = jnp.asarray(grid)
@@ -154,7 +155,9 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
     **Returns:** integers `(num_steps (dilation + 1) + padding,)` that decrease from `num_indices - 1`.
     """
-    size = num_steps if num_indices is None else num_indices
+    num_steps = check_count("num_steps", num_steps, None)
+    size = num_steps if num_indices is None else check_count("num_indices", num_indices)
+    padding, dilation = check_count("padding", padding, 0), check_count("dilation", dilation, 0)
     if not 1 <= num_steps <= size:
         raise ValueError(f"num_steps={num_steps} must lie between 1 and the number of indices, {size}.")
     even = np.round(np.linspace(size - 1, 0, num_steps)) if num_steps > 1 else np.array([size - 1])
@@ -163,9 +166,7 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
 
 def _check_steps(num_steps: int) -> int:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
-    return num_steps
+    return check_count("num_steps", num_steps)
 
 
 def _grid(unit: np.ndarray, t_min: float, t_max: float) -> Array:

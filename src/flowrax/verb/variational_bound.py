@@ -23,6 +23,7 @@ from .._base.checks import (
     check_fields,
     check_finite,
     check_increasing,
+    check_instance,
     check_number,
     plain_int,
 )
@@ -144,6 +145,7 @@ def variational_bound(
 
     **Reference:** [@kingma2021variational].
     """
+    check_instance("model", model, AbstractContinuousModel)
     low = model.t_min if t_min is None else t_min
     high = model.t_max if t_max is None else t_max
     for name, t in (("t_min", low), ("t_max", high)):
@@ -154,6 +156,9 @@ def variational_bound(
     check_batch("x", rows, model.shape)
     check_finite("x", rows)
     chosen = GaussianReconstruction() if reconstruction is None else reconstruction
+    num_steps = None if num_steps is None else check_count("num_steps", num_steps)
+    num_draws = check_count("num_draws", num_draws)
+    check_instance("reconstruction", chosen, AbstractReconstruction)
     task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), chosen)
     shared, own = split_condition(cast_condition(condition, model.dtype, rows.shape[0]))
     return _evaluate(task, model, rows, key, shared, own)
