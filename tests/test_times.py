@@ -151,7 +151,7 @@ def test_pairs_of_a_stratified_law_are_independent(key):
     [
         (
             lambda: times.TimePairs(times.LikelihoodTimes(frx.Linear())),
-            r"Pairs takes a distribution on \[0, 1\], .*LikelihoodTimes",
+            r"TimePairs takes a distribution on \[0, 1\], .*LikelihoodTimes",
         ),
         (lambda: times.TimePairs(same=2.0), r"same must lie in \[0, 1\]; got 2\.0"),
         (

@@ -98,7 +98,7 @@ class Loop(AbstractRemasking):
             `ValueError` unless `0 < hold < 1` and `0 < begin < end < 1`.
         """
         for name, value in (("hold", hold), ("begin", begin), ("end", end)):
-            check_between(name, value, 0, 1)
+            check_between(name, value, 0.0, 1.0)
         check_increasing("begin", begin, "end", end)
         self.inner, self.hold, self.begin, self.end = inner, hold, begin, end
 
