@@ -19,6 +19,7 @@ os.environ.setdefault(
 )
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -85,6 +86,14 @@ def x64() -> Iterator[None]:
     """Double precision for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """Calls as users make them, without the checks of types at run time, which the tests add."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

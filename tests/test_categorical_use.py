@@ -64,7 +64,7 @@ def test_a_failure_on_the_way_stays_one(moves):
         ([-1.0, 1.0], "increasing times"),
         ([[0.0, 1.0]], "increasing times"),
         ([0.5, 1.0], "samples of the prior start at 0"),
-        (0, "number of steps, at least one"),
+        (0, "grid=0 steps are too few"),
     ],
 )
 def test_grids(grid, message):

@@ -112,7 +112,7 @@ def test_errors():
         frx.sample(model, jax.random.key(0), 2, x0=np.zeros((2, 1)))
     with pytest.raises(ValueError, match="separate_times=False"):
         frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointSampler(clocks={"type": jnp.ones_like}))
-    with pytest.raises(ValueError, match="There is no part"):
+    with pytest.raises(ValueError, match="there is no part"):
         frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointSampler(dynamics={"types": frx.discrete.Ancestral()}))
     scaled = frx.Model(
         frx.SharedNetwork(), frx.EDM(), frx.Data(), shape=(1,), preconditioner=frx.EDMPreconditioner(sigma_data=1.0)

@@ -114,7 +114,7 @@ def test_one_compilation(model, key, x64):
 
 
 def test_bad_arguments_are_sentences(model, key, x64):
-    with pytest.raises(ValueError, match="window=0 holds no step; use at least 1"):
+    with pytest.raises(ValueError, match="window must be at least 1; got 0"):
         frx.verb.parallel_sample(model, key, 2, grid=4, window=0)
     for solver in (dfx.ReversibleHeun(), frx.Reversible(dfx.Heun())):
         with pytest.raises(ValueError, match=f"^{type(solver).__name__} carries a memory from step to step"):

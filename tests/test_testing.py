@@ -1,5 +1,6 @@
 """The fixture for several devices, and what it is for: one device and eight agree on all three verbs."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -95,7 +96,7 @@ def test_failures_are_told():
         run_on_devices(sleeping, 2, timeout=0.5)
     with pytest.raises(ValueError, match="is inside another function"):
         run_on_devices(lambda: {}, 2)
-    with pytest.raises(ValueError, match="count=0 is not a number of devices"):
+    with pytest.raises(ValueError, match="count must be at least 1; got 0"):
         run_on_devices(settings, 0)
 
 
@@ -114,3 +115,55 @@ def test_the_fixture_is_a_plugin(tmp_path):
 def test_flowrax_itself_needs_no_pytest():
     command = [sys.executable, "-c", "import sys, flowrax; assert 'pytest' not in sys.modules"]
     subprocess.run(command, check=True)
+
+
+SCRIPT = """
+import os, pathlib, sys
+import jax
+from flowrax.testing import run_on_devices
+
+def body():
+    return {"n": len(jax.devices()), "process": os.getpid()}
+
+if __name__ == "__main__":
+    print("main block")
+    got = run_on_devices(body, 3)
+    assert got["n"] == 3 and got["process"] != os.getpid()
+"""
+
+
+def run_script(folder, text):
+    (folder / "script.py").write_text(text)
+    return subprocess.run([sys.executable, str(folder / "script.py")], capture_output=True, text=True, check=False)
+
+
+def test_the_main_block_of_a_script_runs_once(tmp_path):
+    ran = run_script(tmp_path, SCRIPT)
+    assert (ran.returncode, ran.stdout) == (0, "main block\n"), ran.stderr
+
+
+def test_a_script_without_a_main_block_does_not_start_itself_over_and_over(tmp_path):
+    ran = run_script(tmp_path, SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    assert ran.returncode == 1 and "was called by a process that it started" in ran.stderr
+
+
+def test_without_pytest(tmp_path):
+    ran = run_script(tmp_path, "import sys\nsys.modules['pytest'] = None\n" + SCRIPT)
+    assert ran.returncode == 0, ran.stderr
+
+
+def starting(path):
+    """Starts another process, as a data loader would, and then hangs."""
+    other = subprocess.Popen(["sleep", "300"])
+    pathlib.Path(path).write_text(str(other.pid))
+    other.wait()
+
+
+@pytest.mark.accuracy
+def test_no_process_outlives_the_time_limit(tmp_path):
+    path = tmp_path / "pid"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_on_devices(starting, 1, str(path), timeout=30.0)
+    status = pathlib.Path("/proc") / path.read_text() / "stat"
+    # Killed: gone, or a zombie that waits for its new parent.
+    assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ._base.arrays import as_floats
-from ._base.checks import check_finite, check_shape
+from ._base.checks import check_finite, check_positive, check_shape
 from ._base.typing import Array, Event, Numbers, Shape
 
 
@@ -24,7 +24,7 @@ class LinearGaussian(eqx.Module):
         - `y`: the measured values, `(m,)`, in units of the measurement.
         - `noise_std`: the standard deviation of the noise, a positive scalar or `(m,)`, in units of `y`.
 
-        Raises `ValueError` for shapes that disagree, and for NaN or infinite values.
+        Raises `ValueError` for shapes that disagree, for NaN or infinite values, and unless `noise_std` is positive.
         """
         self.operator, self.y, noise_std = as_floats(operator=operator, y=y, noise_std=noise_std)
         if self.operator.ndim != 2:
@@ -35,6 +35,7 @@ class LinearGaussian(eqx.Module):
         self.noise_std = jnp.broadcast_to(noise_std, self.y.shape)
         for name, value in (("operator", self.operator), ("y", self.y), ("noise_std", self.noise_std)):
             check_finite(name, value)
+        check_positive("noise_std", noise_std)
 
     def check_event(self, shape: Shape) -> None:
         """Raises `ValueError` unless events of shape `shape` have as many elements as `A` has columns."""

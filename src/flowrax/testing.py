@@ -1,14 +1,14 @@
 """Runs tests of sharded code on several simulated CPU devices.
 
 XLA fixes the number of devices when a process starts, so the test's body runs in a separate process. The fixture is
-loaded by `pytest_plugins = ["flowrax.testing"]` in a `conftest.py`; `import flowrax` imports neither this module nor
-pytest.
+loaded by `pytest_plugins = ["flowrax.testing"]` in a `conftest.py`. `run_on_devices` works without pytest.
 """
 
 import importlib.util
 import inspect
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+
+from ._base.checks import check_count, check_positive
 
 Body = Callable[..., Mapping[str, Any]]
 """A function at the top level of a module that returns arrays by name."""
@@ -27,7 +28,8 @@ Body = Callable[..., Mapping[str, Any]]
 def run_on_devices(body: Body, count: int, *arguments: str, timeout: float = 600.0) -> dict[str, np.ndarray]:
     """Calls `body(*arguments)` in a fresh process that has `count` CPU devices.
 
-    The new process has the import path, the precision and the promotion rules of this one.
+    The new process has the import path, the precision and the promotion rules of this one. It does not run the main
+    block of a script, `if __name__ == "__main__":`. At the time limit all processes that it started end with it.
 
     **Arguments:**
 
@@ -38,27 +40,65 @@ def run_on_devices(body: Body, count: int, *arguments: str, timeout: float = 600
 
     **Returns:** the arrays that `body` returned, by name.
 
-    **Raises:** `ValueError` for a function inside another or a count below 1, `RuntimeError` with the end of the error
-        output where `body` failed, `subprocess.TimeoutExpired` where it took too long.
+    **Raises:** `ValueError` for a function inside another or outside a file or a count below 1, `RuntimeError` with the
+        end of the error output where `body` failed, `subprocess.TimeoutExpired` where it took too long.
     """
-    if count < 1:
-        raise ValueError(f"count={count} is not a number of devices; use at least 1.")
+    count = check_count("count", count)
+    check_positive("timeout", timeout)
+    if _CHILD in os.environ:
+        raise ValueError(
+            "run_on_devices was called by a process that it started: keep the call in a main block or in a test, out "
+            "of the top level of the module of its function."
+        )
     if "<" in body.__qualname__:
         raise ValueError(f"{body.__qualname__} is inside another function; define it at the top level of its module.")
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder) / "answer.npz"
-        where = (inspect.getfile(body), body.__module__, body.__qualname__, str(answer))
+        where = (_file_of(body), body.__module__, body.__qualname__, str(answer))
         command = [sys.executable, "-c", "from flowrax.testing import _child; _child()", *where, *arguments]
-        ran = subprocess.run(
-            command, env=_environment(count), capture_output=True, text=True, timeout=timeout, check=False
-        )
-        if ran.returncode != 0:
-            raise RuntimeError(f"{body.__qualname__} failed on {count} devices:\n{ran.stderr[-4000:]}")
+        code, errors = _run(command, _environment(count), timeout)
+        if code != 0:
+            raise RuntimeError(f"{body.__qualname__} failed on {count} devices:\n{errors[-4000:]}")
         with np.load(answer, allow_pickle=False) as arrays:
             return dict(arrays)
 
 
-@pytest.fixture
+_CHILD = "FLOWRAX_ON_DEVICES"
+
+
+def _file_of(body: Body) -> str:
+    try:
+        return inspect.getfile(body)
+    except (OSError, TypeError):
+        raise ValueError(f"{body.__qualname__} is not in a file, which the new process could import.") from None
+
+
+def _run(command: list[str], environment: dict[str, str], timeout: float) -> tuple[int, str]:
+    """The exit code and the error output of a process; if it does not end in time, its whole group is killed."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
+        return process.returncode, errors
+
+
+def _as_fixture(function: Callable[..., Any]) -> Any:
+    """The function as a pytest fixture, where pytest is installed."""
+    if importlib.util.find_spec("pytest") is None:
+        return function
+    import pytest
+
+    return pytest.fixture(function)
+
+
+@_as_fixture
 def on_devices() -> Callable[..., dict[str, np.ndarray]]:
     """[`run_on_devices`][] as a pytest fixture.
 
@@ -72,6 +112,7 @@ def _environment(count: int) -> dict[str, str]:
     config: Any = jax.config
     return {
         **os.environ,
+        _CHILD: "1",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={count}"]),
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
@@ -85,6 +126,8 @@ def _environment(count: int) -> dict[str, str]:
 def _child() -> None:
     """Runs in the new process: imports the body's module from its file, calls the body, and writes its arrays."""
     file, module_name, name, answer, *arguments = sys.argv[1:]
+    # Under its own name the module of a script would run its main block again.
+    module_name = "_main_of_body" if module_name == "__main__" else module_name
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -8,10 +8,14 @@ from .typing import Condition, DType, PyTree
 
 
 class Batched(eqx.Module):
-    """Marks a condition with a leading axis of length n on every leaf: sample i is conditioned on row i."""
+    """Marks a condition with a leading axis of length n on every leaf: sample i is conditioned on row i.
+
+    **Attributes:**
+
+    - `value`: The conditions, a PyTree whose leaves have shape `(n, ...)`.
+    """
 
     value: PyTree
-    """The conditions, a PyTree whose leaves have shape `(n, ...)`."""
 
 
 def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Condition | Batched:

@@ -1,6 +1,8 @@
 """The results of `sample` and `log_prob`, and the error messages of failed solves."""
 
+import dataclasses
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,57 +29,89 @@ class SolveError(RuntimeError):
     """Raised for a solve that did not reach its end; the message counts the samples and states the likely cause."""
 
 
+def described(record: eqx.Module, result: RESULTS) -> str:
+    """A record on a few lines: the shapes and dtypes of its arrays, and the number of failed rows where it is known."""
+    lines = []
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if value is not None and field.name not in ("stats", "result"):
+            lines.append(f"{field.name}={eqx.tree_pformat(value, width=10_000)}")
+    codes = jax.tree.leaves(result)
+    if codes and all(map(eqx.is_array, codes)) and not is_traced(codes):
+        failed = np.asarray(is_failed(result))
+        lines.append(f"failed={int(np.sum(failed))} of {failed.size}")
+    return "\n  ".join(textwrap.wrap(f"{type(record).__name__}({', '.join(lines)})", 100, break_long_words=False))
+
+
 class Stats(eqx.Module):
-    """The work done for each sample, as integer arrays of shape `(n,)`."""
+    """The work done for each sample, as integer arrays of shape `(n,)`.
+
+    **Attributes:**
+
+    - `num_steps`: The number of attempted steps.
+    - `num_rejected`: The number of steps that the step size control rejected.
+    - `num_evaluations`: The number of evaluations of the drift, including those of rejected steps and of a last step.
+    """
 
     num_steps: Int[Array, "*n"]
-    """The number of attempted steps."""
     num_rejected: Int[Array, "*n"]
-    """The number of steps that the step size control rejected."""
     num_evaluations: Int[Array, "*n"]
-    """The number of evaluations of the drift, including those of rejected steps and of a last step."""
 
 
 class Samples(eqx.Module):
-    """The result of `sample`, for `n` samples."""
+    """The result of `sample`, for `n` samples.
+
+    **Attributes:**
+
+    - `x`: The samples, `(n, *event)`: the states at the end of the dynamics' interval.
+    - `log_prob`: `(n,)`, the log-densities of the samples in nats; None unless `with_log_prob=True`.
+    - `standard_error`: `(n,)`, the standard errors of `log_prob`, which are zero for an exact divergence.
+    - `trajectory`: `(n, times, *event)`, the states at the times of `saveat`.
+    - `times`: `(n, times)`, the times of `trajectory`.
+    - `stats`: The work done for each sample.
+    - `result`: `(n,)`, one result code per sample.
+    """
 
     x: PyTree[Array]
-    """The samples, `(n, *event)`: the states at the end of the dynamics' interval."""
     log_prob: PerSample | None
-    """`(n,)`, the log-densities of the samples in nats; None unless `with_log_prob=True`."""
     standard_error: PerSample | None
-    """`(n,)`, the standard errors of `log_prob`, which are zero for an exact divergence."""
     trajectory: PyTree[Array] | None
-    """`(n, times, *event)`, the states at the times of `saveat`."""
     times: Array | None
-    """`(n, times)`, the times of `trajectory`."""
     stats: Stats
-    """The work done for each sample."""
     result: RESULTS
-    """`(n,)`, one result code per sample."""
+
+    def __repr__(self) -> str:
+        return described(self, self.result)
 
 
 class LogProb(eqx.Module):
-    """The result of `log_prob`, for `n` events."""
+    """The result of `log_prob`, for `n` events.
+
+    **Attributes:**
+
+    - `value`: `(n,)`, the log-density at `t_max` in nats; a log-probability for classes.
+    - `standard_error`: `(n,)`, the standard error of `value` from the divergence estimate: zero for an exact
+        divergence, infinite for a single probe. For a bound, the standard error of its Monte Carlo draws.
+    - `x0`: `(n, *event)`, the state at `t_min` that flows into each row of `x`; None for a bound.
+    - `stats`: The work done for each row.
+    - `result`: `(n,)`, one result code per row.
+    - `is_bound`: Whether `value` is a lower bound rather than the log-density.
+    - `num_probes`: `(n,)`, the number of probes used for each row; None unless `target_standard_error` is given.
+    - `discretisation_error`: `(n,)`, an estimate of the error of `value` due to the steps of the solve, in nats and
+        signed; NaN where the finer solve failed.
+    """
 
     value: PerSample
-    """`(n,)`, the log-density at `t_max` in nats; a log-probability for classes."""
     standard_error: PerSample
-    """`(n,)`, the standard error of `value` from the divergence estimate: zero for an exact divergence, infinite for a
-    single probe. For a bound, the standard error of its Monte Carlo draws."""
     x0: Event | None
-    """`(n, *event)`, the state at `t_min` that flows into each row of `x`; None for a bound."""
     stats: Stats
-    """The work done for each row."""
     result: RESULTS
-    """`(n,)`, one result code per row."""
     is_bound: bool = eqx.field(static=True, default=False)
-    """Whether `value` is a lower bound rather than the log-density."""
     num_probes: Int[Array, "*n"] | None = None
-    """`(n,)`, the number of probes used for each row; None unless `target_standard_error` is given."""
     discretisation_error: PerSample | None = None
-    """`(n,)`, an estimate of the error of `value` due to the steps of the solve, in nats and signed; NaN where the
-    finer solve failed."""
+
+    def __repr__(self) -> str:
+        return described(self, self.result)
 
     def bits_per_token(self, num_tokens: int | Array) -> Array:
         """The negative log-probability in bits per token; an upper bound where `value` is a lower bound.

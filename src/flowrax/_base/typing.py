@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     KeyLike = Array | np.ndarray
     BatchLike = ArrayLike
     Numbers = ArrayLike | Sequence[Any]
+    Integer = int | np.integer[Any]
 else:
+    Integer = int | np.integer
     GradientTransformation = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]

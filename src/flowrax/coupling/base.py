@@ -8,22 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree, Rows
 
 
 class Pairs(eqx.Module):
-    """The result of a coupling: row `k` of `x0` is paired with row `k` of `x1`."""
+    """The result of a coupling: row `k` of `x0` is paired with row `k` of `x1`.
+
+    **Attributes:**
+
+    - `x0`: `(n, *event)`.
+    - `x1`: `(n, *event)`.
+    - `noise_rows`: The row of the batch of noise that each pair takes.
+    - `data_rows`: The row of the batch of data that each pair takes; conditions and masks of the data follow these
+        rows.
+    - `weights`: The weight of each pair in the loss, with mean one; None if all pairs have equal weight.
+    """
 
     x0: Rows
-    """`(n, *event)`."""
     x1: Rows
-    """`(n, *event)`."""
     noise_rows: Int[Array, " n"]
-    """The row of the batch of noise that each pair takes."""
     data_rows: Int[Array, " n"]
-    """The row of the batch of data that each pair takes; conditions and masks of the data follow these rows."""
     weights: Float[Array, " n"] | None = None
-    """The weight of each pair in the loss, with mean one; None if all pairs have equal weight."""
 
     def follow(self, condition: Condition) -> Condition:
         """Reorders the conditions (or masks, or labels) of the batch of data, leaves `(n, ...)`, to match the pairs."""
@@ -47,6 +53,9 @@ class AbstractCoupling(eqx.Module):
 
     independent: eqx.AbstractClassVar[bool]
     """Whether noise and data stay independent; only then does a model trained on the pairs have a score."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, x0: Any, x1: Any, condition: Condition = None) -> Pairs:

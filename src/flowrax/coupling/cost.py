@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_fields, check_shape
 from .._base.typing import Array, Batch, Condition
 from .rotation import kabsch_cost, without_gaps
 
@@ -26,6 +26,9 @@ class SquaredDistance(eqx.Module):
     """
 
     mask: Extract | None = None
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         if self.mask is None:
@@ -55,6 +58,9 @@ class KabschDistance(eqx.Module):
 
     squared: bool = True
     mask: Extract | None = None
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         cost = kabsch_cost(x1, x0, None if self.mask is None else self.mask(condition).astype(bool))
@@ -92,6 +98,9 @@ class ConditionalCost(eqx.Module):
             raise ValueError(f"weight={weight} does not keep conditions together; use a positive one, or infinity.")
         self.cost, self.weight = SquaredDistance() if cost is None else cost, float(weight)
         self.by = _all if by is None else by
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         cost, labels = self.cost(x1, x0, condition), self.by(condition)

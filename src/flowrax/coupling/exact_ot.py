@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.checks import plain_int
 from .._base.typing import Array, Batch, Condition, Int, KeyArray
 from .base import AbstractHostCoupling, Pairs
 from .cost import Cost
@@ -40,7 +41,7 @@ class ExactOT(AbstractHostCoupling):
     **References:** [@tong2024improving], [@crouse2016implementing].
     """
 
-    block_size: int = eqx.field(static=True)
+    block_size: int = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
     independent: ClassVar[bool] = False

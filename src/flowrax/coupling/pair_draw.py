@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.checks import check_fields
 from .._base.typing import Array, Float, Int, KeyArray
 
 Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
@@ -18,6 +19,9 @@ Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
 
 class AbstractDraw(eqx.Module):
     """How pairs are drawn from a plan."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def of_order(self, key: KeyArray, order: Int[Array, " n"]) -> Rows:

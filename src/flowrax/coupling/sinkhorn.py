@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_number, check_shape, plain_int
 from .._base.typing import Array, Batch, Condition, KeyArray
 from .base import AbstractCoupling, Pairs, check_rows
 from .cost import Cost, SquaredDistance, in_units
@@ -85,7 +85,7 @@ class Sinkhorn(AbstractSinkhorn):
 
     reg: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
     damping: ClassVar[float] = 1.0
@@ -117,6 +117,9 @@ class Sinkhorn(AbstractSinkhorn):
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
 
+    def __check_init__(self) -> None:
+        check_number("reg", self.reg)
+
 
 class UnbalancedSinkhorn(AbstractSinkhorn):
     r"""Draws pairs from an unbalanced entropic plan, which transports less mass of rows that are far from all others.
@@ -131,7 +134,7 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
     reg: float = eqx.field(static=True)
     reg_marginal: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True)
+    num_iterations: int = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
 
@@ -156,6 +159,10 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
         self.reg, self.reg_marginal, self.absolute, self.num_iterations = reg, reg_marginal, absolute, num_iterations
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
+
+    def __check_init__(self) -> None:
+        check_number("reg", self.reg)
+        check_number("reg_marginal", self.reg_marginal)
 
     @property
     def damping(self) -> float:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import as_real
-from .._base.checks import check_batch, check_finite, is_traced
+from .._base.checks import check_batch, check_finite, check_instance, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.result import LogProb, Samples, on_successful
@@ -28,12 +28,16 @@ from .standardise import Standardiser, cast_like, check_isotropic, make_standard
 
 
 class DensityFit(eqx.Module):
-    """The result of `DensityEstimator.fit`."""
+    """The result of `DensityEstimator.fit`.
+
+    **Attributes:**
+
+    - `estimator`: The fitted estimator, which can be sampled and evaluated.
+    - `result`: The result of the training: `history`, `best_step`, `stopped`; its models work in standardised units.
+    """
 
     estimator: "DensityEstimator"
-    """The fitted estimator, which can be sampled and evaluated."""
     result: FitResult
-    """The result of the training: `history`, `best_step`, `stopped`; its models work in standardised units."""
 
 
 class DensityEstimator(eqx.Module):
@@ -98,6 +102,8 @@ class DensityEstimator(eqx.Module):
         if not isinstance(model, Model):
             from ..nn import MLP
 
+            if isinstance(model, str | type) or not isinstance(model, tuple | list):
+                check_instance("model", model, Model)
             if key is None:
                 raise ValueError("DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).")
             size = sum(leaf.size for leaf in jax.tree.leaves(example))

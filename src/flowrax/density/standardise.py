@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import as_exact, as_leaf, as_numbers, as_real
-from .._base.checks import is_traced
+from .._base.checks import check_number, is_traced
 from .._base.typing import Array, Condition, DType, PyTree
 from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
 
@@ -72,8 +72,11 @@ def make_standardiser(name: str, example: PyTree, shift: PyTree, scale: PyTree, 
     for leaf in jax.tree.leaves(scales):
         if not is_traced(leaf) and not np.all(np.asarray(leaf) > 0):
             raise ValueError(f"{name}scale must be positive; its smallest element is {np.min(np.asarray(leaf))}.")
+        check_number(f"{name}scale", leaf)
     means = _given(f"{name}shift", example, shift, 0)
     shifts = jax.tree.map(lambda leaf, m: _cast(leaf, m, dtype), example, means)
+    for leaf in jax.tree.leaves(shifts):
+        check_number(f"{name}shift", leaf)
     rests = jax.tree.map(_rounded_off, means, shifts)
     return Standardiser(shifts, rests, scales, learns_shift=shift is None, learns_scale=scale is None)
 

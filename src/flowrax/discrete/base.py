@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_batch, is_traced
+from .._base.checks import check_batch, check_fields, is_traced
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.base import AbstractModel
 from ..prior import AbstractPrior
@@ -32,6 +32,9 @@ class SamplerStep(eqx.Module):
 
 class AbstractSampler(eqx.Module):
     """A sampler with its own discrete steps, for models without an ODE or SDE: for example jumps between classes."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def times(self, model: Any, grid: Any) -> Array:

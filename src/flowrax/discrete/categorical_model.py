@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arrays import float_dtype
-from .._base.checks import check_interval, check_shape, time_dtype
+from .._base.checks import (
+    check_instance,
+    check_interval,
+    check_network,
+    check_shape,
+    time_dtype,
+)
 from .._base.typing import Array, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
 from ..model.network import AbstractNetwork, as_logits, call_network
@@ -56,6 +62,9 @@ class CategoricalModel(AbstractLogitModel):
 
         Raises `ValueError` if the path does not fit the prior, or for an invalid time interval.
         """
+        check_network(network)
+        check_instance("interpolant", interpolant, AbstractCategoricalPath | AbstractMasking)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         self.network, self.prior, self.coupling = network, prior, Independent()
         self.interpolant = as_path(interpolant)
         self.interpolant.check_prior(prior)
@@ -126,6 +135,9 @@ class WithEvidence(AbstractNetwork):
             raise ValueError(
                 "With a mask prior CategoricalModel itself carries over unmasked tokens; pass it the plain network."
             )
+        check_network(network)
+        check_instance("path", path, AbstractCategoricalPath | AbstractMasking)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         self.network, self.path, self.prior = network, as_path(path), prior
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:

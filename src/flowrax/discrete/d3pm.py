@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape, is_traced, time_dtype
+from .._base.checks import check_count, check_fields, check_instance, check_shape, is_traced, plain_int, time_dtype
 from .._base.typing import Array, ArrayLike, Int, KeyArray, Tokens
 from ..schedule import DiscreteSchedule
 from .path.base import AbstractCategoricalPath
@@ -42,8 +42,8 @@ class D3PM(eqx.Module):
     path: AbstractCategoricalPath
     prior: AbstractCategoricalPrior
     reverse: AbstractReverse
-    num_steps: int = eqx.field(static=True)
-    last_index: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
+    last_index: int = eqx.field(static=True, converter=plain_int)
 
     def __init__(
         self,
@@ -66,10 +66,16 @@ class D3PM(eqx.Module):
 
         Raises `ValueError` for a prior that does not fit the noise.
         """
+        check_instance("noise", noise, DiscreteSchedule | AbstractTransitions)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         self.path = Mixture(TabulatedMasking(noise)) if isinstance(noise, DiscreteSchedule) else noise
         self.path.check_prior(prior)
         self.num_steps, self.last_index, self.prior = noise.num_steps, last_index, prior
         self.reverse = AveragedPosterior() if reverse is None else reverse
+
+    def __check_init__(self) -> None:
+        check_fields(self)
+        check_count("last_index", self.last_index, 0)
 
     def time(self, index: Index) -> Array:
         """The time that corresponds to an index; 1, the data, for `last_index - 1`.

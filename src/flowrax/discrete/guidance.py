@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_instance, check_number, plain_int
 from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from .base import AbstractCategoricalModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
@@ -68,6 +69,8 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
                 "ClassifierFreeCategorical needs null=<the null condition of training>, or other=<a model>."
             )
         self.model, self.other, self.null = model, model if other is None else other, null
+        check_instance("model", self.model, AbstractCategoricalModel)
+        check_instance("other", self.other, AbstractCategoricalModel)
         if not eqx.tree_equal((self.other.interpolant, self.other.prior), (model.interpolant, model.prior)):
             raise ValueError("other has another path or prior than the model; both must have the same noise.")
         self.weight = jnp.asarray(weight, model.dtype)
@@ -79,6 +82,9 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min = max(model.t_min, self.other.t_min)
         self.t_max = min(model.t_max, self.other.t_max)
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
 
     @property
     def interpolant(self) -> AbstractCategoricalPath:
@@ -128,7 +134,12 @@ class LikelihoodRatio(AbstractRateGuide):
 
     log_likelihood: LogLikelihood
     weight: float | Array = 1.0
-    batch_size: int | None = eqx.field(static=True, default=None)
+    batch_size: int | None = eqx.field(static=True, converter=plain_int, default=None)
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
 
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         num_classes, sites = model.prior.num_classes, x.ravel()
@@ -155,6 +166,9 @@ class FirstOrderRatio(AbstractRateGuide):
 
     log_likelihood: LogLikelihood
     weight: float | Array = 1.0
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
 
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:
         rows = jax.nn.one_hot(x, model.prior.num_classes, dtype=model.dtype)

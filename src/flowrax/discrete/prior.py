@@ -8,7 +8,7 @@ import numpy as np
 
 from .._base import random
 from .._base.arrays import as_numbers
-from .._base.checks import is_traced
+from .._base.checks import check_count, is_traced
 from .._base.typing import Array, DType, KeyArray, Numbers, Shape, Tokens
 from ..prior import AbstractPrior
 
@@ -113,7 +113,7 @@ class Masked(AbstractCategoricalPrior):
         """
         self.shape = tuple(shape)
         self.num_classes = _at_least_two(num_classes)
-        self.mask = num_classes - 1 if mask is None else int(mask)
+        self.mask = self.num_classes - 1 if mask is None else check_count("mask", mask, None)
         if not 0 <= self.mask < num_classes:
             raise ValueError(f"mask={mask} is not one of the classes 0, ..., {num_classes - 1}.")
 
@@ -140,6 +140,4 @@ def pad_classes(logits: Array) -> Array:
 
 
 def _at_least_two(num_classes: int) -> int:
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
-    return int(num_classes)
+    return check_count("num_classes", num_classes, 2)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import is_traced
+from .._base.checks import check_instance, is_traced
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
 from .._base.typing import Array, Condition, KeyArray, PyTree
@@ -62,6 +62,7 @@ def _keeps_steps(saveat: dfx.SaveAt | None) -> bool:
     """Whether `saveat` asks for the state at every step; raises `ValueError` for anything else than steps."""
     if saveat is None:
         return False
+    check_instance("saveat", saveat, dfx.SaveAt)
     sub = saveat.subs
     if saveat.dense or not isinstance(sub, dfx.SubSaveAt) or sub.ts is not None or not sub.steps:
         raise ValueError(

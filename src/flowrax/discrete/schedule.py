@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.checks import check_fields, check_positive
 from .._base.typing import Array, Times
 from ..schedule import DiscreteSchedule, Tabulated
+from ..schedule.base import within_unit
 from ..schedule.straight import lost_power, power
 
 
@@ -26,6 +28,9 @@ class AbstractMasking(eqx.Module):
 
     eps: eqx.AbstractVar[float]
     """The probability that a token is not masked at `t = 0`."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:
@@ -41,7 +46,10 @@ class AbstractMasking(eqx.Module):
 
     @abc.abstractmethod
     def time_at(self, alpha: Times) -> Array:
-        """The time at which a token is unmasked with probability `alpha`: the inverse of `alpha`."""
+        """The time at which a token is unmasked with probability `alpha`: the inverse of `alpha`.
+
+        A probability that the schedule does not reach gives the nearest end of [0, 1].
+        """
 
     def total_noise(self, t: Times) -> Array:
         r"""The total noise $\sigma = -\log \alpha$; infinite at `t = 0` if `eps` is zero."""
@@ -81,7 +89,7 @@ class LogLinearMasking(AbstractMasking):
         return (1 - self.eps) * (1 - jnp.asarray(t))
 
     def time_at(self, alpha: Times) -> Array:
-        return (jnp.asarray(alpha) - self.eps) / (1 - self.eps)
+        return within_unit((jnp.asarray(alpha) - self.eps) / (1 - self.eps))
 
 
 class CosineMasking(AbstractMasking):
@@ -105,7 +113,7 @@ class CosineMasking(AbstractMasking):
     def time_at(self, alpha: Times) -> Array:
         # Through the mask probability and the sine of half the angle, which is accurate at both ends.
         masked = (1 - jnp.asarray(alpha)) / (2 * (1 - self.eps))
-        return 1 - 2 / _QUARTER * jnp.arcsin(jnp.sqrt(masked))
+        return within_unit(1 - 2 / _QUARTER * jnp.arcsin(jnp.sqrt(within_unit(masked))))
 
 
 _QUARTER = math.pi / 2
@@ -129,6 +137,9 @@ class PolynomialMasking(AbstractMasking):
             raise ValueError(f"exponent must be at least 1; got {exponent}.")
         self.exponent = float(exponent)
 
+    def __check_init__(self) -> None:
+        check_positive("exponent", self.exponent)
+
     def alpha(self, t: Times) -> Array:
         return power(jnp.asarray(t), self.exponent)
 
@@ -139,7 +150,7 @@ class PolynomialMasking(AbstractMasking):
         return lost_power(1 - jnp.asarray(t), self.exponent)
 
     def time_at(self, alpha: Times) -> Array:
-        return jnp.asarray(alpha) ** (1 / self.exponent)
+        return within_unit(jnp.asarray(alpha)) ** (1 / self.exponent)
 
 
 class TabulatedMasking(AbstractMasking):

@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Event, KeyArray
 
 VectorField = Callable[[Event], Event]
@@ -28,6 +29,9 @@ class AbstractDivergence(eqx.Module):
 
     needs_key: eqx.AbstractClassVar[bool]
     """Whether the method is random, so that `probes` needs a key."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import plain_int
 from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField, jacobian_products
 
@@ -17,8 +18,8 @@ _LEAST = 4
 class Exact(AbstractDivergence):
     """The exact divergence, from products with basis vectors in chunks. The Jacobian is never formed."""
 
-    chunk_size: int | None = eqx.field(static=True)
-    memory_budget: int = eqx.field(static=True)
+    chunk_size: int | None = eqx.field(static=True, converter=plain_int)
+    memory_budget: int = eqx.field(static=True, converter=plain_int)
     needs_key: ClassVar[bool] = False
 
     def __init__(self, chunk_size: int | None = None, *, memory_budget: int = 1024):

@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_count
 from .._base.typing import Array, Event, KeyArray
 from .base import AbstractRandomDivergence, VectorField, jacobian_products
 from .probes import AbstractProbes, Rademacher
@@ -30,9 +31,8 @@ class Hutchinson(AbstractRandomDivergence):
             field. Raises `ValueError` unless `num_probes >= 1`.
         - `distribution`: the distribution of the probes. Default: `Rademacher()`.
         """
-        if num_probes < 1:
-            raise ValueError(f"num_probes must be at least 1; got {num_probes}.")
-        self.num_probes, self.distribution = num_probes, Rademacher() if distribution is None else distribution
+        self.num_probes = check_count("num_probes", num_probes)
+        self.distribution = Rademacher() if distribution is None else distribution
 
     @property
     def num_estimates(self) -> int:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count
 from .._base.typing import Array, Event, KeyArray
 from .base import AbstractRandomDivergence, VectorField, exact_trace, jacobian_products
 from .probes import Rademacher, Sphere
@@ -33,9 +34,7 @@ class HutchPP(AbstractRandomDivergence):
         - `num_products`: the number of products with the Jacobian per evaluation of the field. Raises `ValueError`
             unless `num_products >= 4`.
         """
-        if num_products < 4:
-            raise ValueError(f"num_products must be at least 4; got {num_products}.")
-        self.num_products = num_products
+        self.num_products = check_count("num_products", num_products, 4)
 
     @property
     def rank(self) -> int:
@@ -88,6 +87,7 @@ class XTrace(AbstractRandomDivergence):
         - `num_products`: the number of products with the Jacobian per evaluation of the field. Raises `ValueError`
             unless it is even and at least 4.
         """
+        num_products = check_count("num_products", num_products, None)
         if num_products < 4 or num_products % 2:
             raise ValueError(f"num_products must be even and at least 4; got {num_products}.")
         self.num_products = num_products

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar, Shape
 from ..model import shaped
 from ..model.base import AbstractContinuousModel
@@ -32,6 +33,9 @@ class AbstractDynamics(eqx.Module):
     """Whether the equation is stochastic."""
     default_tolerance: eqx.AbstractClassVar[float]
     """The default `rtol` and `atol` of adaptive solves."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_not_negative
 from .._base.typing import Array, Event, PyTree, Scalar
 from ..model.base import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver, DPMSolverPP, UniPC
@@ -77,6 +78,11 @@ class Churn(AbstractRenoised):
             raise ValueError(f"sigma needs 0 <= sigma_min < sigma_max; got {sigma_min} and {sigma_max}.")
         self.gamma, self.noise = float(gamma), float(noise)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+
+    def __check_init__(self) -> None:
+        check_not_negative("gamma", self.gamma)
+        check_not_negative("noise", self.noise)
+        check_not_negative("sigma_min", self.sigma_min)
 
     def check(self, model: AbstractContinuousModel) -> None:
         """Accepts every model."""

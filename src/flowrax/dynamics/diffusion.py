@@ -10,13 +10,16 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_not_negative
+from .._base.checks import check_fields, check_instance, check_not_negative, check_number, check_positive
 from .._base.typing import Array, Scalar, Times
 from ..schedule import AbstractSchedule
 
 
 class AbstractDiffusion(eqx.Module):
     """A diffusion coefficient $w(t)$, which may depend on the schedule."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
@@ -38,6 +41,9 @@ class SBDM(AbstractDiffusion):
     r"""$w = c\, g^2 / 2$; $c = 1$ is Anderson's reversal of the forward SDE (Song et al. 2021, eq. 6)."""
 
     scale: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale / 2 * schedule.diffusion_squared(t)
@@ -63,6 +69,9 @@ class Sigma(AbstractFiniteDiffusion):
 
     scale: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * schedule.sigma(t)
 
@@ -71,6 +80,9 @@ class LinearDecay(AbstractFiniteDiffusion):
     """$w = c (1 - t)$."""
 
     scale: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * (1 - jnp.asarray(t))
@@ -81,6 +93,9 @@ class QuadraticDecay(AbstractFiniteDiffusion):
 
     scale: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * (1 - jnp.asarray(t)) ** 2
 
@@ -90,6 +105,9 @@ class CosineDecay(AbstractFiniteDiffusion):
 
     scale: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_number("scale", self.scale)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return 0.25 * (self.scale * jnp.cos(jnp.pi * jnp.asarray(t)) + 1) ** 2
 
@@ -98,6 +116,9 @@ class Parabola(AbstractFiniteDiffusion):
     r"""$w = 4 c\, t (1 - t)$."""
 
     scale: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         t = jnp.asarray(t)
@@ -109,6 +130,9 @@ class SinePulse(AbstractFiniteDiffusion):
 
     scale: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2
 
@@ -118,6 +142,9 @@ class LinearGrowth(AbstractFiniteDiffusion):
 
     scale: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale * jnp.asarray(t)
 
@@ -126,6 +153,9 @@ class RaisedSine(AbstractFiniteDiffusion):
     r"""$w = \tfrac14 (c \sin \pi t + 1)^2$: 1/4 at both ends, largest at $t = 1/2$ for $c > 0$."""
 
     scale: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_number("scale", self.scale)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return 0.25 * (self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) + 1) ** 2
@@ -139,6 +169,10 @@ class Odds(AbstractDiffusion):
 
     scale: float = 1.0
     offset: float = 0.01
+
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+        check_not_negative("offset", self.offset)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         t = jnp.asarray(t)
@@ -157,6 +191,10 @@ class Cotangent(AbstractDiffusion):
     scale: float = 1.0
     offset: float = 0.01
 
+    def __check_init__(self) -> None:
+        check_not_negative("scale", self.scale)
+        check_not_negative("offset", self.offset)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         quarter, t = jnp.pi / 2, jnp.asarray(t)
         return self.scale * quarter * jnp.sin(quarter * (1 - t)) / (jnp.sin(quarter * t) + self.offset)
@@ -172,6 +210,11 @@ class InversePower(AbstractDiffusion):
     scale: float = 1.0
     offset: float = 0.01
 
+    def __check_init__(self) -> None:
+        check_not_negative("power", self.power)
+        check_not_negative("scale", self.scale)
+        check_not_negative("offset", self.offset)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.scale / (jnp.asarray(t) ** self.power + self.offset)
 
@@ -185,6 +228,9 @@ class Scaled(AbstractDiffusion):
     diffusion: AbstractDiffusion
     factor: float
 
+    def __check_init__(self) -> None:
+        check_not_negative("factor", self.factor)
+
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return self.factor * self.diffusion(schedule, t)
 
@@ -197,6 +243,9 @@ class Capped(AbstractFiniteDiffusion):
 
     diffusion: AbstractDiffusion
     maximum: float
+
+    def __check_init__(self) -> None:
+        check_not_negative("maximum", self.maximum, infinite=True)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         return jnp.minimum(self.diffusion(schedule, t), self.maximum)
@@ -213,6 +262,10 @@ class SigmoidPower(AbstractDiffusion):
     power: float
     centre: float | None = None
     r"""The level $m$. None sets $m = \log w(t)$ at each time, which divides $w$ by $2^p - 1$."""
+
+    def __check_init__(self) -> None:
+        check_positive("power", self.power)
+        check_number("centre", self.centre)
 
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:
         w = self.diffusion(schedule, t)
@@ -247,4 +300,6 @@ def as_diffusion(diffusion: AbstractDiffusion | Callable[[Scalar], Array]) -> Ab
 
     **Returns:** an [`AbstractDiffusion`][].
     """
+    if isinstance(diffusion, type) or not callable(diffusion):
+        check_instance("diffusion", diffusion, AbstractDiffusion)
     return diffusion if isinstance(diffusion, AbstractDiffusion) else Custom(diffusion)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import lineax as lx
 
 from .._base import random
-from .._base.checks import check_time
+from .._base.checks import check_positive, check_time
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import gaussian_prior, scaled_score, shaped
 from ..model.base import AbstractContinuousModel
@@ -64,6 +64,9 @@ class Langevin(AbstractDynamics):
         Raises `ValueError` where `time` or `duration` is out of range.
         """
         self.time, self.duration = check_time("time", time), _check_duration(duration)
+
+    def __check_init__(self) -> None:
+        check_positive("duration", self.duration)
 
     def drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         """The score at the fixed time; `args` is `(model, condition)`."""
@@ -139,6 +142,10 @@ class UnderdampedLangevin(AbstractDynamics):
         if not friction > 0:
             raise ValueError(f"friction must be positive; got {friction}.")
         self.friction = float(friction)
+
+    def __check_init__(self) -> None:
+        check_positive("duration", self.duration)
+        check_positive("friction", self.friction)
 
     def negative_score(self, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         r"""The gradient of the potential $-\log p_t$; `args` is `(model, condition)`."""

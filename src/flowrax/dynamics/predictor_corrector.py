@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_positive, plain_int
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar
 from ..model import scaled_score
 from ..model.base import AbstractContinuousModel
@@ -78,7 +79,7 @@ class PredictorCorrector(AbstractDynamics):
     """
 
     predictor: AbstractDynamics
-    num_steps: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
     snr: float = eqx.field(static=True)
     calculus: ClassVar[type | None] = None
     keeps_density: ClassVar[bool] = False
@@ -97,6 +98,9 @@ class PredictorCorrector(AbstractDynamics):
         if num_steps < 1 or not snr > 0:
             raise ValueError(f"num_steps and snr must be positive; got {num_steps} and {snr}.")
         self.predictor, self.num_steps, self.snr = predictor, num_steps, float(snr)
+
+    def __check_init__(self) -> None:
+        check_positive("snr", self.snr)
 
     def corrector_drift(self, t: Scalar, x: Event, args: tuple[AbstractContinuousModel, Condition]) -> Event:
         """The score at `(t, x)`, times the prior's covariance; `args` is `(model, condition)`."""

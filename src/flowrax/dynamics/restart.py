@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_interval
+from .._base.checks import check_interval, plain_int
 from .._base.typing import Array, Event, PyTree, Scalar
 from ..model.base import AbstractContinuousModel
 from ..stepper import AbstractExponentialSolver
@@ -81,8 +81,8 @@ class Restart(AbstractRenoised):
 
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
-    num_restarts: int = eqx.field(static=True)
-    num_steps: int = eqx.field(static=True)
+    num_restarts: int = eqx.field(static=True, converter=plain_int)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
 
     def __init__(self, t_min: float, t_max: float, *, num_restarts: int = 1, num_steps: int = 8):
         """**Arguments:**

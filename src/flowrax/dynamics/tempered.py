@@ -15,7 +15,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_not_negative, check_time
+from .._base.checks import check_not_negative, check_positive, check_time
 from .._base.typing import Array, Condition, Event, PyTree, Scalar
 from ..model import scaled_score
 from ..model.base import AbstractContinuousModel
@@ -69,6 +69,9 @@ class TemperedFlow(AbstractPathDynamics):
         - `temperature`: T, positive; below 1 samples concentrate at the modes. Raises `ValueError` otherwise.
         """
         self.temperature = _check_temperature(temperature)
+
+    def __check_init__(self) -> None:
+        check_positive("temperature", self.temperature)
 
     def drift_of(self, velocity: Event, score: Event, schedule: AbstractSchedule, t: Scalar) -> Event:
         """The drift at `t` from the velocity and the score; with a prior of covariance $C$, `score` is $C s$."""
@@ -134,6 +137,10 @@ class HybridSDE(AbstractScoreSDE):
             raise ValueError(f"equilibrium_rate must not be negative; got {equilibrium_rate}.")
         self.equilibrium_rate, self.temperature = equilibrium_rate, _check_temperature(temperature)
         self.t_min, self.t_max = t_min, t_max
+
+    def __check_init__(self) -> None:
+        check_not_negative("equilibrium_rate", self.equilibrium_rate)
+        check_positive("temperature", self.temperature)
 
     def coefficients(self, schedule: AbstractSchedule, t: Scalar) -> tuple[Array, Array]:
         half = schedule.diffusion_squared(t) / 2

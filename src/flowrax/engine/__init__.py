@@ -14,6 +14,7 @@ from .solve import (
 from .stepping import (
     Grid as Grid,
     Stepping as Stepping,
+    check_tolerances as check_tolerances,
     evaluations_per_step as evaluations_per_step,
     has_error_estimate as has_error_estimate,
     make_noise as make_noise,

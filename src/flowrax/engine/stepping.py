@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_time, is_traced, time_dtype
-from .._base.typing import Array, DType, KeyArray, Numbers, PyTree, Shape
+from .._base.checks import check_count, check_grid, check_not_negative, check_time, is_traced, time_dtype
+from .._base.typing import Array, DType, Integer, KeyArray, Numbers, PyTree, Shape
 from ..stepper import BrownianTree, GridBrownianPath, levy_area_of
 from ..stepper.brownian_tree import lattice_depth
 from ..stepper.fitting import innermost
 from ..stepper.step_control import CheckedController, checked
 
-Grid = int | Numbers
+Grid = Integer | Numbers
 
 # The first step of an adaptive solve, in units of time, as of `diffeqsolve`. A flow amplifies what goes wrong early, so
 # that small steps which grow are worth more than an estimated first step: see the page on the design.
@@ -113,9 +113,8 @@ def make_stepping(
         )
     if isinstance(controller, dfx.ConstantStepSize | dfx.StepTo):
         raise ValueError("Fixed steps are asked for by grid=<number of steps>, not by a stepsize_controller.")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1; got {max_steps}.")
     if controller is None:
+        check_tolerances(rtol, atol)
         # A proportional-integral controller: far smaller errors than an integral one for as many steps.
         controller = dfx.PIDController(
             rtol=jnp.asarray(default_tolerance if rtol is None else rtol, dtype),
@@ -126,15 +125,23 @@ def make_stepping(
             dtmin=4 * 2.0 ** -lattice_depth(times) * jnp.abs(end - start) if stochastic else None,
         )
     controller = checked(controller, jnp.abs(end - start) if stochastic else None)
-    return Stepping(start, end, controller, None, max_steps, backward)
+    return Stepping(start, end, controller, None, check_count("max_steps", max_steps), backward)
+
+
+def check_tolerances(rtol: float | Array | None, atol: float | Array | None) -> None:
+    """Raises `ValueError` for tolerances that are negative, NaN or infinite, or both zero."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None:
+            check_not_negative(name, value)
+    if rtol is not None and atol is not None and not is_traced(rtol, atol) and np.all(np.add(rtol, atol) == 0):
+        raise ValueError("rtol and atol must not both be zero: no step would ever be accepted.")
 
 
 def _make_grid(grid: Grid, interval: tuple[float, float], dtype: DType) -> Array:
     start, end = interval
-    if isinstance(grid, int):
-        if grid < 1:
-            raise ValueError(f"grid={grid} steps are too few; at least 1 is needed.")
-        return jnp.linspace(start, end, grid + 1, dtype=dtype)
+    count = check_grid(grid)
+    if count is not None:
+        return jnp.linspace(start, end, count + 1, dtype=dtype)
     if is_traced(grid):
         traced = jnp.asarray(grid, dtype)
         _check_grid_shape(traced.shape)
@@ -146,7 +153,7 @@ def _make_grid(grid: Grid, interval: tuple[float, float], dtype: DType) -> Array
     _check_grid_shape(steps.shape)
     if start > end and steps[0] < steps[-1]:
         steps = steps[::-1]
-    if np.any(np.diff(steps) * np.sign(end - start) <= 0):
+    if not np.all(np.diff(steps) * np.sign(end - start) > 0):
         raise ValueError("grid must be strictly increasing.")
     ends = np.asarray([steps[0], steps[-1]], np.float64)
     if not np.allclose(ends, [start, end], rtol=0, atol=1e-6):

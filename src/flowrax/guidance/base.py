@@ -10,6 +10,7 @@ import abc
 
 import equinox as eqx
 
+from .._base.checks import check_fields, check_instance, check_methods
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model import scaled_score
 from ..model.base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
@@ -20,6 +21,9 @@ from ..schedule import AbstractSchedule, Scales
 
 class AbstractGuidance(eqx.Module):
     """An approximation of the likelihood score of an observation under a model."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -114,6 +118,9 @@ class GuidedModel(AbstractWrappedModel):
         **Raises:** `ValueError` if the model has no score, or the operator of the observation does not match its
         events.
         """
+        check_instance("model", model, AbstractContinuousModel)
+        check_instance("guidance", guidance, AbstractGuidance)
+        check_methods("observation", observation, ("check_event", "residual", "log_likelihood"))
         observation.check_event(model.shape)
         low, high = model.score_interval
         self.model, self.observation, self.guidance = model, observation, guidance

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_instance, check_number
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
@@ -94,6 +95,8 @@ class ClassifierFree(AbstractWrappedModel):
         if null is None and other is None:
             raise ValueError("ClassifierFree needs null=<the null condition of training>, or other=<a model>.")
         self.model, self.other, self.null = model, model if other is None else other, null
+        check_instance("model", self.model, AbstractContinuousModel)
+        check_instance("other", self.other, AbstractContinuousModel)
         if self.other.shape != model.shape or self.other.dtype != model.dtype:
             raise ValueError(f"other has events of {self.other.shape}, but the model has events of {model.shape}.")
         if not eqx.tree_equal((self.other.schedule, self.other.prior), (model.schedule, model.prior)):
@@ -103,9 +106,14 @@ class ClassifierFree(AbstractWrappedModel):
         if self.weight.ndim > len(model.shape) or any(mine not in (1, size) for mine, size in sizes):
             raise ValueError(f"weight of shape {self.weight.shape} does not broadcast to an event, {model.shape}.")
         self.start, self.stop = map(float, interval)
+        if not self.start <= self.stop:
+            raise ValueError(f"interval must be two increasing times; got {interval}.")
         self.shape, self.dtype = model.shape, model.dtype
         self.t_min = max(model.t_min, self.other.t_min)
         self.t_max = min(model.t_max, self.other.t_max)
+
+    def __check_init__(self) -> None:
+        check_number("weight", self.weight)
 
     @property
     def schedule(self) -> AbstractSchedule:

@@ -10,6 +10,7 @@ $r^2$ is the exact posterior variance for data from $\mathcal{N}(0, s_d^2 I)$, f
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_instance, check_positive
 from .._base.typing import Condition, Event, Scalar
 from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..observation import LinearGaussian
@@ -31,6 +32,9 @@ class PiGDM(AbstractGuidance):
     data_std: float = 1.0
     """The standard deviation $s_d$ of the elements of the data."""
 
+    def __check_init__(self) -> None:
+        check_positive("data_std", self.data_std)
+
     def __call__(
         self,
         model: AbstractContinuousModel,
@@ -39,6 +43,7 @@ class PiGDM(AbstractGuidance):
         x: Event,
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
+        check_instance("observation", observation, LinearGaussian)
         if not (isinstance(model.prior, AbstractGaussianPrior) and model.prior.is_standard):
             raise ValueError(
                 f"PiGDM needs a model with a standard normal prior, but the prior is {type(model.prior).__name__}."

@@ -4,6 +4,7 @@ import abc
 
 import equinox as eqx
 
+from .._base.checks import check_fields
 from .._base.typing import Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .gamma import AbstractGamma
@@ -15,6 +16,9 @@ class AbstractInterpolant(eqx.Module):
     schedule: eqx.AbstractVar[AbstractSchedule]
     gamma: eqx.AbstractVar[AbstractGamma | None]
     """The scale of the latent; None if the path has no latent."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def noise(self, key: KeyArray, x0: Event) -> Event:

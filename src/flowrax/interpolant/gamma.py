@@ -6,6 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_fields, check_positive
 from .._base.typing import Array, Times
 
 
@@ -14,6 +15,9 @@ class AbstractGamma(eqx.Module):
 
     vanishes: eqx.AbstractClassVar[bool]
     r"""Whether $\gamma$ is zero at both ends, so that the path connects the two data sets without blurring them."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, t: Times) -> Array:
@@ -30,6 +34,9 @@ class Brownian(AbstractGamma):
     scale: float = 1.0
     vanishes: ClassVar[bool] = True
 
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
     def __call__(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return self.scale * jnp.sqrt(t * (1 - t))
@@ -45,6 +52,9 @@ class Quadratic(AbstractGamma):
     scale: float = 1.0
     vanishes: ClassVar[bool] = True
 
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
     def __call__(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return self.scale * t * (1 - t)
@@ -59,6 +69,9 @@ class SineSquared(AbstractGamma):
     scale: float = 1.0
     vanishes: ClassVar[bool] = True
 
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
     def __call__(self, t: Times) -> Array:
         return self.scale * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2
 
@@ -71,6 +84,9 @@ class ConstantGamma(AbstractGamma):
 
     scale: float = 1.0
     vanishes: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
 
     def __call__(self, t: Times) -> Array:
         return jnp.full_like(t, self.scale)

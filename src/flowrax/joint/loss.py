@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.checks import check_count, check_names, check_not_negative, plain_int
 from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
@@ -19,8 +20,11 @@ from ..times import AbstractTimes, Stratified
 class IndependentTimes(AbstractTimes):
     """Draws an independent time for each part of a joint model."""
 
-    parts: int = eqx.field(static=True)
+    parts: int = eqx.field(static=True, converter=plain_int)
     times: AbstractTimes = Stratified()
+
+    def __check_init__(self) -> None:
+        check_count("parts", self.parts)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """Times `(n, parts)`. Each column is permuted separately; stratified times would otherwise be correlated."""
@@ -51,6 +55,8 @@ class JointMatching(AbstractLoss):
     condition_dropout: ConditionDropout | None = None
 
     def __check_init__(self) -> None:
+        for name, weight in self.weights.items():
+            check_not_negative(f"weights[{name!r}]", weight)
         for name, loss in self.losses.items():
             if not isinstance(loss, Matching | CrossEntropy | GeneralisedKL | Hybrid):
                 raise ValueError(
@@ -71,6 +77,8 @@ class JointMatching(AbstractLoss):
         key: KeyArray | None = None,
     ) -> Array:
         kept, key = drop_condition(self.condition_dropout, condition, key)
+        check_names("losses", self.losses, model.parts)
+        check_names("weights", self.weights, model.parts)
         names = sorted(model.parts)
         drawn = jnp.broadcast_to(t, (len(names),))
         if not model.separate_times and jnp.ndim(t):

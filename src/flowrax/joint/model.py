@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_interval, time_dtype
+from .._base.checks import check_instance, check_interval, check_names, check_network, time_dtype
 from .._base.random import as_threefry
 from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from ..coupling import Independent
@@ -134,6 +134,11 @@ class JointModel(AbstractSampledModel):
         - `separate_times`: whether `t` is a dictionary too, with a time for each part. Such a model is trained on all
             combinations of times, and can therefore sample any part conditioned on any others. Default: False.
         """
+        check_network(network)
+        if not isinstance(parts, Mapping) or not parts:
+            raise ValueError("parts must be a dictionary of at least one Model or CategoricalModel by name.")
+        for name, part in parts.items():
+            check_instance(f"parts[{name!r}]", part, Part)
         self.network, self.parts, self.coupling = network, dict(parts), Independent()
         self.separate_times = separate_times
         for name, part in self.parts.items():
@@ -167,7 +172,8 @@ class JointModel(AbstractSampledModel):
     def events(self, name: str, x: PyTree, size: int | None = None) -> dict[str, Array]:
         """A batch of events by part; raises `ValueError` unless all parts are present with the same batch size."""
         if not isinstance(x, Mapping) or set(x) != set(self.parts):
-            raise ValueError(f"{name} must be a dictionary of the parts {sorted(self.parts)}.")
+            got = f"with {sorted(map(str, x))}" if isinstance(x, Mapping) else f"of type {type(x).__name__}"
+            raise ValueError(f"{name} must be a dictionary of the parts {sorted(self.parts)}; got one {got}.")
         rows = {part: self.parts[part].events(f"{name}[{part!r}]", value, size) for part, value in x.items()}
         if len({len(value) for value in rows.values()}) != 1:
             raise ValueError(f"The parts of {name} have different batch sizes.")
@@ -175,6 +181,7 @@ class JointModel(AbstractSampledModel):
 
     def times_of(self, t: Mapping[str, Scalar]) -> Any:
         """The time argument of the network: all times if it takes separate times, otherwise the shared time."""
+        check_names("t", t, self.parts)
         return dict(t) if self.separate_times else t[sorted(t)[0]]
 
     def outputs(
@@ -195,6 +202,7 @@ class JointModel(AbstractSampledModel):
 
     def part_view(self, name: str, t: Mapping[str, Scalar], x: dict[str, Array]) -> Part:
         """One part as a model of its own, with the other parts fixed to their values in `x` at the times `t`."""
+        check_names("name", [name], self.parts)
         network = PartView(self.network, name, self.separate_times, dict(t), x)
         return eqx.tree_at(lambda m: m.network, self.parts[name], network)
 
@@ -223,9 +231,10 @@ class JointSampler(AbstractSampler):
             raise ValueError(
                 "clocks need a model with separate times; this JointModel was made with separate_times=False."
             )
-        unknown = (set(self.dynamics) | set(self.clocks)) - set(model.parts)
-        if unknown:
-            raise ValueError(f"There is no part {sorted(unknown)}; the model has {sorted(model.parts)}.")
+        for name, given in (("dynamics", self.dynamics), ("clocks", self.clocks)):
+            check_names(name, given, model.parts)
+        for name, how in self.dynamics.items():
+            check_instance(f"dynamics[{name!r}]", how, AbstractDynamics | AbstractSampler)
         times = even_times(model, grid)
         for name, how in self.dynamics.items():
             own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractSampler) else times

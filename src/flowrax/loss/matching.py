@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fraction
+from .._base.checks import check_fields, check_fraction
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
@@ -28,6 +28,9 @@ class AbstractLoss(eqx.Module):
 
     times: eqx.AbstractVar[AbstractTimes]
     """The distribution from which the times of a batch are drawn."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(

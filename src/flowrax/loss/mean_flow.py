@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_interval
+from .._base.checks import check_interval, check_not_negative, check_number, check_positive
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..model import average_velocity
 from ..model.network import as_output
@@ -50,6 +50,10 @@ class MeanFlowGuidance(eqx.Module):
         """
         check_interval(t_min, t_max)
         self.scale, self.mixture, self.t_min, self.t_max = float(scale), float(mixture), float(t_min), float(t_max)
+
+    def __check_init__(self) -> None:
+        check_number("scale", self.scale)
+        check_number("mixture", self.mixture)
 
     def __call__(self, t: Scalar, velocity: Event, conditional: Event, unconditional: Event) -> Event:
         """The guided velocity if `t` is in the interval, otherwise `velocity`; all have the shape of an event."""
@@ -106,6 +110,10 @@ class MeanFlowMatching(AbstractLoss):
         self.condition_dropout, self.guidance = condition_dropout, guidance
         self.reduction = Sum() if reduction is None else reduction
         self.power, self.epsilon = power, epsilon
+
+    def __check_init__(self) -> None:
+        check_not_negative("power", self.power)
+        check_positive("epsilon", self.epsilon)
 
     def __call__(
         self, model: Model, t: Times, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None

@@ -15,6 +15,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_fields
 from .._base.typing import Array, Condition, Event, MaskOf, Shape
 
 
@@ -24,6 +25,9 @@ class AbstractReduction(eqx.Module):
     mask: eqx.AbstractVar[MaskOf | None]
     """`mask(condition)`, nonzero where a node is real, of the shape of the leading axes of an event. Default: all nodes
     are real."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_instance, check_not_negative
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractFeatureNetwork
 from ..model.trained import Model
@@ -52,7 +53,11 @@ class RepresentationAlignment(AbstractLoss):
             `nn.Projected`.
         """
         self.matching = Matching() if matching is None else matching
+        check_instance("matching", self.matching, Matching)
         self.weight, self.block, self.times = weight, block, self.matching.times
+
+    def __check_init__(self) -> None:
+        check_not_negative("weight", self.weight)
 
     def __call__(
         self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None

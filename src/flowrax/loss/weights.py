@@ -15,7 +15,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_time
+from .._base.checks import check_fields, check_not_negative, check_positive, check_time
 from .._base.typing import Array, Times
 from ..model.target import AbstractTarget, Noise, Score
 from ..schedule import AbstractSchedule, Scales
@@ -23,6 +23,9 @@ from ..schedule import AbstractSchedule, Scales
 
 class AbstractWeight(eqx.Module):
     """A weight of the loss at time `t`."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
@@ -97,6 +100,9 @@ class Decay(eqx.Module):
             raise ValueError("cutoff=1 never decays; use a constant, which is weight=Uniform() or decay=lambda t: m.")
         self.cutoff, self.multiplier = float(cutoff), float(multiplier)
 
+    def __check_init__(self) -> None:
+        check_not_negative("multiplier", self.multiplier)
+
     def __call__(self, t: Times) -> Array:
         return self.multiplier * jnp.minimum(1, (1 - jnp.asarray(t)) / (1 - self.cutoff))
 
@@ -134,6 +140,9 @@ class MinSNR(AbstractWeight):
 
     gamma: float = 5.0
 
+    def __check_init__(self) -> None:
+        check_positive("gamma", self.gamma, infinite=True)
+
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         return jnp.minimum((s.alpha / s.sigma) ** 2, self.gamma) / target.gain(s) ** 2
 
@@ -144,6 +153,9 @@ class EDMWeight(AbstractWeight):
     """
 
     sigma_data: float = 0.5
+
+    def __check_init__(self) -> None:
+        check_positive("sigma_data", self.sigma_data)
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         precision = (s.alpha / s.sigma) ** 2 + 1 / self.sigma_data**2
@@ -175,6 +187,9 @@ class Variational(AbstractWeight):
     """
 
     step: float | None = None
+
+    def __check_init__(self) -> None:
+        check_positive("step", self.step)
 
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
         if self.step is None:

@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 
 from .._base.arrays import as_numbers
-from .._base.checks import check_batch, check_finite
+from .._base.checks import check_batch, check_fields, check_finite
 from .._base.typing import Array, Condition, DType, Event, PyTree, Scalar, Shape
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
@@ -49,6 +49,9 @@ class AbstractModel(eqx.Module):
     t_max: eqx.AbstractVar[float]
     dtype: eqx.AbstractVar[DType]
     """The dtype of times and of network outputs."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abc.abstractmethod

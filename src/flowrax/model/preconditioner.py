@@ -9,13 +9,16 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import is_traced
+from .._base.checks import check_fields, check_positive
 from .._base.typing import Condition, Event, Network, Scalar
 from ..schedule import AbstractSchedule
 
 
 class AbstractPreconditioner(eqx.Module):
     """Scales the input and the output of a network."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -54,8 +57,7 @@ class EDMPreconditioner(AbstractPreconditioner):
     sigma_data: float = 0.5
 
     def __check_init__(self) -> None:
-        if not is_traced(self.sigma_data) and not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive; got {self.sigma_data}.")
+        check_positive("sigma_data", self.sigma_data)
 
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_instance
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, rescaled
 from ..schedule import AbstractSchedule, Scales
@@ -45,6 +46,8 @@ def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedM
 
     **Raises:** `ValueError` if the ranges do not overlap, and for a model of a path that is not affine.
     """
+    check_instance("model", model, AbstractContinuousModel)
+    check_instance("schedule", schedule, AbstractSchedule)
     return WarpedModel(model, schedule)
 
 

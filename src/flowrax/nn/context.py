@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import is_traced
+from .._base.checks import check_count, check_positive, is_traced
 from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape
 
 Layer = TypeVar("Layer", bound=eqx.Module)
@@ -34,6 +34,8 @@ class FourierFeatures(eqx.Module):
             its ODE costly.
         - `key`: draws the frequencies.
         """
+        num_frequencies = check_count("num_frequencies", num_frequencies, 0)
+        check_positive("frequency_scale", scale)
         self.frequencies = tuple(float(w) for w in scale * random.normal(key, (num_frequencies,)))
 
     def __call__(self, t: Scalar, dtype: DType) -> Array:
@@ -86,6 +88,8 @@ class Context(eqx.Module):
         - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
         - `time`: whether to embed the time.
         """
+        width, num_classes = check_count("width", width), check_count("num_classes", num_classes, 0)
+        vector_size = check_count("vector_size", vector_size, 0)
         keys = jax.random.split(key, 5)
         self.features = FourierFeatures(num_frequencies, frequency_scale, key=keys[0]) if time else None
         self.widen = eqx.nn.Linear(2 * num_frequencies, width, key=keys[1]) if time else None

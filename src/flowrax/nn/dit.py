@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_shape
+from .._base.checks import check_count, check_fraction, check_shape
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..model.network import AbstractFeatureNetwork
 from .block import Block, modulated
@@ -66,6 +66,12 @@ class DiT(AbstractFeatureNetwork):
 
         **Raises:** `ValueError` if `patch_size` or `num_heads` violates these divisibility conditions.
         """
+        patch_size = check_count("patch_size", patch_size)
+        width = check_count("width", width)
+        num_heads = check_count("num_heads", num_heads)
+        mlp_ratio = check_count("mlp_ratio", mlp_ratio)
+        depth = check_count("depth", depth, 0)
+        check_fraction("dropout", dropout)
         self.shape = check_image(shape, patch_size, "the side of a patch")
         if width % 4 or width % num_heads:
             raise ValueError(f"width={width} must be divisible by 4 and by num_heads={num_heads}.")

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_count, check_fraction, check_shape
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
 from ..model.network import AbstractNetwork
 from .context import FourierFeatures, flat_condition, zeroed
@@ -46,6 +46,8 @@ class MLP(AbstractNetwork):
         - `activation`: the activation function, elementwise.
         - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
         """
+        width, depth = check_count("width", width), check_count("depth", depth, 0)
+        condition_size = check_count("condition_size", condition_size, 0)
         self.shape, self.activation, self.condition_size = tuple(shape), activation, condition_size
         size = math.prod(self.shape)
         feature_key, *keys = jax.random.split(key, depth + 2)
@@ -126,6 +128,9 @@ class ResidualMLP(AbstractNetwork):
         - `num_frequencies`, `frequency_scale`: the number and scale of the time features; see [`FourierFeatures`][].
         - `dropout`: the probability of dropping a hidden unit in training.
         """
+        width, depth = check_count("width", width), check_count("depth", depth, 0)
+        condition_size = check_count("condition_size", condition_size, 0)
+        check_fraction("dropout", dropout)
         self.shape, self.activation, self.condition_size = tuple(shape), activation, condition_size
         size, context = math.prod(self.shape), 2 * num_frequencies + condition_size
         keys = jax.random.split(key, depth + 4)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_shape
+from .._base.checks import check_count, check_fraction, check_shape
 from .._base.typing import Array, Bool, Condition, DType, KeyArray, MaskOf, Scalar, Shape, Tokens
 from ..model.network import AbstractFeatureNetwork
 from .block import Block, modulated
@@ -95,6 +95,13 @@ class Transformer(AbstractFeatureNetwork):
 
         **Raises:** `ValueError` if `width` is not divisible as required.
         """
+        width, depth, num_heads = (
+            check_count("width", width),
+            check_count("depth", depth, 0),
+            check_count("num_heads", num_heads),
+        )
+        num_tokens, mlp_ratio = check_count("num_tokens", num_tokens), check_count("mlp_ratio", mlp_ratio)
+        check_fraction("dropout", dropout)
         heads = 2 * num_heads if rotary else num_heads
         if width % heads:
             twice = "twice " if rotary else ""

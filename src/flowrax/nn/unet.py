@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_count, check_fraction, check_shape
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Shape
 from ..model.network import AbstractNetwork
 from .context import Context, check_image, zeroed
@@ -131,6 +131,10 @@ class UNet(AbstractNetwork):
 
         **Raises:** `ValueError` for a `shape` whose sides are not divisible as required.
         """
+        width = check_count("width", width)
+        num_blocks = check_count("num_blocks", num_blocks)
+        num_heads = check_count("num_heads", num_heads)
+        check_fraction("dropout", dropout)
         self.shape = check_image(
             shape, 2 ** (len(multipliers) - 1), "since they are halved at every level but the last"
         )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arrays import as_numbers
+from .._base.checks import check_instance
 from .._base.random import as_threefry
 from .._base.typing import Array, Condition, DType, Event, KeyLike, Numbers, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction
@@ -161,8 +162,11 @@ class OracleModel(AbstractContinuousModel):
         prior: AbstractGaussianPrior | None = None,
     ) -> None:
         """Arguments as in [`AbstractOracle.model`][]."""
+        check_instance("oracle", oracle, AbstractOracle)
+        check_instance("schedule", schedule, AbstractSchedule)
         self.schedule, self.given_source = schedule, source
         self.prior = Gaussian(oracle.shape, dtype=oracle.dtype) if prior is None else prior
+        check_instance("prior", self.prior, AbstractGaussianPrior)
         self.coordinates = None if self.prior.is_standard else whitening(self.prior)
         self.oracle = oracle
         if self.coordinates is not None:

@@ -14,9 +14,10 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from .._base.arrays import as_numbers
-from .._base.checks import check_shape
+from .._base.checks import check_shape, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar
 
 
@@ -69,6 +70,23 @@ def component_of(mean: Array, covariance: Array) -> Component:
     """Eigendecomposes a covariance `(d, d)`; eigenvalues that rounding made negative are set to zero."""
     eigenvalues, eigenvectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
     return Component(mean, jnp.maximum(eigenvalues, 0), eigenvectors)
+
+
+def check_covariance(name: str, covariance: Array) -> None:
+    """Raises `ValueError` for a concrete covariance, `(..., d, d)`, that is not symmetric positive semi-definite."""
+    if is_traced(covariance):
+        return
+    matrix = np.asarray(covariance, np.float64)
+    transposed, size = np.swapaxes(matrix, -1, -2), np.max(np.abs(matrix), initial=0.0)
+    rounding = 10 * matrix.shape[-1] * float(jnp.finfo(covariance.dtype).eps) * size
+    if not np.all(np.abs(matrix - transposed) <= rounding):
+        raise ValueError(
+            f"{name} must be symmetric; it differs from its transpose by up to "
+            f"{np.max(np.abs(matrix - transposed)):.3g}."
+        )
+    smallest = np.min(np.linalg.eigvalsh((matrix + transposed) / 2), initial=np.inf)
+    if smallest < -rounding:
+        raise ValueError(f"{name} has a negative eigenvalue, {smallest:.3g}; it must be positive semi-definite.")
 
 
 def check_observation(

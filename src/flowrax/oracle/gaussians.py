@@ -9,14 +9,15 @@ components' scores and denoised data.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._base import random
 from .._base.arrays import as_floats, as_numbers
-from .._base.checks import check_finite, check_shape
+from .._base.checks import check_finite, check_not_negative, check_shape, is_traced
 from .._base.typing import Array, DType, Event, KeyArray, Numbers, Scalar, Shape
 from ..schedule import AbstractSchedule
 from .base import AbstractOracle
-from .component import Component, check_observation, component_of
+from .component import Component, check_covariance, check_observation, component_of
 
 
 class Gaussian(AbstractOracle):
@@ -41,6 +42,7 @@ class Gaussian(AbstractOracle):
         check_shape("covariance", covariance.shape, (mean.shape[0], mean.shape[0]))
         check_finite("mean", mean)
         check_finite("covariance", covariance)
+        check_covariance("covariance", covariance)
         self.component = component_of(mean, covariance)
 
     @property
@@ -124,6 +126,10 @@ class GaussianMixture(AbstractOracle):
         check_shape("covariances", covariances.shape, (*means.shape, means.shape[1]))
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
             check_finite(name, value)
+        check_not_negative("weights", weights)
+        if not is_traced(weights) and not np.any(np.asarray(weights) > 0):
+            raise ValueError("weights must not all be zero.")
+        check_covariance("covariances", covariances)
         self.log_weights = jax.nn.log_softmax(jnp.log(weights))
         self.components = jax.vmap(component_of)(means, covariances)
 

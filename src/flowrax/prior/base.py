@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.checks import check_fields
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 
 
@@ -21,6 +22,9 @@ class AbstractPrior(eqx.Module):
 
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abc.abstractmethod

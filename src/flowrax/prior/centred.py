@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.arrays import as_numbers, float_dtype
-from .._base.checks import check_shape, check_std
+from .._base.checks import check_number, check_shape, check_std
 from .._base.typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -76,6 +76,7 @@ class CentredGaussian(AbstractGaussianPrior):
             check_shape("mean", mean.shape, self.shape)
         check_shape("std", self.std.shape, ())
         check_std(self.std)
+        check_number("mean", mean)
         self.mean = self.project(jnp.broadcast_to(mean, self.shape))
 
     @property

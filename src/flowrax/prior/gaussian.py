@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import as_numbers, float_dtype
-from .._base.checks import check_shape, check_std, is_traced
+from .._base.checks import check_number, check_shape, check_std, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -51,6 +51,7 @@ class Gaussian(AbstractGaussianPrior):
                 check_shape(name, value.shape, self.shape)
         self.mean = jnp.broadcast_to(mean, self.shape)
         check_std(self.std)
+        check_number("mean", mean)
         if (
             self.std.ndim
             and not is_traced(mean, self.std)

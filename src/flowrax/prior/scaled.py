@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_shape
+from .._base.checks import check_instance, check_not_negative, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .gaussian import Gaussian
@@ -27,6 +27,8 @@ class ScaledPrior(AbstractPrior):
         - `prior`: the distribution of `x0`.
         - `factor`: a positive scalar.
         """
+        check_instance("prior", prior, AbstractPrior)
+        check_not_negative("factor", factor)
         self.prior, self.factor = prior, jnp.asarray(factor, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
 
@@ -55,6 +57,8 @@ class Blurred(AbstractPrior):
         - `prior`: the distribution of `x0`.
         - `std`: the standard deviation of the noise.
         """
+        check_instance("prior", prior, AbstractPrior)
+        check_not_negative("std", std)
         self.prior, self.std = prior, jnp.asarray(std, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base.arrays import as_floats, as_numbers, float_dtype
-from .._base.checks import check_finite, check_shape, is_traced
+from .._base.checks import check_count, check_finite, check_number, check_positive, check_shape, is_traced
 from .._base.typing import Array, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
@@ -109,6 +109,7 @@ class CorrelatedGaussian(AbstractSpectralGaussian):
             )
         self.spectrum = Spectrum(jnp.where(values > noise, values, 0), vectors)
         mean = as_numbers("mean", mean, self.dtype)
+        check_number("mean", mean)
         if mean.ndim:
             check_shape("mean", mean.shape, self.shape)
         self.mean = jnp.broadcast_to(mean, self.shape)
@@ -162,8 +163,8 @@ class Harmonic(AbstractSpectralGaussian):
 
         Raises `ValueError` for fewer than two beads.
         """
-        if length < 2:
-            raise ValueError(f"Harmonic needs a length of at least 2; got {length}.")
+        length, num_features = check_count("length", length, 2), check_count("num_features", num_features)
+        check_positive("distance", distance)
         self.shape = (length, num_features)
         self.dtype = float_dtype(dtype)
         self.mean = jnp.zeros(self.shape, self.dtype)

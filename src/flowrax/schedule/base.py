@@ -17,11 +17,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_fields
 from .._base.typing import Array, DType, Times
 
 
 class Scales(eqx.Module):
-    """The scales and rates of a schedule that conversions use. Every field has the shape of `t`."""
+    r"""The scales and rates of a schedule that conversions use. Every field has the shape of `t`.
+
+    **Attributes:**
+
+    - `alpha`: the scale $\alpha$ of the data.
+    - `sigma`: the scale $\sigma$ of the noise.
+    - `alpha_rate`: $\dot\alpha$.
+    - `sigma_rate`: $\dot\sigma$.
+    - `variance_rate`: $\mathrm{d}\sigma^2 / \mathrm{d}t$.
+    """
 
     alpha: Array
     sigma: Array
@@ -53,6 +63,9 @@ class AbstractSchedule(eqx.Module):
     singularities: eqx.AbstractClassVar[Singularities]
     """Where the schedule's quantities are infinite; all else is finite on $[0, 1]$."""
 
+    def __check_init__(self) -> None:
+        check_fields(self)
+
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:
         r"""$\alpha$, the scale of the data."""
@@ -79,7 +92,10 @@ class AbstractSchedule(eqx.Module):
 
     @abc.abstractmethod
     def time_at(self, log_snr: Times) -> Array:
-        r"""The time at which the log-SNR equals `log_snr`: the inverse of [`log_snr`][]."""
+        r"""The time at which the log-SNR equals `log_snr`: the inverse of [`log_snr`][].
+
+        A log-SNR outside the range of the schedule has no time in [0, 1] and gives the nearest end.
+        """
 
     def drift(self, t: Times) -> Array:
         """The coefficient $f$ of the forward SDE, in diffusion time."""
@@ -114,3 +130,8 @@ class AbstractSigmaSchedule(AbstractSchedule):
 
     def variance_rate(self, t: Times) -> Array:
         return 2 * self.sigma(t) * self.sigma_rate(t)
+
+
+def within_unit(t: Array) -> Array:
+    """`t`, or the nearest of 0 and 1 outside [0, 1]; unlike that of `jnp.clip`, the derivative at 0 and 1 is one."""
+    return jnp.where(t < 0, 0, jnp.where(t > 1, 1, t))

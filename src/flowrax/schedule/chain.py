@@ -17,6 +17,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.checks import check_count
 from .._base.typing import Array, ArrayLike, Numbers, Times
 from .base import Singularities
 from .variance_preserving import AbstractVariancePreserving
@@ -155,7 +156,7 @@ def ddpm_linear(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float =
 
     **Returns:** a [`DiscreteSchedule`][].
     """
-    return DiscreteSchedule(np.linspace(beta_min, beta_max, num_steps))
+    return DiscreteSchedule(np.linspace(beta_min, beta_max, check_count("num_steps", num_steps)))
 
 
 def ddpm_cosine(
@@ -176,6 +177,7 @@ def ddpm_cosine(
 
     **Returns:** a [`DiscreteSchedule`][].
     """
+    num_steps = check_count("num_steps", num_steps)
     angle = (np.linspace(0, 1, num_steps + 1) ** nu + s) / (1 + s) * (np.pi / 2)
     scale = np.cos(angle) ** 2
     return DiscreteSchedule(np.clip(1 - scale[1:] / scale[:-1], beta_min, beta_max))

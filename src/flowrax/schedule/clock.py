@@ -11,12 +11,16 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_fields, check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 
 class AbstractClock(eqx.Module):
     """A one-to-one map between this library's time and another convention."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def ours(self, theirs: Times) -> Array:
@@ -37,6 +41,9 @@ class DiffusionClock(AbstractClock):
 
     duration: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_positive("duration", self.duration)
+
     def ours(self, theirs: Times) -> Array:
         return 1 - jnp.asarray(theirs) / self.duration
 
@@ -51,6 +58,9 @@ class IndexClock(AbstractClock):
     """
 
     num_steps: int
+
+    def __check_init__(self) -> None:
+        check_count("num_steps", self.num_steps)
 
     def ours(self, theirs: Times) -> Array:
         return 1 - (jnp.asarray(theirs) + 1) / self.num_steps

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from .._base.checks import check_not_negative, check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSigmaSchedule, Singularities
 from .straight import lost_power, power
@@ -85,6 +86,10 @@ class CosineSNR(AbstractTrigonometric):
         if not (nu > 0 and s >= 0):
             raise ValueError(f"nu must be positive and s not negative; got {nu} and {s}.")
         self.nu, self.s = float(nu), float(s)
+
+    def __check_init__(self) -> None:
+        check_positive("nu", self.nu)
+        check_not_negative("s", self.s)
 
     @property
     def singularities(self) -> Singularities:

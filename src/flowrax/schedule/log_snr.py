@@ -16,8 +16,9 @@ import optimistix as optx
 
 from .._base import random
 from .._base.arrays import as_floats
+from .._base.checks import check_count, check_number
 from .._base.typing import Array, KeyArray, Times
-from .base import AbstractSigmaSchedule, Singularities
+from .base import AbstractSigmaSchedule, Singularities, within_unit
 
 
 class AbstractLogSNR(AbstractSigmaSchedule):
@@ -61,6 +62,10 @@ class LogLinearSNR(AbstractLogSNR):
         """
         self.minimum, self.maximum = _ends(minimum, maximum)
 
+    def __check_init__(self) -> None:
+        check_number("minimum", self.minimum)
+        check_number("maximum", self.maximum)
+
     def log_snr(self, t: Times) -> Array:
         t = jnp.asarray(t)
         return self.minimum * (1 - t) + self.maximum * t
@@ -69,7 +74,7 @@ class LogLinearSNR(AbstractLogSNR):
         return jnp.full_like(t, self.maximum - self.minimum)
 
     def time_at(self, log_snr: Times) -> Array:
-        return (jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum)
+        return within_unit((jnp.asarray(log_snr) - self.minimum) / (self.maximum - self.minimum))
 
 
 class LearnedSNR(AbstractLogSNR):
@@ -114,6 +119,7 @@ class LearnedSNR(AbstractLogSNR):
         - `learn_ends`: whether the two end values are trained too. Default: `False`.
         """
         self.minimum, self.maximum = _ends(minimum, maximum)
+        width = check_count("width", width)
         if learn_ends:
             self.minimum, self.maximum = jnp.asarray(self.minimum, float), jnp.asarray(self.maximum, float)
         # The hidden units cover [0, 1] with sigmoids of different centres and widths, all with small weights at first.
@@ -121,6 +127,10 @@ class LearnedSNR(AbstractLogSNR):
         self.log_slope = random.uniform(slope_key, (width,), minval=math.log(4), maxval=math.log(32))
         self.offset = -jnp.exp(self.log_slope) * random.uniform(place_key, (width,))
         self.log_weight = jnp.full((width,), math.log(0.1 / width), self.offset.dtype)
+
+    def __check_init__(self) -> None:
+        check_number("minimum", self.minimum)
+        check_number("maximum", self.maximum)
 
     def _parameters(self, t: Array) -> tuple[Array, Array, Array, Array, Array]:
         """The end values, weights, slopes and offsets, in the dtype of `t`."""
@@ -161,7 +171,7 @@ class LearnedSNR(AbstractLogSNR):
             start = jnp.full_like(value, 0.5)
             return optx.root_find(excess, solver, start, self, options=bracket, max_steps=64, throw=False).value
 
-        return jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape)
+        return within_unit(jax.vmap(root)(log_snr.ravel()).reshape(log_snr.shape))
 
 
 def _ends(minimum: float, maximum: float) -> tuple[float, float]:

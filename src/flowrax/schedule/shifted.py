@@ -2,6 +2,7 @@ r"""The path of a schedule traversed at another speed: $x_t$ is the state of tha
 
 import jax.numpy as jnp
 
+from .._base.checks import check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSchedule, Singularities
 
@@ -31,6 +32,9 @@ class ResolutionShift(AbstractSchedule):
         if not shift > 0:
             raise ValueError(f"shift must be positive; got {shift}.")
         self.schedule, self.shift = schedule, float(shift)
+
+    def __check_init__(self) -> None:
+        check_positive("shift", self.shift)
 
     @property
     def singularities(self) -> Singularities:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_number, check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSigmaSchedule, Singularities
 
@@ -57,11 +58,11 @@ class ConditionalOT(AbstractSigmaSchedule):
     def __init__(self, sigma_min: float = 1e-4):
         """**Arguments:**
 
-        - `sigma_min`: standard deviation of the noise at `t = 1`. Raises `ValueError` unless it lies strictly between
-            0 and 1.
+        - `sigma_min`: standard deviation of the noise at `t = 1`. Raises `ValueError` unless it is positive.
         """
-        if not 0 < sigma_min < 1:
-            raise ValueError(f"sigma_min must lie between 0 and 1; got {sigma_min}. For 0 use Linear().")
+        if isinstance(sigma_min, int | float) and sigma_min == 0:
+            raise ValueError("sigma_min must be positive; got 0. For 0 use Linear().")
+        check_positive("sigma_min", sigma_min)
         self.sigma_min = float(sigma_min)
 
     def alpha(self, t: Times) -> Array:
@@ -81,7 +82,8 @@ class ConditionalOT(AbstractSigmaSchedule):
         return 2 * (jnp.log(t) - jnp.log(self.sigma(t)))
 
     def time_at(self, log_snr: Times) -> Array:
-        return 1 / (jnp.exp(-jnp.asarray(log_snr) / 2) + 1 - self.sigma_min)
+        inverse = jnp.exp(-jnp.asarray(log_snr) / 2) + 1 - self.sigma_min
+        return 1 / jnp.where(inverse < 1, 1, inverse)
 
 
 class Polynomial(AbstractSigmaSchedule):
@@ -102,6 +104,9 @@ class Polynomial(AbstractSigmaSchedule):
         if not exponent >= 1:
             raise ValueError(f"exponent must be at least 1; got {exponent}.")
         self.exponent = float(exponent)
+
+    def __check_init__(self) -> None:
+        check_number("exponent", self.exponent)
 
     @property
     def singularities(self) -> Singularities:

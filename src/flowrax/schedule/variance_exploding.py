@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from .._base.checks import check_positive
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities
+from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities, within_unit
 
 
 def _check_sigma(sigma_min: float, sigma_max: float) -> None:
@@ -36,6 +37,9 @@ class VarianceExploding(AbstractSchedule):
         _check_sigma(sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
 
+    def __check_init__(self) -> None:
+        check_positive("sigma_max", self.sigma_max)
+
     def _log_ratio(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
@@ -59,7 +63,7 @@ class VarianceExploding(AbstractSchedule):
 
     def time_at(self, log_snr: Times) -> Array:
         log_sigma = -jnp.asarray(log_snr) / 2
-        return 1 - (log_sigma - math.log(self.sigma_min)) / self._log_ratio()
+        return within_unit(1 - (log_sigma - math.log(self.sigma_min)) / self._log_ratio())
 
 
 class EDM(AbstractSigmaSchedule):
@@ -86,6 +90,10 @@ class EDM(AbstractSigmaSchedule):
         if not rho > 0:
             raise ValueError(f"rho must be positive; got {rho}.")
         self.sigma_min, self.sigma_max, self.rho = float(sigma_min), float(sigma_max), float(rho)
+
+    def __check_init__(self) -> None:
+        check_positive("sigma_max", self.sigma_max)
+        check_positive("rho", self.rho)
 
     def _ends(self) -> tuple[float, float]:
         return self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
@@ -114,4 +122,4 @@ class EDM(AbstractSigmaSchedule):
     def time_at(self, log_snr: Times) -> Array:
         noise_end, data_end = self._ends()
         root = jnp.exp(-jnp.asarray(log_snr) / (2 * self.rho))
-        return (noise_end - root) / (noise_end - data_end)
+        return within_unit((noise_end - root) / (noise_end - data_end))

@@ -11,8 +11,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_number, check_positive
 from .._base.typing import Array, Times
-from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities
+from .base import AbstractSchedule, AbstractSigmaSchedule, Singularities, within_unit
 
 
 class AbstractVariancePreserving(AbstractSchedule):
@@ -79,6 +80,10 @@ class VariancePreserving(AbstractVariancePreserving):
             raise ValueError(f"beta needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}.")
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
+    def __check_init__(self) -> None:
+        check_number("beta_min", self.beta_min)
+        check_number("beta_max", self.beta_max)
+
     def rate(self, t: Times) -> Array:
         return self.beta_min + (self.beta_max - self.beta_min) * (1 - jnp.asarray(t))
 
@@ -87,8 +92,9 @@ class VariancePreserving(AbstractVariancePreserving):
         return s * (self.beta_min + (self.beta_max - self.beta_min) / 2 * s)
 
     def time_at_integral(self, integral: Array) -> Array:
-        slope = self.beta_max - self.beta_min
-        return 1 - 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
+        slope, whole = self.beta_max - self.beta_min, (self.beta_min + self.beta_max) / 2
+        integral = jnp.where(integral > whole, whole, integral)
+        return within_unit(1 - 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral)))
 
 
 class SubVariancePreserving(AbstractSigmaSchedule):
@@ -151,6 +157,10 @@ class LinearSNR(AbstractVariancePreserving):
             raise ValueError(f"minimum and growth must be positive; got {minimum} and {growth}.")
         self.minimum, self.growth = float(minimum), float(growth)
 
+    def __check_init__(self) -> None:
+        check_positive("minimum", self.minimum)
+        check_positive("growth", self.growth)
+
     def rate(self, t: Times) -> Array:
         return 2 * self.growth * (1 - jnp.asarray(t))
 
@@ -159,4 +169,4 @@ class LinearSNR(AbstractVariancePreserving):
 
     def time_at_integral(self, integral: Array) -> Array:
         # The schedule has B >= B_0; rounding at the data end can give a slightly smaller value.
-        return 1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth)
+        return within_unit(1 - jnp.sqrt(jnp.maximum(integral - self.minimum, 0) / self.growth))

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_positive
 from .._base.typing import Array, Bool, PyTree, Scalar
 from .accepted_steps import AcceptedSteps, March, share_of_interval
 from .reversal import AbstractReversal, Times, Transpose, add, reversal_of
@@ -59,8 +60,7 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
             is not positive.
         - `throw`: whether a larger error raises in the backward pass; if false, the gradients are NaN. Default: True.
         """
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance must be positive; got {tolerance}.")
+        check_positive("tolerance", tolerance)
         self.tolerance, self.throw = tolerance, throw
 
     def loop(

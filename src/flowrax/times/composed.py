@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fraction, check_interval
+from .._base.checks import check_count, check_fields, check_fraction, check_interval, check_positive, plain_int
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
@@ -34,6 +34,9 @@ class Shifted(AbstractUnitTimes):
     times: AbstractUnitTimes
     shift: float
 
+    def __check_init__(self) -> None:
+        check_positive("shift", self.shift)
+
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return shift_time(self.times.unit(key, n, dtype), self.shift)
 
@@ -45,7 +48,7 @@ class Stepped(AbstractUnitTimes):
     same probability.
     """
 
-    num_steps: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
     times: AbstractUnitTimes = Stratified()
 
     def __check_init__(self) -> None:
@@ -69,6 +72,10 @@ class Discrete(eqx.Module):
     """Whether a draw is rounded to the nearest of the points `i / (num_steps - 1)`. If not, index `i` is the cell from
     `i / num_steps` to `(i + 1) / num_steps`. With rounding and uniform `times` the first and the last index have half
     the probability of the others. Default: `False`."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
+        check_count("num_steps", self.num_steps)
 
     def __call__(self, key: KeyArray, n: int) -> Array:
         """`n` random indices: `(n,)` integers between 0 and `num_steps - 1`."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import time_dtype
+from .._base.checks import check_not_negative, check_number, check_positive, time_dtype
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .base import AbstractTimes, AbstractUnitTimes
@@ -45,6 +45,10 @@ class LogitNormal(AbstractUnitTimes):
     mean: float = 0.0
     std: float = 1.0
 
+    def __check_init__(self) -> None:
+        check_number("mean", self.mean)
+        check_not_negative("std", self.std)
+
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return jax.nn.sigmoid(self.mean + self.std * random.normal(key, (n,), dtype))
 
@@ -58,6 +62,10 @@ class Beta(AbstractUnitTimes):
 
     a: float = 2.0
     b: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_positive("a", self.a)
+        check_positive("b", self.b)
 
     def unit(self, key: KeyArray, n: int, dtype: DType) -> Array:
         return random.beta(key, self.a, self.b, (n,), dtype)
@@ -75,6 +83,10 @@ class LogNormal(AbstractTimes):
     schedule: AbstractSchedule
     mean: float = -1.2
     std: float = 1.2
+
+    def __check_init__(self) -> None:
+        check_number("mean", self.mean)
+        check_positive("std", self.std)
 
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:
         """`n` times in `[t_min, t_max]`, of shape `(n,)`."""

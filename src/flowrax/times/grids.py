@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base import random
-from .._base.checks import check_interval
+from .._base.checks import check_count, check_instance, check_interval, check_number, check_positive
 from .._base.typing import Array, Batch, Event, KeyArray, Numbers, Scalar
 from ..schedule import AbstractSchedule, Linear
 
@@ -39,8 +39,7 @@ def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max:
 
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
-    if not exponent > 0:
-        raise ValueError(f"exponent must be positive; got {exponent}.")
+    check_positive("exponent", exponent)
     check_interval(t_min, t_max)
     roots = np.linspace(t_min ** (1 / exponent), t_max ** (1 / exponent), _check_steps(num_steps) + 1)
     return _exact_ends(roots**exponent, t_min, t_max)
@@ -56,6 +55,7 @@ def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: 
 
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`.
     """
+    check_number("exponent", exponent)
     if not exponent < 0:
         raise ValueError(f"exponent must be negative; got {exponent}.")
     powers = exponent * np.log(10) * np.linspace(0, 1, _check_steps(num_steps) + 1)
@@ -95,8 +95,7 @@ def edm_grid(
 
     **Returns:** times `(n + 1,)`, increasing from `t_min` to `t_max`.
     """
-    if not rho > 0:
-        raise ValueError(f"rho must be positive; got {rho}.")
+    check_positive("rho", rho)
 
     def space(low: np.ndarray, high: np.ndarray, u: np.ndarray) -> np.ndarray:
         first, last = np.exp(-low / (2 * rho)), np.exp(-high / (2 * rho))
@@ -112,7 +111,9 @@ def _snr_grid(
     t_max: float,
     space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> Array:
+    check_instance("schedule", schedule, AbstractSchedule)
     check_interval(t_min, t_max)
+    num_steps = check_count("num_steps", num_steps, None)
     singular = [t in (0.0, 1.0) and (t in schedule.singularities.log_snr) for t in (t_min, t_max)]
     if num_steps < 1 + sum(singular):
         raise ValueError(f"num_steps={num_steps} is too few; at least {1 + sum(singular)} are needed on this interval.")
@@ -146,7 +147,7 @@ def rate_grid(
     **Returns:** times `(n + 1,)`, from `t_min` to `t_max`. Raises `ValueError` if the rate is NaN or infinite anywhere.
     """
     check_interval(t_min, t_max)
-    times = np.linspace(t_min, t_max, num_points)
+    times = np.linspace(t_min, t_max, check_count("num_points", num_points, 2))
     values = np.abs(np.asarray(jax.vmap(rate)(jnp.asarray(times, float)), np.float64))
     if not np.all(np.isfinite(values)):
         where = times[~np.isfinite(values)][0]
@@ -247,6 +248,7 @@ def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
 
     **Returns:** times, `(n (dilation + 1) + padding + 1,)`.
     """
+    padding, dilation = check_count("padding", padding, None), check_count("dilation", dilation, None)
     if padding < 0 or dilation < 0:
         raise ValueError(f"padding and dilation must not be negative; got {padding} and {dilation}.")
     grid = jnp.asarray(grid)
@@ -280,7 +282,9 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
     **Returns:** integers `(num_steps (dilation + 1) + padding,)` that decrease from `num_indices - 1`.
     """
-    size = num_steps if num_indices is None else num_indices
+    num_steps = check_count("num_steps", num_steps, None)
+    size = num_steps if num_indices is None else check_count("num_indices", num_indices)
+    padding, dilation = check_count("padding", padding, 0), check_count("dilation", dilation, 0)
     if not 1 <= num_steps <= size:
         raise ValueError(f"num_steps={num_steps} must lie between 1 and the number of indices, {size}.")
     index = jnp.asarray(np.round(np.linspace(size - 1, 0, num_steps)).astype(np.int32))
@@ -288,9 +292,7 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
 
 def _check_steps(num_steps: int) -> int:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
-    return num_steps
+    return check_count("num_steps", num_steps)
 
 
 def _on_interval(unit: np.ndarray, t_min: float, t_max: float) -> Array:

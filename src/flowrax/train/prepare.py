@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arrays import as_leaf, as_numbers
-from .._base.checks import check_finite, check_shape
+from .._base.checks import check_finite, check_function, check_instance, check_names, check_shape
 from .._base.condition import Batched
 from .._base.typing import Batch, BatchLike, KeyArray
 from ..coupling import AbstractCoupling
@@ -68,6 +68,15 @@ def check_data(
 
 def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
     """Raises `ValueError` for an augmentation, a coupling or pairs that the model does not support."""
+    if not isinstance(model, Model | CategoricalModel | JointModel):
+        inner = getattr(model, "model", None)
+        if isinstance(inner, Model) and hasattr(model, "fit"):
+            raise ValueError(f"fit takes a model, not a {type(model).__name__}: call the method fit of this object.")
+        check_instance("model", model, Model | CategoricalModel | JointModel)
+    if coupling is not None:
+        check_instance("coupling", coupling, AbstractCoupling)
+    if augment is not None:
+        check_function("augment", augment)
     if isinstance(model, JointModel) and (augment is not None or coupling is not None or x0 is not None):
         raise ValueError(
             "A JointModel is trained on independent pairs of noise and data; leave out augment, coupling and x0."
@@ -127,7 +136,11 @@ def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
 
 def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
     """Raises `ValueError` where the loss draws times by the log-SNR of a schedule other than the model's."""
+    check_instance("loss", loss, AbstractLoss)
     if isinstance(model, JointModel):
+        if isinstance(loss, JointMatching):
+            check_names("losses", loss.losses, model.parts)
+            check_names("weights", loss.weights, model.parts)
         return
     for leaf in jax.tree.leaves(loss.times, is_leaf=_is_schedule):
         if _is_schedule(leaf) and not eqx.tree_equal(leaf, model.interpolant.schedule):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import time_dtype
+from .._base.checks import check_methods, time_dtype
 from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
 from ..loss import AbstractLoss
@@ -140,6 +140,7 @@ def _pairs(
 
 def first_state(parameters: Any, optimizer: GradientTransformation) -> TrainState:
     """The state before the first step."""
+    check_methods("optimizer", optimizer, ("init", "update"))
     return TrainState(
         parameters=parameters,
         average=parameters,

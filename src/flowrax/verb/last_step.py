@@ -9,6 +9,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.checks import check_fields, check_positive
 from .._base.typing import Array, Condition, Event, Scalar
 from ..dynamics import AbstractScoreSDE
 from ..model.base import AbstractContinuousModel
@@ -17,6 +18,9 @@ from ..model.trained import check_data_prediction
 
 class AbstractLastStep(eqx.Module):
     """Maps the final state of the dynamics to the sample."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
@@ -44,6 +48,9 @@ class MeanStep(AbstractLastStep):
     size: float | None = None
     """The step size. Default: None, the step to `t = 1`."""
 
+    def __check_init__(self) -> None:
+        check_positive("size", self.size)
+
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
         _check_size(self.size, t)
 
@@ -56,6 +63,9 @@ class EulerStep(AbstractLastStep):
 
     size: float | None = None
     """The step size. Default: None, the step to `t = 1`."""
+
+    def __check_init__(self) -> None:
+        check_positive("size", self.size)
 
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:
         _check_size(self.size, t)

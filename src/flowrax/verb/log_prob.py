@@ -11,7 +11,7 @@ from .._base.condition import Batched, cast_condition
 from .._base.random import as_threefry
 from .._base.result import LogProb
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, BatchLike, Condition, KeyLike
+from .._base.typing import Array, BatchLike, Condition, Integer, KeyLike
 from ..discrete.base import AbstractCategoricalModel
 from ..discrete.likelihood_bound import categorical_bound
 from ..divergence import AbstractDivergence, Exact
@@ -21,7 +21,7 @@ from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import check_range
 from .density_solve import DensitySolve, keys_of_rows
 from .log_prob_error import ErrorOptions, solve_with_errors
-from .options import SolveOptions
+from .options import SolveOptions, check_model
 
 
 @short_traceback
@@ -38,10 +38,10 @@ def log_prob(
     grid: Grid | None = None,
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     adjoint: dfx.AbstractAdjoint | None = None,
-    lanes: int | None = None,
-    max_steps: int | None = None,
+    lanes: Integer | None = None,
+    max_steps: Integer | None = None,
     target_standard_error: float | None = None,
-    max_probes: int | None = None,
+    max_probes: Integer | None = None,
     discretisation_error: bool = False,
     progress: ProgressLike = False,
     throw: bool = True,
@@ -106,9 +106,10 @@ def log_prob(
         progress=progress,
     )
     key = None if key is None else as_threefry(key)
+    check_model(model, "log_prob")
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
-        return categorical_bound(model, x, condition, key, grid, lanes, progress, throw=throw)
+        return categorical_bound(model, x, condition, key, grid, options.lanes, progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"{type(model).__name__} has no log_prob: only models of continuous or of categorical events have."

@@ -5,20 +5,31 @@ belong to one; for any other they are resolved, with its dynamics, to the engine
 """
 
 import dataclasses
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import optimistix as optx
 
-from .._base.checks import check_count, check_time
-from .._base.typing import Array, Condition, KeyArray, PyTree
+from .._base.checks import check_count, check_fields, check_grid, check_instance, check_positive, check_time
+from .._base.typing import Array, Condition, Integer, KeyArray, PyTree
 from ..discrete.base import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
 from ..dynamics.base import AbstractDynamics
-from ..engine import AbstractEquation, Grid, ProgressLike, SolveSpec, Stepping, check_saveat, make_noise, make_stepping
+from ..engine import (
+    AbstractEquation,
+    Grid,
+    ProgressLike,
+    SolveSpec,
+    Stepping,
+    check_saveat,
+    check_tolerances,
+    make_noise,
+    make_stepping,
+)
 from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row
 from ..stepper import check_predictions
@@ -27,11 +38,43 @@ from .augmented import augmented_norm, augmented_solver, augmented_terms
 from .last_step import AbstractLastStep
 
 DEFAULT_MAX_STEPS = 4096
+# More bytes than this are reserved for the states of `SaveAt(steps=True)` only if `max_steps` is given.
+_MOST_SAVED = 2**30
 
 
 def default_dynamics(model: AbstractModel) -> AbstractDynamics | AbstractSampler:
     """The dynamics by which a verb moves a model unless it is given another."""
     return model.default_sampler if isinstance(model, AbstractSampledModel) else ProbabilityFlow()
+
+
+def check_model(model: Any, verb: str) -> None:
+    """Raises `ValueError` for what is not a model, such as a class, a network or a `DensityEstimator`."""
+    inner, own = getattr(model, "model", None), hasattr(model, verb)
+    if not isinstance(model, AbstractModel) and isinstance(inner, AbstractModel):
+        name = type(model).__name__
+        mend = (
+            f"call the method {verb} of this {name}"
+            if own
+            else "pass its attribute model, whose events are standardised"
+        )
+        raise ValueError(f"{verb} takes a model, not a {name}: {mend}.")
+    check_instance("model", model, AbstractModel)
+
+
+def check_moves(model: AbstractModel, dynamics: Any) -> None:
+    """Raises `ValueError` for what is neither a dynamics nor a sampler, or does not move events of this model."""
+    check_instance("dynamics", dynamics, AbstractDynamics | AbstractSampler)
+    name, kind = type(dynamics).__name__, type(model).__name__
+    if isinstance(dynamics, AbstractSampler) and not isinstance(model, AbstractSampledModel):
+        raise ValueError(
+            f"{name} is a sampler of categorical or joint models; {kind} takes a dynamics such as ProbabilityFlow()."
+        )
+    if isinstance(dynamics, AbstractDynamics) and not isinstance(model, AbstractContinuousModel):
+        raise ValueError(f"{name} moves continuous events; {kind} has none.")
+
+
+def _optional_count(name: str) -> Callable[[Integer | None], int | None]:
+    return lambda value: None if value is None else check_count(name, value)
 
 
 class SolveOptions(eqx.Module):
@@ -44,21 +87,24 @@ class SolveOptions(eqx.Module):
     stepsize_controller: dfx.AbstractStepSizeController | None = None
     adjoint: dfx.AbstractAdjoint | None = None
     saveat: dfx.SaveAt | None = None
-    lanes: int | None = None
+    lanes: int | None = eqx.field(default=None, converter=_optional_count("lanes"))
     last_step: AbstractLastStep | None = None
     with_log_prob: bool = False
     divergence: AbstractDivergence | None = None
-    max_steps: int | None = None
+    max_steps: int | None = eqx.field(default=None, converter=_optional_count("max_steps"))
     target_standard_error: float | None = None
-    max_probes: int | None = None
+    max_probes: int | None = eqx.field(default=None, converter=_optional_count("max_probes"))
     discretisation_error: bool = False
     progress: ProgressLike = False
 
     def __check_init__(self) -> None:
-        for name in ("lanes", "max_steps"):
-            value = getattr(self, name)
-            if value is not None:
-                check_count(name, value)
+        check_fields(self)
+        check_instance("progress", self.progress, ProgressLike)
+        check_tolerances(self.rtol, self.atol)
+        if self.grid is not None:
+            check_grid(self.grid)
+        if self.target_standard_error is not None:
+            check_positive("target_standard_error", self.target_standard_error)
 
     def given_beside(self, allowed: Collection[str]) -> list[str]:
         """The names of the options that were given, without those in `allowed`."""
@@ -100,6 +146,19 @@ class SolveOptions(eqx.Module):
         if self.last_step is not None:
             raise ValueError("last_step changes the distribution of the samples; it cannot go with with_log_prob=True.")
 
+    def check_memory(self, model: AbstractContinuousModel, spec: SolveSpec, num_samples: int) -> None:
+        """Raises `ValueError` if the states of all steps of the default limit need more than `_MOST_SAVED` bytes."""
+        sub = None if self.saveat is None else self.saveat.subs
+        if not isinstance(sub, dfx.SubSaveAt) or not sub.steps or self.grid is not None or self.max_steps is not None:
+            return
+        rows = num_samples * (spec.stepping.max_steps // int(sub.steps))
+        size = rows * math.prod(model.shape) * model.dtype.itemsize
+        if size > _MOST_SAVED:
+            raise ValueError(
+                f"saveat=SaveAt(steps=...) reserves {size // 2**20} MiB for the states of up to "
+                f"{spec.stepping.max_steps} steps of each sample; pass a lower max_steps=, grid=, or SaveAt(ts=times)."
+            )
+
     def resolve(
         self,
         model: AbstractModel,
@@ -120,8 +179,8 @@ class SolveOptions(eqx.Module):
 
         **Raises:** `ValueError` for options that contradict each other, the model or the dynamics.
         """
-        if not (isinstance(model, AbstractContinuousModel) and isinstance(dynamics, AbstractDynamics)):
-            raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
+        check_moves(model, dynamics)
+        assert isinstance(model, AbstractContinuousModel) and isinstance(dynamics, AbstractDynamics)
         solver, interval = dynamics.stepper(self.solver), dynamics.interval(model)
         start, end = dynamics.path_time(model, interval[0]), dynamics.path_time(model, interval[1])
         if dynamics.calculus is not None and not isinstance(solver, dynamics.calculus):

@@ -17,16 +17,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_count
+from .._base.checks import check_count, check_not_negative
 from .._base.condition import Batched, split_condition
 from .._base.random import as_threefry
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, Integer, KeyArray, KeyLike, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
 from ..model.base import AbstractContinuousModel
-from .options import ModelEquation, SolveOptions, default_dynamics
+from .options import ModelEquation, SolveOptions, check_model, default_dynamics
 from .sample import check_starts, draw_start, solve_samples
 
 
@@ -34,10 +34,10 @@ from .sample import check_starts, draw_start, solve_samples
 def parallel_sample(
     model: AbstractContinuousModel,
     key: KeyLike,
-    num_samples: int,
+    num_samples: Integer,
     *,
     grid: Grid,
-    window: int = 32,
+    window: Integer = 32,
     tolerance: float | Array = 1e-3,
     condition: Condition | Batched = None,
     x0: BatchLike | None = None,
@@ -68,9 +68,9 @@ def parallel_sample(
 
     **Reference:** [@shih2023parallel].
     """
-    check_count("num_samples", num_samples)
-    if window < 1:
-        raise ValueError(f"window={window} holds no step; use at least 1.")
+    check_model(model, "parallel_sample")
+    num_samples, window = check_count("num_samples", num_samples), check_count("window", window)
+    check_not_negative("tolerance", tolerance)
     key = as_threefry(key)
     moving = default_dynamics(model) if dynamics is None else dynamics
     options = SolveOptions(solver=dfx.Euler() if solver is None else solver, grid=grid)

@@ -14,12 +14,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_count, is_traced
+from .._base.checks import check_count, check_instance, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
-from .._base.result import RESULTS, LogProb, Samples, Stats, is_failed, on_successful, raise_if_failed, without_failed
+from .._base.result import (
+    RESULTS,
+    LogProb,
+    Samples,
+    Stats,
+    described,
+    is_failed,
+    on_successful,
+    raise_if_failed,
+    without_failed,
+)
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Float, Int, KeyLike, PerSample
+from .._base.typing import Array, Batch, BatchLike, Condition, Float, Int, Integer, KeyLike, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
@@ -28,19 +38,28 @@ from ..model.base import AbstractContinuousModel, AbstractModel
 from ..observation import LinearGaussian
 from .last_step import AbstractLastStep
 from .log_prob import log_prob
-from .options import DEFAULT_MAX_STEPS
+from .options import DEFAULT_MAX_STEPS, check_model
 from .sample import sample
 
 _PIGDM = PiGDM()
 
 
 class PosteriorSamples(eqx.Module):
-    """What `posterior` returns."""
+    """What `posterior` returns.
+
+    **Attributes:**
+
+    - `x`: `(n, *event)`.
+    - `residual`: $(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data
+        agree.
+    - `log_weights`: `(n,)`, normalised; equal unless `reweight=True`.
+    - `log_evidence`: Log-density of `y` in nats, with `reweight=True`.
+    - `stats`: the work done for each sample.
+    - `result`: `(n,)`, one result code per sample.
+    """
 
     x: Batch
-    """`(n, *event)`."""
     residual: Float[Array, "n m"]
-    """$(y - A x) / s$ for each sample, in units of the noise: about standard normal where model and data agree."""
     log_weights: PerSample
     """`(n,)`, normalised; equal unless `reweight=True`. Minus infinity for failed draws, whose weight is zero."""
     log_evidence: Float[Array, ""] | None
@@ -53,6 +72,9 @@ class PosteriorSamples(eqx.Module):
     def num_failed(self) -> Int[Array, ""]:
         """The number of draws that failed."""
         return jnp.sum(is_failed(self.result))
+
+    def __repr__(self) -> str:
+        return described(self, self.result)
 
     @property
     def ess(self) -> Array:
@@ -80,7 +102,7 @@ def posterior(
     model: AbstractModel,
     observation: LinearGaussian,
     key: KeyLike,
-    num_samples: int,
+    num_samples: Integer,
     *,
     method: AbstractGuidance = _PIGDM,
     condition: Condition | Batched = None,
@@ -94,9 +116,9 @@ def posterior(
     grid: Grid | None = None,
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     adjoint: dfx.AbstractAdjoint | None = None,
-    lanes: int | None = None,
+    lanes: Integer | None = None,
     last_step: AbstractLastStep | None = None,
-    max_steps: int | None = None,
+    max_steps: Integer | None = None,
     progress: ProgressLike = False,
     throw: bool = True,
 ) -> PosteriorSamples:
@@ -131,13 +153,15 @@ def posterior(
 
     **Raises:** `ValueError` for a model without a score or an operator of the wrong width; [`SolveError`][].
     """
+    check_model(model, "posterior")
+    num_samples = check_count("num_samples", num_samples)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"posterior is for continuous events; {type(model).__name__} has none. Known tokens are given by sample's "
             "x0=, readings of them by discrete.Euler(guide=)."
         )
+    check_instance("method", method, AbstractGuidance)
     key = as_threefry(key)
-    check_count("num_samples", num_samples)
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None
     # The options that the draws and the likelihood of the prior have in common.
@@ -146,7 +170,7 @@ def posterior(
     common |= {"progress": progress, "throw": False}
     own: dict[str, Any] = {"x0": x0, "dynamics": dynamics, "grid": grid, "last_step": last_step}
     draws = sample(guided, key, num_samples, with_log_prob=reweight, divergence=chosen, **own, **common)
-    limit = DEFAULT_MAX_STEPS if max_steps is None else max_steps
+    limit = DEFAULT_MAX_STEPS if max_steps is None else int(max_steps)
     if throw:
         draws = raise_if_failed("posterior, draws of the guided model", draws, draws.result, limit)
     good, x = ~is_failed(draws.result), without_failed(draws.result, draws.x)

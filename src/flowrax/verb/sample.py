@@ -15,7 +15,7 @@ from .._base.condition import Batched, cast_condition, split_condition
 from .._base.random import as_threefry
 from .._base.result import Samples, raise_if_failed
 from .._base.tracebacks import short_traceback
-from .._base.typing import Array, Batch, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
+from .._base.typing import Array, Batch, BatchLike, Condition, Event, Integer, KeyArray, KeyLike, PyTree
 from ..discrete.base import AbstractSampler
 from ..discrete.sampling import sample_discretely
 from ..divergence import AbstractDivergence, Exact
@@ -35,7 +35,7 @@ from ..model.base import AbstractContinuousModel, AbstractModel
 from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
-from .options import ModelEquation, SolveOptions, Start, default_dynamics
+from .options import ModelEquation, SolveOptions, Start, check_model, check_moves, default_dynamics
 from .resolution import warn_if_unresolved
 
 
@@ -43,7 +43,7 @@ from .resolution import warn_if_unresolved
 def sample(
     model: AbstractModel,
     key: KeyLike,
-    num_samples: int,
+    num_samples: Integer,
     *,
     condition: Condition | Batched = None,
     x0: BatchLike | Mapping[str, BatchLike] | None = None,
@@ -55,11 +55,11 @@ def sample(
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     adjoint: dfx.AbstractAdjoint | None = None,
     saveat: dfx.SaveAt | None = None,
-    lanes: int | None = None,
+    lanes: Integer | None = None,
     last_step: AbstractLastStep | None = None,
     with_log_prob: bool = False,
     divergence: AbstractDivergence | None = None,
-    max_steps: int | None = None,
+    max_steps: Integer | None = None,
     progress: ProgressLike = False,
     throw: bool = True,
 ) -> Samples:
@@ -113,18 +113,20 @@ def sample(
         max_steps=max_steps,
         progress=progress,
     )
+    check_model(model, "sample")
     dynamics, key = default_dynamics(model) if dynamics is None else dynamics, as_threefry(key)
-    check_count("num_samples", num_samples)
+    check_moves(model, dynamics)
+    num_samples = check_count("num_samples", num_samples)
     if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
         return sample_discretely(
-            model, key, num_samples, dynamics, condition, x0, grid, saveat, lanes, progress, throw=throw
+            model, key, num_samples, dynamics, condition, x0, grid, saveat, options.lanes, progress, throw=throw
         )
-    if not isinstance(model, AbstractContinuousModel):
-        raise ValueError(f"{type(dynamics).__name__} moves continuous events; {type(model).__name__} has none.")
+    assert isinstance(model, AbstractContinuousModel)
     options.check_density(dynamics)
     carried = (Exact() if divergence is None else divergence) if with_log_prob else None
     spec = options.resolve(model, dynamics, carried)
+    options.check_memory(model, spec, num_samples)
     condition, start = check_starts(model, num_samples, condition, x0)
     shared, rows = split_condition(condition)
     equation = ModelEquation(dynamics, carried, model, shared)

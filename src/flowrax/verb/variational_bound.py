@@ -19,7 +19,16 @@ import jax.numpy as jnp
 
 from .._base import random
 from .._base.arrays import as_numbers
-from .._base.checks import check_batch, check_finite
+from .._base.checks import (
+    check_batch,
+    check_count,
+    check_fields,
+    check_finite,
+    check_increasing,
+    check_instance,
+    check_number,
+    plain_int,
+)
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
 from .._base.random import as_threefry
 from .._base.typing import Array, BatchLike, Condition, Event, KeyArray, KeyLike, PyTree
@@ -29,6 +38,9 @@ from ..prior import AbstractGaussianPrior, AbstractPrior
 
 class AbstractReconstruction(eqx.Module):
     r"""The distribution $p(x | z)$ of the data given the least noisy latent, $z = \alpha x + \sigma \varepsilon$."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
@@ -57,7 +69,13 @@ class DiscreteReconstruction(AbstractReconstruction):
 
     low: float
     high: float
-    levels: int = eqx.field(static=True)
+    levels: int = eqx.field(static=True, converter=plain_int)
+
+    def __check_init__(self) -> None:
+        check_number("low", self.low)
+        check_number("high", self.high)
+        check_increasing("low", self.low, "high", self.high)
+        check_count("levels", self.levels, 2)
 
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
         values = jnp.linspace(self.low, self.high, self.levels, dtype=x.dtype)
@@ -68,15 +86,23 @@ class DiscreteReconstruction(AbstractReconstruction):
 
 
 class VariationalBound(eqx.Module):
-    """An upper bound on the negative log-likelihood of `n` events, in nats per event; every array is `(n,)`."""
+    """An upper bound on the negative log-likelihood of `n` events, in nats per event; every array is `(n,)`.
+
+    **Attributes:**
+
+    - `prior`: the divergence of the noisiest latent from the prior.
+    - `reconstruction`: the expected cost of the data given the least noisy latent.
+    - `diffusion`: the integrated error of the noise prediction.
+    - `standard_error`: The standard error of `value`, treating the draws as independent although their times are spread
+        evenly; infinite if there is only one pair of draws.
+    - `size`: the number of elements of an event.
+    """
 
     prior: Array
     reconstruction: Array
     diffusion: Array
     standard_error: Array
-    """The standard error of `value`, treating the draws as independent although their times are spread evenly;
-    infinite if there is only one pair of draws."""
-    size: int = eqx.field(static=True)
+    size: int = eqx.field(static=True, converter=plain_int)
 
     @property
     def value(self) -> Array:
@@ -122,6 +148,7 @@ def variational_bound(
 
     **Reference:** [@kingma2021variational].
     """
+    check_instance("model", model, AbstractContinuousModel)
     low = model.t_min if t_min is None else t_min
     high = model.t_max if t_max is None else t_max
     for name, t in (("t_min", low), ("t_max", high)):
@@ -133,6 +160,9 @@ def variational_bound(
     check_batch("x", rows, model.shape)
     check_finite("x", rows)
     chosen = GaussianReconstruction() if reconstruction is None else reconstruction
+    num_steps = None if num_steps is None else check_count("num_steps", num_steps)
+    num_draws = check_count("num_draws", num_draws)
+    check_instance("reconstruction", chosen, AbstractReconstruction)
     task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), chosen)
     shared, own = split_condition(cast_condition(condition, model.dtype, rows.shape[0]))
     return _evaluate(task, model, rows, key, shared, own)
@@ -151,8 +181,8 @@ def _check_noise(model: AbstractContinuousModel) -> None:
 class _Bound(eqx.Module):
     t_min: float
     t_max: float
-    num_steps: int | None = eqx.field(static=True)
-    num_pairs: int = eqx.field(static=True)
+    num_steps: int | None = eqx.field(static=True, converter=plain_int)
+    num_pairs: int = eqx.field(static=True, converter=plain_int)
     reconstruction: AbstractReconstruction
 
     def one(

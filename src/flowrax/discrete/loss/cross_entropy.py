@@ -10,6 +10,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.matching import drop_condition
@@ -20,6 +21,9 @@ from ..sites import at_class, sum_where
 
 class AbstractTokenWeight(eqx.Module):
     """A weight of the cross-entropy that depends on the time `t`."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:

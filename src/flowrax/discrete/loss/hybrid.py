@@ -7,7 +7,7 @@ D_{\text{KL}}\big(q(x_t^i | x_s^i, x_1^i) \,\|\, p_\theta(x_t^i | x_s)\big)\Big]
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import check_not_negative
+from ..._base.checks import check_not_negative, plain_int
 from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.matching import drop_condition
@@ -26,7 +26,7 @@ class Hybrid(AbstractLoss):
     **Reference:** [@austin2021structured].
     """
 
-    num_steps: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True, converter=plain_int)
     scale: float | Array
     reverse: AbstractReverse
     times: AbstractTimes

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
-from ..._base.checks import check_shape
+from ..._base.checks import check_count, check_shape
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from .base import AbstractCategoricalOracle, check_rows, entropy_of, normalised
 
@@ -41,8 +41,9 @@ class Markov(AbstractCategoricalOracle):
         **Raises:** `ValueError` for inconsistent shapes, or unless all rows are nonnegative and sum to one.
         """
         self.initial, self.transition = jnp.asarray(initial, float), jnp.asarray(transition, float)
-        if self.initial.ndim != 1 or length < 1:
-            raise ValueError(f"initial must be (K,) and length at least 1; got {self.initial.shape} and {length}.")
+        length = check_count("length", length)
+        if self.initial.ndim != 1:
+            raise ValueError(f"initial must be (K,); got {self.initial.shape}.")
         self.num_classes = len(self.initial)
         check_shape("transition", self.transition.shape, (self.num_classes, self.num_classes))
         check_rows("initial", self.initial)

@@ -4,6 +4,7 @@ import abc
 
 import equinox as eqx
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
@@ -21,6 +22,9 @@ class AbstractCategoricalPath(eqx.Module):
 
     Raises `ValueError` if the path is not a mixture of data and prior.
     """
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def check_prior(self, prior: AbstractCategoricalPrior) -> None:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..sites import at_class, log_or_infinity
@@ -14,6 +15,9 @@ from .base import AbstractCategoricalPath
 
 class AbstractReverse(eqx.Module):
     """Computes the distribution of a reverse step from the predicted distribution of the data, for each site."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def __call__(

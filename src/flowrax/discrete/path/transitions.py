@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import random
+from ..._base.checks import check_count, check_instance
 from ..._base.typing import Array, KeyArray, Numbers, PyTree, Scalar, Tokens
 from ...schedule import DiscreteSchedule
 from ..prior import AbstractCategoricalPrior
@@ -180,6 +181,7 @@ class Transitions(AbstractTransitions):
         - `num_steps`: the number of steps $T$. It is required if `matrices` is a function. Raises `ValueError` if it
             is missing or disagrees with the number of matrices.
         """
+        num_steps = None if num_steps is None else check_count("num_steps", num_steps)
         if callable(matrices):
             if num_steps is None:
                 raise ValueError("num_steps is missing; it is required when matrices is a function.")
@@ -220,8 +222,8 @@ class Ordinal(AbstractTransitions):
             $\beta_i / 2$.
         - `num_classes`: the number of classes $K$. Raises `ValueError` below 2.
         """
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
+        check_instance("table", table, DiscreteSchedule)
+        num_classes = check_count("num_classes", num_classes, 2)
         self.table, self.num_steps, self.num_classes = table, table.num_steps, num_classes
         self.products = _products(lambda i: _ordinal(table.rates[i], num_classes, np), table.num_steps, num_classes)
 

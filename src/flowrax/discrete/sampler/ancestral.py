@@ -1,13 +1,12 @@
 """Ancestral sampling: the exact reverse step of the noise, averaged over the model's clean-token probabilities."""
 
-import operator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..._base import random
-from ..._base.checks import check_not_negative, is_traced
+from ..._base.checks import check_grid, check_not_negative, is_traced
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ...model.base import AbstractModel
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
@@ -71,11 +70,9 @@ def even_times(model: AbstractModel, grid: Any) -> Array:
 
     **Returns:** the times, `(k + 1,)` for `k` steps.
     """
-    count = 128 if grid is None else grid
-    if np.ndim(count) == 0:
-        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
-            raise ValueError(f"grid must be a number of steps, at least one, or an array of times; got {grid!r}.")
-        return jnp.linspace(model.t_min, model.t_max, operator.index(count) + 1)
+    count = 128 if grid is None else check_grid(grid)
+    if count is not None:
+        return jnp.linspace(model.t_min, model.t_max, count + 1)
     times = jnp.asarray(grid)
     if not is_traced(times):
         given = np.asarray(times)

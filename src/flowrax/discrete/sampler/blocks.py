@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import plain_int
 from ..._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
 from ..base import AbstractCategoricalModel, AbstractLogitModel, AbstractSampler, SamplerStep
 from ..path.base import AbstractCategoricalPath
@@ -116,7 +117,7 @@ class Blocks(AbstractSampler):
     """
 
     inner: AbstractSampler
-    block: int = eqx.field(static=True)
+    block: int = eqx.field(static=True, converter=plain_int)
 
     def __check_init__(self) -> None:
         if self.block < 1:

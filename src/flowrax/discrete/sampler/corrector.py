@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_not_negative
+from ..._base.checks import check_not_negative, plain_int
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSampler, SamplerStep
 from ..sites import draw, spread
@@ -36,7 +36,7 @@ class CorrectorSampler(AbstractSampler):
     """
 
     predictor: AbstractSampler
-    num_corrections: int = eqx.field(static=True, default=1)
+    num_corrections: int = eqx.field(static=True, converter=plain_int, default=1)
     stochasticity: float | Array = 1.0
     temperature: float | Array = 1.0
 

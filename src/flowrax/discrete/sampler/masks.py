@@ -4,7 +4,9 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from ..._base.checks import check_count
 from ..._base.typing import Array, Tokens
 from ..base import AbstractCategoricalModel, AbstractSampler
 
@@ -24,9 +26,9 @@ def number_of_steps(sampler: AbstractSampler, grid: Any, default: int) -> int:
     """The steps of a sampler that counts masks; raises `ValueError` unless `grid` is None or a positive integer."""
     if grid is None:
         return default
-    if not isinstance(grid, int) or grid < 1:
+    if np.ndim(grid):
         raise ValueError(f"{type(sampler).__name__} counts masks, so grid must be a number of steps; got {grid!r}.")
-    return grid
+    return check_count("grid", grid)
 
 
 def times_of_shares(model: AbstractCategoricalModel, shares: Array) -> Array:

@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
-from ..._base.checks import check_fraction, check_not_negative
+from ..._base.checks import (
+    check_between,
+    check_fields,
+    check_fraction,
+    check_grid,
+    check_increasing,
+    check_not_negative,
+)
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw, spread
@@ -28,6 +35,9 @@ from .masks import given_of, mask_of
 
 class AbstractRemasking(eqx.Module):
     r"""The remasking probability $\sigma$ of each step."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
@@ -88,13 +98,14 @@ class Loop(AbstractRemasking):
         - `begin`, `end`: the fractions of the steps at which the loop begins and ends. Defaults: 0.45 and 0.95. Raises
             `ValueError` unless `0 < hold < 1` and `0 < begin < end < 1`.
         """
-        if not (0 < hold < 1 and 0 < begin < end < 1):
-            raise ValueError(f"Loop needs 0 < hold < 1 and 0 < begin < end < 1; got {hold}, {begin}, {end}.")
+        for name, value in (("hold", hold), ("begin", begin), ("end", end)):
+            check_between(name, value, 0.0, 1.0)
+        check_increasing("begin", begin, "end", end)
         self.inner, self.hold, self.begin, self.end = inner, hold, begin, end
 
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
         """The times of a number of steps. Explicit times are returned as they are; a repeated time is a loop there."""
-        if grid is not None and not isinstance(grid, int):
+        if grid is not None and check_grid(grid) is None:
             return jnp.asarray(grid)
         if not model.t_min < self.hold < model.t_max:
             raise ValueError(f"Loop holds at {self.hold}, outside the model's times {model.t_min} to {model.t_max}.")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._base.checks import check_not_negative
+from ..._base.checks import check_count, check_not_negative
 from ..._base.typing import Array, Condition, KeyArray, Tokens
 from ..base import AbstractCategoricalModel, AbstractSingleEvaluationSampler, SamplerStep
 from ..sites import draw
@@ -51,6 +51,8 @@ class Unmask(AbstractSingleEvaluationSampler):
             `ValueError` if negative.
         """
         self.order = Confidence() if order is None else order
+        if per_step is not None and np.ndim(per_step) == 0:
+            per_step = check_count("per_step", per_step)
         self.per_step = per_step if per_step is None or isinstance(per_step, int) else tuple(map(int, per_step))
         self.temperature = temperature
         check_not_negative("temperature", temperature)

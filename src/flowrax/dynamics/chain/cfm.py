@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -34,6 +35,9 @@ class CFM(eqx.Module):
         """
         self.schedule = Linear() if schedule is None else schedule
         self.target = Velocity() if target is None else target
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`.

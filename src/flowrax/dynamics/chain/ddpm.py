@@ -6,7 +6,7 @@ Ho et al. 2020. Index $i$ corresponds to the time $t = 1 - (i + 1) / T$ of this 
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import is_traced
+from ..._base.checks import check_count, check_fields, is_traced, plain_int
 from ..._base.typing import Array, ArrayLike, Event, Int, KeyArray
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -33,7 +33,7 @@ class DDPM(eqx.Module):
 
     table: DiscreteSchedule
     target: AbstractTarget
-    last_index: int = eqx.field(static=True)
+    last_index: int = eqx.field(static=True, converter=plain_int)
 
     def __init__(self, table: DiscreteSchedule, target: AbstractTarget | None = None, *, last_index: int = 0):
         """**Arguments:**
@@ -45,6 +45,10 @@ class DDPM(eqx.Module):
         """
         self.table, self.target = table, Data() if target is None else target
         self.last_index = last_index
+
+    def __check_init__(self) -> None:
+        check_fields(self)
+        check_count("last_index", self.last_index, 0)
 
     def _row(self, index: Int[ArrayLike, ""]) -> Array:
         row = jnp.asarray(index) - self.last_index

@@ -7,7 +7,7 @@ $t + \mathrm{d}t$ with $\mathrm{d}t = \mathrm{d}s$. `dt` is positive in both.
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import is_traced
+from ..._base.checks import check_fields, is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -50,6 +50,9 @@ class VDM(eqx.Module):
         - `target`: the quantity that the outputs passed to [`predict`][] represent. Default: `Data()`.
         """
         self.schedule, self.target = schedule, Data() if target is None else target
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`."""

@@ -25,6 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._base.checks import check_fields
 from ..._base.typing import Array, DType, Event, PyTree, Scalar
 from ...model import gaussian_prior
 from ...model.base import AbstractContinuousModel
@@ -162,6 +163,9 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
     """Whether the solver supports the reverse SDE in addition to the probability flow."""
     predicts_at_end: eqx.AbstractClassVar[bool]
     """Whether every step, including the last, evaluates the data prediction at its end."""
+
+    def __check_init__(self) -> None:
+        check_fields(self)
 
     def func(self, terms: dfx.AbstractTerm, t0: Scalar, y0: Event, args: PyTree) -> PyTree:
         return terms.vf(t0, y0, args)

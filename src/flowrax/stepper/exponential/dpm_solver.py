@@ -11,6 +11,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import plain_int
 from ..._base.typing import Array, Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, Problem, psi, scaled
 
@@ -25,7 +26,7 @@ class DPMSolver(AbstractExponentialSolver, dfx.AbstractAdaptiveSolver):
     **Reference:** [@lu2022dpmsolver].
     """
 
-    num_evaluations_per_step: int = eqx.field(static=True)
+    num_evaluations_per_step: int = eqx.field(static=True, converter=plain_int)
     takes_noise: ClassVar[bool] = False
     predicts_at_end: ClassVar[bool] = False
 

@@ -12,6 +12,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import plain_int
 from ..._base.typing import Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, History, correction, empty_history, scaled
 
@@ -25,7 +26,7 @@ class DPMSolverPP(AbstractExponentialSolver):
     **Reference:** [@lu2022dpmsolverpp].
     """
 
-    max_order: int = eqx.field(static=True)
+    max_order: int = eqx.field(static=True, converter=plain_int)
     num_evaluations_per_step: ClassVar[int] = 1
     takes_noise: ClassVar[bool] = True
     predicts_at_end: ClassVar[bool] = False

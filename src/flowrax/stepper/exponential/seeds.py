@@ -14,6 +14,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import check_count, plain_int
 from ..._base.typing import Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, Problem, scaled
 
@@ -27,7 +28,7 @@ class SEEDS(AbstractExponentialSolver):
     **Reference:** [@gonzalez2023seeds].
     """
 
-    num_evaluations_per_step: int = eqx.field(static=True)
+    num_evaluations_per_step: int = eqx.field(static=True, converter=plain_int)
     takes_noise: ClassVar[bool] = True
     predicts_at_end: ClassVar[bool] = False
 
@@ -36,6 +37,7 @@ class SEEDS(AbstractExponentialSolver):
 
         - `order`: 1 or 2. Default: 2. Raises `ValueError` otherwise.
         """
+        order = check_count("order", order, None)
         if order not in (1, 2):
             raise ValueError(f"SEEDS has order 1 or 2; got {order}.")
         self.num_evaluations_per_step = order

@@ -11,6 +11,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._base.checks import plain_int
 from ..._base.typing import Array, Event, PyTree, Scalar
 from .base import AbstractExponentialSolver, History, correction, empty_history
 
@@ -33,7 +34,7 @@ class UniPC(AbstractExponentialSolver):
     **Reference:** [@zhao2023unipc].
     """
 
-    predictor_order: int = eqx.field(static=True)
+    predictor_order: int = eqx.field(static=True, converter=plain_int)
     num_evaluations_per_step: ClassVar[int] = 1
     takes_noise: ClassVar[bool] = False
     predicts_at_end: ClassVar[bool] = False
