@@ -71,6 +71,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Compilations())
 
 
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what was imported, and what is traced until there is more of it.
+
+    Traces are many objects that live on: looking through them again and again took 8 to 10% of the processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+
+
 # Every compiled program maps memory, and Linux lets a process have 65,530 maps: beyond that, compilation crashes.
 MAPS, MOST_MAPS = pathlib.Path("/proc/self/maps"), 25_000
 

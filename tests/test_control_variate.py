@@ -21,13 +21,24 @@ def correlated():
     return model, model.oracle.sample(jax.random.key(11), (200,))
 
 
-def noise(model, x, divergence, num_keys=8, **stepping):
-    """What probes add to the log-densities of the exact divergence on the same grid, by key and row; all answers."""
-    exact = frx.log_prob(model, x, **stepping).value
-    answers = [
-        frx.log_prob(model, x, key=jax.random.key(k), divergence=divergence, **stepping) for k in range(num_keys)
-    ]
-    return np.stack([a.value - exact for a in answers]), answers
+# Each number of steps and each divergence compiles, so that those who can have the same.
+STEPS = 12
+
+
+def estimates(model, x, divergence, num_keys, grid=STEPS):
+    """Answers by key."""
+    return [frx.log_prob(model, x, key=jax.random.key(k), divergence=divergence, grid=grid) for k in range(num_keys)]
+
+
+@pytest.fixture(scope="module")
+def exact(correlated):
+    """By the exact divergence on the same grid."""
+    return frx.log_prob(*correlated, grid=STEPS)
+
+
+def noise(answers, exact):
+    """What probes add to the log-densities of the exact divergence on the same grid, by key and row."""
+    return np.stack([answer.value - exact.value for answer in answers])
 
 
 @pytest.mark.accuracy
@@ -38,9 +49,14 @@ def test_second_term_is_integrated_to_second_order(inner, x64):
         dfx.ODETerm(lambda t, y, args: jnp.stack([jnp.cos(t), jnp.cos(t)])),
         dfx.ODETerm(lambda t, y, args: jnp.stack([jnp.zeros_like(t), 3 * t**2])),
     )
+
+    @jax.jit
+    def end(t0, t1, num_steps):
+        y0 = jnp.stack([jnp.sin(t0), jnp.sin(t0) + t0**3])
+        return dfx.diffeqsolve(terms, Trapezoidal(inner), t0, t1, (t1 - t0) / num_steps, y0).ys[0]
+
     for t0, t1 in ((0.0, 1.0), (1.0, 0.0)):
-        y0 = jnp.asarray([jnp.sin(t0), jnp.sin(t0) + t0**3])
-        ends = [dfx.diffeqsolve(terms, Trapezoidal(inner), t0, t1, (t1 - t0) / n, y0).ys[0] for n in (8, 16)]
+        ends = [end(*map(jnp.asarray, (t0, t1, n))) for n in (8.0, 16.0)]
         errors = [np.asarray(end - jnp.asarray([jnp.sin(t1), jnp.sin(t1) + t1**3])) for end in ends]
         own, both = (np.log2(errors[0][i] / errors[1][i]) for i in (0, 1))
         assert inner.order(None) - 0.15 <= own <= inner.order(None) + 1.15
@@ -51,33 +67,33 @@ def test_second_term_is_integrated_to_second_order(inner, x64):
 
 
 @pytest.mark.accuracy
-def test_takes_nearly_all_noise_and_adds_no_bias(correlated):
+def test_takes_nearly_all_noise_and_adds_no_bias(correlated, exact):
     """Against plain probes; the mean of 8 keys x 200 rows within 4 standard errors of the exact solve's."""
-    model, x = correlated
-    plain, _ = noise(model, x, frx.Hutchinson(2), grid=12)
-    left, answers = noise(model, x, frx.ControlVariate(frx.Hutchinson(2)), grid=12)
+    plain = noise(estimates(*correlated, frx.Hutchinson(2), 8), exact)
+    answers = estimates(*correlated, frx.ControlVariate(frx.Hutchinson(2)), 8)
+    left = noise(answers, exact)
     assert np.std(left) < np.std(plain) / 8
     assert abs(left.mean()) <= 4 * left.mean(axis=0).std() / 200**0.5
     # One evaluation a step beside those of the solver.
-    assert np.all(answers[0].stats.num_evaluations == frx.log_prob(model, x[:1], grid=12).stats.num_evaluations[0] + 12)
+    assert np.all(answers[0].stats.num_evaluations == exact.stats.num_evaluations + STEPS)
 
 
 @pytest.mark.accuracy
 def test_noise_falls_as_the_square_of_the_steps(correlated):
-    model, x = correlated
-    coarse, fine = (
-        np.std(noise(model, x, frx.ControlVariate(frx.Hutchinson(2)), num_keys=5, grid=n)[0]) for n in (32, 64)
-    )
-    assert np.log2(coarse / fine) == pytest.approx(2, abs=0.3)
+    """The spread over 5 keys of each of 200 rows: 800 degrees of freedom leave a standard error of 0.05 at most."""
+    divergence, spreads = frx.ControlVariate(frx.Hutchinson(2)), []
+    for steps in (32, 64):
+        values = np.stack([answer.value for answer in estimates(*correlated, divergence, 5, steps)])
+        spreads.append(np.mean(np.var(values, axis=0, ddof=1)) ** 0.5)
+    assert np.log2(spreads[0] / spreads[1]) == pytest.approx(2, abs=0.3)
 
 
 @pytest.mark.accuracy
 @pytest.mark.parametrize("inner", [frx.Hutchinson(8), frx.Hutchinson(4, Hadamard())], ids=["signs", "rows"])
-def test_standard_errors_are_those_of_what_is_left(correlated, inner):
+def test_standard_errors_are_those_of_what_is_left(correlated, exact, inner):
     """The median size of z-scores: that of Student's t is 0.71 with 7 degrees of freedom and 0.76 with 3."""
-    model, x = correlated
-    left, answers = noise(model, x, frx.ControlVariate(inner), num_keys=4, grid=10)
-    z = np.abs(left) / np.stack([a.standard_error for a in answers])
+    answers = estimates(*correlated, frx.ControlVariate(inner), 4)
+    z = np.abs(noise(answers, exact)) / np.stack([a.standard_error for a in answers])
     assert 0.6 <= np.median(z) <= 0.95
 
 
@@ -109,18 +125,19 @@ def test_gradient(adjoint, x64):
     def value(h):
         return frx.log_prob(model, x + h * way, key=KEY, divergence=divergence, grid=4, adjoint=adjoint).value[0]
 
-    step = 1e-5
-    want = (value(jnp.asarray(step)) - value(jnp.asarray(-step))) / (2 * step)
-    assert float(jax.grad(value)(jnp.asarray(0.0))) == pytest.approx(float(want), rel=1e-5)
+    both, step = jax.jit(jax.value_and_grad(value)), 1e-5
+    (plus, _), (minus, _), (_, got) = (both(jnp.asarray(h)) for h in (step, -step, 0.0))
+    assert float(got) == pytest.approx(float((plus - minus) / (2 * step)), rel=1e-5)
 
 
 @pytest.mark.accuracy
 def test_probes_are_added_until_the_target_is_met(correlated):
     model, x = correlated
     divergence = frx.ControlVariate(frx.Hutchinson(8))
-    plain = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=8)
+    plain = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=STEPS)
     target = float(np.median(plain.standard_error))
-    answer = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=8, target_standard_error=target, max_probes=64)
+    options = dict(target_standard_error=target, max_probes=64)
+    answer = frx.log_prob(model, x, key=KEY, divergence=divergence, grid=STEPS, **options)
     assert set(np.asarray(answer.num_probes)) >= {8, 16}
     assert np.all((answer.standard_error <= target) | (answer.num_probes == 64))
 

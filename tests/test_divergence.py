@@ -37,7 +37,7 @@ def problem(shape, seed=0):
 
 
 def estimates(divergence, field, x, key):
-    return divergence(field, x, divergence.probes(key, x))[1]
+    return jax.jit(lambda x, key: divergence(field, x, divergence.probes(key, x))[1])(x, key)
 
 
 def spread(divergence, field, x, num, key):
@@ -108,7 +108,7 @@ def test_parallel_probes(divergence, scale, x64):
     def estimate(scale):
         return jnp.mean(divergence(lambda x: scale * field(x), x, probes)[1])
 
-    value, slope = jax.value_and_grad(estimate)(jnp.asarray(scale))
+    value, slope = jax.jit(jax.value_and_grad(estimate))(jnp.asarray(scale))
     assert float(slope) == pytest.approx(float(value) / scale, rel=1e-6)
     assert abs(float(value) / scale - trace) <= 15
 
@@ -119,15 +119,16 @@ def test_basis(columns, x64):
     matrix = np.random.default_rng(0).normal(size=(9, 4))
     if columns == "dependent":
         matrix[:, 2] = matrix[:, 0] - 3 * matrix[:, 1]
-    basis, factor = orthonormal_basis(jnp.asarray(matrix))
+    compiled = jax.jit(orthonormal_basis)
+    basis, factor = compiled(jnp.asarray(matrix))
     kept = [0, 1, 3] if columns == "dependent" else [0, 1, 2, 3]
     assert np.allclose(basis.T @ basis, np.diag([k in kept for k in range(4)]), rtol=0, atol=1e-14)
     assert np.allclose(basis @ (basis.T @ matrix), matrix, rtol=0, atol=1e-13)
     assert np.allclose((matrix @ factor)[:, kept], basis[:, kept], rtol=0, atol=1e-13)
     if columns == "full":
         change = jnp.asarray(np.random.default_rng(1).normal(size=matrix.shape))
-        _, slopes = jax.jvp(orthonormal_basis, (jnp.asarray(matrix),), (change,))
-        ahead, behind = (orthonormal_basis(matrix + h * change) for h in (1e-6, -1e-6))
+        _, slopes = jax.jit(lambda *pair: jax.jvp(orthonormal_basis, *pair))((jnp.asarray(matrix),), (change,))
+        ahead, behind = (compiled(matrix + h * change) for h in (1e-6, -1e-6))
         for slope, a, b in zip(slopes, ahead, behind, strict=True):
             assert np.allclose(slope, (a - b) / 2e-6, rtol=0, atol=1e-7)
 
@@ -136,7 +137,8 @@ def test_basis(columns, x64):
 def test_hadamard_probes_are_orthogonal_rows():
     """Signs; all N rows of them have covariance exactly one, also where the event is shorter than a row."""
     for size, order in ((8, 8), (5, 8), (1, 1), (784, 1024)):
-        probes = np.asarray(Hadamard()(jax.random.key(0), (order, size), jnp.float32))
+        draw = jax.jit(functools.partial(Hadamard(), shape=(order, size), dtype=jnp.float32))
+        probes = np.asarray(draw(jax.random.key(0)))
         assert np.array_equal(np.abs(probes), np.ones((order, size)))
         assert np.array_equal(probes.T @ probes, order * np.eye(size))
 
@@ -206,9 +208,9 @@ def test_gradients(divergence, x64):
         answer = frx.log_prob(model, x + h * way, key=jax.random.key(3), divergence=divergence, grid=3)
         return answer.value[0]
 
-    step = 1e-5
-    want = (value(jnp.asarray(step)) - value(jnp.asarray(-step))) / (2 * step)
-    assert float(jax.grad(value)(jnp.asarray(0.0))) == pytest.approx(float(want), rel=1e-5)
+    both, step = jax.jit(jax.value_and_grad(value)), 1e-5
+    (plus, _), (minus, _), (_, got) = (both(jnp.asarray(h)) for h in (step, -step, 0.0))
+    assert float(got) == pytest.approx(float((plus - minus) / (2 * step)), rel=1e-5)
 
 
 @pytest.mark.parametrize(

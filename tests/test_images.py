@@ -76,6 +76,7 @@ def test_time_condition_and_dropout_change_the_output(make, getkey):
         call(t, x, (jnp.asarray(1), jnp.zeros(2))),
         call(t, x, condition, key=getkey()),
     ]
+    # Which is false of NaN: the label of no class, 3, is one that the network reads.
     assert all(float(jnp.max(jnp.abs(other - base))) > 1e-3 for other in others)
 
 
@@ -218,7 +219,6 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
 def test_what_a_network_cannot_read_of_a_condition_is_refused(make, key):
     """A label beyond the classes is not quietly the label of no class: NaN where nobody can look."""
     network, t, x = make(key, num_classes=3), jnp.asarray(0.1), jnp.zeros(SHAPE)
-    assert jnp.all(jnp.isfinite(eqx.filter_jit(network)(t, x, jnp.asarray(3))))
     for label in (4, -1):
         with pytest.raises(ValueError, match=f"The label {label} is none of the 3 classes, which count from 0"):
             network(t, x, jnp.asarray(label))

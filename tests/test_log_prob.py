@@ -168,5 +168,5 @@ def test_gradient_in_the_point_is_the_score(adjoint, x64):
     model = frx.oracle.Gaussian(np.zeros(2), 0.5 * np.eye(2)).model(frx.Linear())
     x = jnp.asarray([[1.0, -2.0]])
     options = dict(rtol=1e-8, atol=1e-8, adjoint=adjoint, max_steps=64 if adjoint is not None else 4096)
-    gradient = jax.grad(lambda x: frx.log_prob(model, x, **options).value[0])(x)
+    gradient = jax.jit(jax.grad(lambda x: frx.log_prob(model, x, **options).value[0]))(x)
     np.testing.assert_allclose(gradient, -x / 0.5, rtol=1e-6)
