@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .rows import check_finite_leaves, row_arrays
 from .typing import Condition, DType, PyTree
 
 
@@ -21,14 +22,18 @@ def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Cond
         array = jnp.asarray(leaf)
         return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array
 
-    condition = jax.tree.map(cast, condition)
-    if isinstance(condition, Batched):
-        for leaf in jax.tree.leaves(condition):
-            if leaf.ndim == 0 or leaf.shape[0] != n:
-                raise ValueError(
-                    f"condition=Batched(...) has a leaf of shape {leaf.shape}; its leading axis must be n={n}."
-                )
-    return condition
+    if not isinstance(condition, Batched):
+        condition = jax.tree.map(cast, condition)
+        check_finite_leaves("condition", condition)
+        return condition
+    rows = jax.tree.map(cast, row_arrays("condition", condition.value))
+    for leaf in jax.tree.leaves(rows):
+        if leaf.ndim == 0 or leaf.shape[0] != n:
+            raise ValueError(
+                f"condition=Batched(...) has a leaf of shape {leaf.shape}; its leading axis must be n={n}."
+            )
+    check_finite_leaves("condition", rows)
+    return Batched(rows)
 
 
 def split_condition(condition: Condition | Batched) -> tuple[Condition, PyTree]:

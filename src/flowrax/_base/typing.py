@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     Times = float | Array | np.ndarray
     Scalar = float | Array | np.ndarray
+    Count = int | np.integer[Any]
+    Number = float | np.floating[Any]
 else:
     GradientTransformation = Any
+    # `fit` checks these itself, in words.
+    Count = Number = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
 
@@ -51,6 +55,7 @@ __all__ = [
     "BatchLike",
     "Bool",
     "Condition",
+    "Count",
     "DType",
     "Event",
     "Float",
@@ -60,6 +65,7 @@ __all__ = [
     "KeyArray",
     "MaskOf",
     "Network",
+    "Number",
     "Numbers",
     "PerSample",
     "PyTree",

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_batch, check_finite, is_traced
+from .._base.checks import check_batch, is_traced
 from .._base.condition import Batched
 from .._base.result import LogProb, Samples
+from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
 from .._base.typing import Array, BatchLike, Condition, KeyArray, Numbers, PyTree, Shape
 from ..model.trained import Model
 from ..schedule import Linear
@@ -216,7 +217,7 @@ class DensityEstimator(eqx.Module):
 
         **Arguments:**
 
-        - `path`: the path of the file. This estimator must have been made like the saved one, with the same key.
+        - `path`: the path of the file. This estimator must have been made like the saved one, with any key.
 
         **Returns:** a new estimator, fitted if the saved one was.
 
@@ -240,8 +241,10 @@ class DensityEstimator(eqx.Module):
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
         rows = widened(data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
-        check_finite(name, rows)
-        own = cast_like(self.condition_standard.shift, condition, condition_name, (rows.shape[0],))
-        for leaf in jax.tree.leaves(own):
-            check_finite(condition_name, leaf)
+        check_finite_leaves(name, rows, columns_of(data))
+        check_some(name, len(rows))
+        condition = row_arrays(condition_name, condition)
+        check_rows(condition_name, condition, len(rows), name)
+        own = cast_like(self.condition_standard.shift, condition, condition_name, (len(rows),))
+        check_finite_leaves(condition_name, own)
         return rows, own

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.checks import check_batch, check_interval, check_shape, is_traced, time_dtype
+from .._base.rows import row_arrays
 from .._base.typing import Array, BatchLike, Condition, DType, KeyArray, Network, Scalar, Shape, Tokens
 from ..coupling import AbstractCoupling, Independent
 from ..model.network import call_network
@@ -76,7 +77,7 @@ class CategoricalModel(AbstractLogitModel):
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
         """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
-        rows = jnp.asarray(x)
+        rows = jnp.asarray(row_arrays(name, x))
         if not jnp.issubdtype(rows.dtype, jnp.integer):
             raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
         check_batch(name, rows, self.shape, size)

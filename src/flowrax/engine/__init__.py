@@ -1,7 +1,12 @@
 """Many solves at once, on a grid or adaptively, and their gradient."""
 
 from .bound import AbstractEquation as AbstractEquation
-from .placement import Placement as Placement, on_each_device as on_each_device, shard_rows as shard_rows
+from .placement import (
+    Placement as Placement,
+    answer_of_none as answer_of_none,
+    on_each_device as on_each_device,
+    shard_rows as shard_rows,
+)
 from .saving import check_saveat as check_saveat
 from .solve import (
     ProgressLike as ProgressLike,

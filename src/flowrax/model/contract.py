@@ -5,7 +5,8 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_batch, check_finite
+from .._base.checks import check_batch
+from .._base.rows import check_finite_leaves, columns_of, row_arrays
 from .._base.typing import Array, Condition, DType, Event, PyTree, Scalar, Shape
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
@@ -77,9 +78,9 @@ class AbstractContinuousModel(AbstractModel):
     r"""Whether $x_t = \alpha x_1 + \sigma x_0$, without a latent, so that the SDE of the schedule applies."""
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
-        events = jnp.asarray(x, self.dtype)
+        events = jnp.asarray(row_arrays(name, x), self.dtype)
         check_batch(name, events, self.shape, size)
-        check_finite(name, events)
+        check_finite_leaves(name, events, columns_of(x))
         return events
 
     @abc.abstractmethod

@@ -31,7 +31,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | Non
     arrays = _key_data(eqx.filter(tree, eqx.is_array))
     body = io.BytesIO()
     eqx.tree_serialise_leaves(body, arrays)
-    header = {"version": _VERSION, "leaves": _describe(arrays), "frozen": _frozen(tree), "metadata": metadata or {}}
+    header = {"version": _VERSION, "leaves": _describe(arrays), "metadata": metadata or {}}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
@@ -54,8 +54,7 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
 
     **Returns:** the tree and the metadata.
 
-    **Raises:** `ValueError` if the file is not a checkpoint, or holds another format version, another structure, or a
-    network with other frozen frequencies (created with another key).
+    **Raises:** `ValueError` if the file is not a checkpoint, or holds another format version or another structure.
     """
     with open(path, "rb") as file:
         if file.readline() != _MAGIC:
@@ -67,10 +66,6 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
         expected = _describe(_key_data(arrays))
         if header["leaves"] != expected:
             raise ValueError(f"{path} has another structure: {_first_difference(header['leaves'], expected)}.")
-        if header.get("frozen", _frozen(like)) != _frozen(like):
-            raise ValueError(
-                f"{path} was written with other frozen time frequencies; make `like` with the key of the saved network."
-            )
         read = eqx.tree_deserialise_leaves(file, _key_data(arrays))
     restored = jax.tree.map(_restore_key, read, arrays)
     return eqx.combine(restored, static), header["metadata"]
@@ -91,14 +86,6 @@ def _restore_key(read: Any, like: Any) -> Any:
 def _describe(arrays: Any) -> list[list[Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
     return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
-
-
-def _frozen(tree: Any) -> list[list[float]]:
-    """The frequencies of all time features, which are constants of a network and not among its arrays."""
-    from ..nn import FourierFeatures
-
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, FourierFeatures))
-    return [list(node.frequencies) for node in nodes if isinstance(node, FourierFeatures)]
 
 
 def _first_difference(found: list[Any], expected: list[Any]) -> str:

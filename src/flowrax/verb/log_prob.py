@@ -20,6 +20,7 @@ from ..prior import check_range
 from .density_solve import DensitySolve, keys_of_rows
 from .log_prob_error import ErrorOptions, solve_with_errors
 from .options import SolveOptions
+from .shared_condition import check_shared
 
 
 def log_prob(
@@ -102,12 +103,14 @@ def log_prob(
     )
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
+        check_shared(model, condition, len(x))
         return categorical_bound(model, x, condition, key, grid, lanes, progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"{type(model).__name__} has no log_prob: only models of continuous or of categorical events have."
         )
     events = model.events("x", x)
+    check_shared(model, condition, len(events))
     divergence = Exact() if divergence is None else divergence
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")

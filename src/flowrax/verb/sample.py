@@ -23,6 +23,7 @@ from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, default_dynamics
+from .shared_condition import check_shared
 
 
 def sample(
@@ -98,6 +99,7 @@ def sample(
     dynamics = default_dynamics(model) if dynamics is None else dynamics
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    check_shared(model, condition, num_samples)
     if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
         return sample_discretely(
