@@ -22,6 +22,7 @@ from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, load, save
 from ..verb import log_prob, sample
+from .encode import Encoder
 from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
 
 
@@ -61,6 +62,8 @@ class DensityEstimator(eqx.Module):
     """The standardiser of the data."""
     condition_standard: Standardiser
     """The standardiser of the conditions."""
+    encoder: Encoder | None
+    """Encodes the standardised conditions for the default network; None with a [`Model`][] or without conditions."""
     fitted: Array
     """Whether the estimator represents a density, a bool: it was fitted, or made from a model with all scales."""
 
@@ -74,6 +77,7 @@ class DensityEstimator(eqx.Module):
         scale: Numbers | None = None,
         condition_shift: Condition = None,
         condition_scale: Condition = None,
+        labels: bool | int | None = None,
     ) -> None:
         """**Arguments:**
 
@@ -81,11 +85,15 @@ class DensityEstimator(eqx.Module):
             perceptron ([`nn.MLP`][]) that predicts the velocity along straight paths.
         - `key`: the key for the weights of that perceptron; not used with a [`Model`][].
         - `condition`: an example of one condition. It sets the structure and the shapes; floating-point leaves are
-            numbers to standardise, integer leaves are labels. Default: None, for a density without conditions.
+            numbers to standardise. Integer leaves are passed to a [`Model`][] as they are; otherwise see `labels`.
+            Default: None, for a density without conditions.
         - `shift`, `scale`: shift and scale of the data, scalars or arrays of an event's shape. Default: the means and
             standard deviations of the data passed to `fit`.
         - `condition_shift`, `condition_scale`: shift and scale of the conditions, scalars or PyTrees of their
             structure. Default: the means and standard deviations of the conditions passed to `fit`.
+        - `labels`: whether integers of the condition are labels, encoded as one-hot vectors, or numbers, which are
+            standardised; a number allows this many labels. Default: integers are labels where at most 50 values occur,
+            each in 10 rows on average. For a [`Model`][] only False has an effect: its integers are numbers then.
 
         A trained [`Model`][] with all shifts and scales given needs no `fit`. Raises `ValueError` for a scale that is
         not positive, for a shape without a key, for a prior that depends on the condition, and for a singular prior
@@ -93,14 +101,20 @@ class DensityEstimator(eqx.Module):
         """
         trained = isinstance(model, Model)
         example = jax.tree.map(jnp.asarray, condition)
+        self.encoder = None
         if not isinstance(model, Model):
             from ..nn import MLP
 
             if key is None:
                 raise ValueError("DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).")
             size = sum(leaf.size for leaf in jax.tree.leaves(example))
+            if size:
+                self.encoder = Encoder(example, labels, jnp.result_type(float))
+                size += self.encoder.size
             model = Model(MLP(tuple(model), key=key, condition_size=size), Linear(), shape=tuple(model))
         self.model = model
+        if self.encoder is not None or labels is False:
+            example = jax.tree.map(lambda leaf: leaf.astype(model.dtype), example)
         check_isotropic(model.prior, scale)
         event = jax.ShapeDtypeStruct(model.shape, model.dtype)
         self.standard = make_standardiser("", event, shift, scale, model.dtype)
@@ -138,10 +152,20 @@ class DensityEstimator(eqx.Module):
         rows, own = self._rows("data", "condition", data, condition)
         standard = self.standard.learned("data", rows)
         condition_standard = self.condition_standard.learned("condition", own)
+        encoder = None if self.encoder is None else self.encoder.learned("condition", own)
+        this = eqx.tree_at(
+            lambda e: (e.standard, e.condition_standard, e.encoder),
+            self,
+            (standard, condition_standard, encoder),
+            is_leaf=lambda node: node is None,
+        )
+        if (loss := options.get("loss")) is not None:
+            options["loss"] = this._dropping(loss)
         held_out, held_out_condition = None, None
         if validation is not None:
             checked = self._rows("validation", "validation_condition", validation, validation_condition)
-            held_out, held_out_condition = checked[0], condition_standard.forward(checked[1])
+            held_out = checked[0]
+            held_out_condition = this._encoded("validation_condition", checked[1], (len(held_out),))
         if (augment := options.pop("augment", None)) is None:
             rows = standard.forward(rows)
             held_out = None if held_out is None else standard.forward(held_out)
@@ -151,14 +175,12 @@ class DensityEstimator(eqx.Module):
             self.model,
             rows,
             key,
-            condition=condition_standard.forward(own),
+            condition=this._encoded("condition", own, (len(data),)),
             validation=held_out,
             validation_condition=held_out_condition,
             **options,
         )
-        parts = result.model, standard, condition_standard, jnp.asarray(True)
-        estimator = eqx.tree_at(lambda e: (e.model, e.standard, e.condition_standard, e.fitted), self, parts)
-        return DensityFit(estimator, result)
+        return DensityFit(eqx.tree_at(lambda e: (e.model, e.fitted), this, (result.model, jnp.asarray(True))), result)
 
     def sample(
         self, key: KeyArray, num_samples: int, *, condition: Condition | Batched = None, **options: Any
@@ -232,8 +254,29 @@ class DensityEstimator(eqx.Module):
         standard = self.condition_standard
         if isinstance(condition, Batched):
             rows = cast_like(standard.shift, condition.value, "condition=Batched(...)", ("n",))
-            return Batched(standard.forward(rows))
-        return standard.forward(cast_like(standard.shift, condition, "condition", ()))
+            return Batched(self._encoded("condition", rows, tuple(leaf.shape[0] for leaf in jax.tree.leaves(rows)[:1])))
+        return self._encoded("condition", cast_like(standard.shift, condition, "condition", ()), ())
+
+    def _encoded(self, name: str, condition: Condition, rows: tuple[int, ...]) -> Condition:
+        """The standardised and encoded condition, as the model takes it."""
+        standard = self.condition_standard.forward(condition)
+        return standard if self.encoder is None else self.encoder(name, condition, standard, rows)
+
+    def _dropping(self, loss: Any) -> Any:
+        """The loss with a null condition in the units of the model."""
+        dropout = getattr(loss, "condition_dropout", None)
+        if dropout is None or callable(dropout.null):
+            return loss
+        if self.encoder is not None:
+            null = None
+        elif dropout.null is None:
+            raise ValueError(
+                "ConditionDropout without null would replace conditions by their mean; pass null= in the units of the "
+                "data, a condition that does not occur."
+            )
+        else:
+            null = self.condition_standard.forward(cast_like(self.condition_standard.shift, dropout.null, "null", ()))
+        return eqx.tree_at(lambda own: own.condition_dropout.null, loss, null, is_leaf=lambda node: node is None)
 
     def _rows(
         self, name: str, condition_name: str, data: BatchLike, condition: Condition

@@ -132,7 +132,7 @@ def fit(
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
-    augmented = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
+    augmented: Any = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
     task = Task(static, loss, optimizer, augmented, batch_size, ema_decay, x0 is not None)
     path = None if checkpoint is None else pathlib.Path(checkpoint)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, path, validate_every, patience)

@@ -6,6 +6,7 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 """
 
 import diffrax as dfx
+import numpy as np
 
 from .._base.condition import Batched, cast_condition
 from .._base.result import LogProb
@@ -103,7 +104,7 @@ def log_prob(
     )
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
-        check_shared(model, condition, len(x))
+        check_shared(model, condition, np.shape(x)[0] if np.ndim(x) else 0)
         return categorical_bound(model, x, condition, key, grid, lanes, progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
