@@ -24,6 +24,10 @@ def fit(of=None, rows=ROWS, key=KEY, **options):
     return frx.fit(model() if of is None else of, rows, key, **options)
 
 
+def arrays(of):
+    return eqx.filter(of.network, eqx.is_inexact_array)
+
+
 def is_finite(tree):
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
 
@@ -177,3 +181,32 @@ def test_networks_are_made_under_transformations():
     np.testing.assert_allclose(ensemble, jnp.stack(wanted), rtol=1e-5)
     np.testing.assert_allclose(eqx.filter_jit(make)(keys[0])(t, x), wanted[0], rtol=1e-5)
     assert jax.tree.structure(eqx.filter_eval_shape(make, KEY)) == jax.tree.structure(make(KEY))
+
+
+def test_optimisers_may_need_the_loss():
+    """The Polyak step of SGD is (loss - minimum) / |gradient|^2, so a larger `f_min` gives another step."""
+    steps = [fit(optimizer=optax.polyak_sgd(1.0, f_min=low), num_steps=1).last_model for low in (0.0, 0.5)]
+    moved = [jax.tree.map(lambda a, b: a - b, *map(arrays, (step, model()))) for step in steps]
+    ratio = [one / other for one, other in zip(*map(jax.tree.leaves, moved), strict=True)]
+    assert (
+        all(np.allclose(r[jnp.isfinite(r)], jnp.ravel(ratio[0])[0], rtol=1e-2) for r in ratio) and ratio[0].min() > 1.1
+    )
+
+
+@pytest.mark.parametrize("optimizer", [optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())])
+def test_optimisers_with_a_line_search_or_a_plateau_run(optimizer):
+    result = fit(optimizer=optimizer, num_steps=20, validation=ROWS, validate_every=1)
+    assert result.num_steps == 20 and result.history["validation_loss"][-1] < result.history["validation_loss"][0]
+
+
+def test_optimisers_that_cannot_work_are_refused():
+    needy = optax.GradientTransformationExtraArgs(lambda p: (), lambda g, s, p=None, *, hessian, **_: (g, s))
+    with pytest.raises(ValueError, match="fit cannot use this optimizer, .*'hessian'"):
+        fit(optimizer=needy)
+    with pytest.raises(ValueError, match="optimizer must be an optax transformation, with init and update; got 'adam'"):
+        fit(optimizer="adam")
+
+
+def test_fit_inside_jit_is_refused():
+    with pytest.raises(ValueError, match="fit loops on the host and cannot be called inside jit"):
+        jax.jit(lambda rows: fit(rows=rows).num_steps)(ROWS)

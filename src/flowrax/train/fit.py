@@ -17,7 +17,7 @@ from .._base.condition import Batched
 from .._base.typing import Array, BatchLike, Condition, Count, GradientTransformation, KeyArray, Number, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
-from .arguments import check_count, check_decay, compared_by_value, default_optimizer
+from .arguments import check_count, check_decay, check_optimizer, compared_by_value, default_optimizer
 from .by_value import ByValue
 from .checkpoint import load, save
 from .prefetch import Prefetch
@@ -90,7 +90,8 @@ def fit(
         path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
     - `coupling`: how noise is paired with data, also recorded in the returned model. Conditions stay with their data.
         Held-out rows are paired in batches of `batch_size`, as in training. Default: the model's coupling.
-    - `optimizer`: an optax transformation. Default: Adam with a warm-up and a cosine decay to zero.
+    - `optimizer`: an optax transformation; its update may take `value`, `grad` and `value_fn`. Default: Adam with a
+        warm-up and a cosine decay to zero.
     - `num_steps`, `batch_size`: the number of optimiser steps, and of rows in each. Batches are drawn with
         replacement.
     - `condition`: a PyTree whose leaves have a leading axis `n`. Default: None, no condition.
@@ -133,7 +134,8 @@ def fit(
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
     augmented: Any = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
-    task = Task(static, loss, optimizer, augmented, batch_size, ema_decay, x0 is not None)
+    check_optimizer(optimizer, parameters)
+    task = Task(static, loss, optimizer, augmented, batch_size, ema_decay, x0 is not None, gives_loss=True)
     path = None if checkpoint is None else pathlib.Path(checkpoint)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, path, validate_every, patience)
     state, history = run.restore(first_state(parameters, optimizer))

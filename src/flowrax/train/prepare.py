@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_shape
+from .._base.checks import check_shape, is_traced
 from .._base.condition import Batched
 from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
 from .._base.typing import Batch, BatchLike, Condition, KeyArray
@@ -66,6 +66,8 @@ def check_conditions(
     data: Any, condition: Condition, validation: Any, validation_condition: Condition
 ) -> tuple[Condition, Condition]:
     """The conditions as arrays; raises `ValueError` where they do not belong to the rows of data or held-out data."""
+    if is_traced(data, condition, validation, validation_condition):
+        raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
     condition = _conditions("data", data, "condition", condition)
     if validation is None:
         return condition, validation_condition

@@ -45,6 +45,8 @@ class Task(eqx.Module):
     average_decay: float
     paired: bool = eqx.field(static=True, default=False)
     """Whether each row is a pair of noise and data, stacked along the first axis of the row."""
+    gives_loss: bool = eqx.field(static=True, default=False)
+    """Whether the optimiser takes `value`, `grad` and `value_fn`: the loss, its gradient and its function."""
 
     def model(self, parameters: Any, like: Any = None) -> Any:
         """The model with the given parameters, cast to the dtypes of the parameters `like` if these are given."""
@@ -151,12 +153,15 @@ def advance(
         rows, loss_key = task.batch(data, key, state.step)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
-        value, gradient = jax.value_and_grad(task.batch_loss)(
-            state.parameters, chosen, own, loss_key, order=order, training=True
-        )
+
+        def loss(parameters: Any) -> Array:
+            return task.batch_loss(parameters, chosen, own, loss_key, order=order, training=True)
+
+        value, gradient = jax.value_and_grad(loss)(state.parameters)
+        extra = {"value": value, "grad": gradient, "value_fn": loss} if task.gives_loss else {}
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)
+            updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters, **extra)
         # The same as `optax.apply_updates`, without importing optax.
         parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.parameters, updates)
         average = _average(state, parameters, task.average_decay)
