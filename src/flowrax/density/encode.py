@@ -39,8 +39,9 @@ class Encoder(eqx.Module):
         - `labels`: whether integers are labels, or how many labels there may be; None to decide by the data.
         - `dtype`: the dtype of the model.
         """
-        is_number = isinstance(labels, int) and not isinstance(labels, bool)
-        self.labels, self.capacity = labels, 0 if labels is False else int(labels) if is_number else MOST_LABELS
+        self.labels, self.capacity = labels, 0 if labels is False else MOST_LABELS
+        if labels is not None and not isinstance(labels, bool):
+            self.capacity = labels
         self.tables = tuple(
             None if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.full((*leaf.shape, self.capacity), jnp.nan, dtype)
             for leaf in jax.tree.leaves(example)

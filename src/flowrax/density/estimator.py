@@ -175,7 +175,7 @@ class DensityEstimator(eqx.Module):
             self.model,
             rows,
             key,
-            condition=this._encoded("condition", own, (len(data),)),
+            condition=this._encoded("condition", own, (rows.shape[0],)),
             validation=held_out,
             validation_condition=held_out_condition,
             **options,
