@@ -60,7 +60,8 @@ MESSAGES = {
     ),
     "NaN": (
         lambda: frx.DensityEstimator(small(2)).fit(HOLES, KEY),
-        f"data holds {np.isnan(HOLES).sum()} NaN or infinite values; remove or impute them first.",
+        f"data holds {np.isnan(HOLES).sum()} NaN or infinite values; remove or impute them first. "
+        f"The first is in row {np.argwhere(np.isnan(HOLES))[0][0]}, column {np.argwhere(np.isnan(HOLES))[0][1]}.",
     ),
     "wrong shape": (
         lambda: frx.DensityEstimator(small(3)).fit(DATA, KEY),
@@ -68,7 +69,7 @@ MESSAGES = {
     ),
     "condition of another length": (
         lambda: conditional().fit(DATA, KEY, condition={"m": np.ones(9)}),
-        "condition has a leaf of shape (9,) but (10) is expected.",
+        "condition['m'] has 9 rows but data has 10.",
     ),
     "condition missing": (
         lambda: conditional().fit(DATA, KEY),

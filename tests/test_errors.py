@@ -170,8 +170,14 @@ MESSAGES = {
         sample(network(), dynamics=frx.Langevin(1.0, 1.0), grid=4),
         "Langevin needs a score at t=1.0, but the model has one on [0.0, 0.999].",
     ),
-    "NaN in x": (log_prob(HOLES), "x holds 2 NaN or infinite values; remove or impute them first."),
-    "NaN in x0": (sample(x0=HOLES), "x0 holds 2 NaN or infinite values; remove or impute them first."),
+    "NaN in x": (
+        log_prob(HOLES),
+        "x holds 2 NaN or infinite values; remove or impute them first. The first is in row 0, column 1.",
+    ),
+    "NaN in x0": (
+        sample(x0=HOLES),
+        "x0 holds 2 NaN or infinite values; remove or impute them first. The first is in row 0, column 1.",
+    ),
     "NaN in an oracle": (
         lambda: frx.oracle.Gaussian(HOLES[0], np.eye(2)),
         "mean holds 1 NaN or infinite values; remove or impute them first.",

@@ -56,7 +56,7 @@ def test_time_condition_and_dropout_matter_after_training(getkey):
         model, data + condition, getkey(), condition=condition, num_steps=30, optimizer=optimizer, progress=False
     ).last_model.network
     assert isinstance(trained, frx.nn.ResidualMLP)
-    assert trained.features.frequencies == network.features.frequencies
+    np.testing.assert_array_equal(trained.features.frequencies, network.features.frequencies)
     x, c = jnp.ones(2), jnp.ones(1)
     base = trained(jnp.asarray(0.5), x, c)
     np.testing.assert_array_equal(base, trained(jnp.asarray(0.5), x, c))

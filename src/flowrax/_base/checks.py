@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .typing import Array, DType, Shape
+from .typing import Array, DType, PyTree, Shape
 
 
 def is_traced(*trees: Any) -> bool:
@@ -315,3 +315,12 @@ def check_std(std: Array) -> None:
 def time_dtype(dtype: DType) -> DType:
     """The dtype of times for a state of this dtype: the same, but at least float32."""
     return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
+
+
+def in_single(x: PyTree) -> PyTree:
+    """Casts floating arrays of less than 32 bits to float32, in which sums and losses are computed."""
+
+    def one(leaf: Array) -> Array:
+        return leaf.astype(time_dtype(leaf.dtype)) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    return jax.tree.map(one, x)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 
 from .arrays import as_leaf
+from .rows import check_finite_leaves, row_arrays
 from .typing import Condition, DType, PyTree
 
 
@@ -20,14 +21,19 @@ class Batched(eqx.Module):
 
 def cast_condition(condition: Condition | Batched, dtype: DType, n: int) -> Condition | Batched:
     """Converts the leaves to arrays, floating ones to `dtype`; raises `ValueError` unless `Batched` has `n` rows."""
-    condition = jax.tree.map(lambda leaf: as_leaf("condition", leaf, dtype), condition)
+    rows = condition.value if isinstance(condition, Batched) else condition
     if isinstance(condition, Batched):
-        for leaf in jax.tree.leaves(condition):
-            if leaf.ndim == 0 or leaf.shape[0] != n:
-                raise ValueError(
-                    f"condition=Batched(...) has a leaf of shape {leaf.shape}; its leading axis must be n={n}."
-                )
-    return condition
+        rows = row_arrays("condition", rows)
+    rows = jax.tree.map(lambda leaf: as_leaf("condition", leaf, dtype), rows)
+    check_finite_leaves("condition", rows)
+    if not isinstance(condition, Batched):
+        return rows
+    for leaf in jax.tree.leaves(rows):
+        if leaf.ndim == 0 or leaf.shape[0] != n:
+            raise ValueError(
+                f"condition=Batched(...) has a leaf of shape {leaf.shape}; its leading axis must be n={n}."
+            )
+    return Batched(rows)
 
 
 def split_condition(condition: Condition | Batched) -> tuple[Condition, PyTree]:

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     BatchLike = ArrayLike
     Numbers = ArrayLike | Sequence[Any]
     Integer = int | np.integer[Any]
+    Number = float | np.floating[Any]
 else:
     Integer = int | np.integer
     GradientTransformation = Any
+    # `fit` checks these itself, in words.
+    Count = Number = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
     # Verbs check these arguments themselves, so that a wrong one meets a sentence about it.

@@ -14,16 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import as_real
-from .._base.checks import check_batch, check_finite, check_instance, is_traced
+from .._base.checks import check_batch, check_instance, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.result import LogProb, Samples, on_successful
+from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
 from .._base.typing import Array, BatchLike, Condition, KeyLike, Numbers, PyTree, Shape
 from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, save
 from ..train.checkpoint import read
 from ..verb import log_prob, sample
+from .encode import Encoder
 from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
 
 
@@ -67,6 +69,8 @@ class DensityEstimator(eqx.Module):
     """The standardiser of the data."""
     condition_standard: Standardiser
     """The standardiser of the conditions."""
+    encoder: Encoder | None
+    """Encodes the standardised conditions for the default network; None with a [`Model`][] or without conditions."""
     fitted: Array
     """Whether the estimator represents a density, a bool: it was fitted, or made from a model with all scales."""
 
@@ -80,6 +84,7 @@ class DensityEstimator(eqx.Module):
         scale: Numbers | None = None,
         condition_shift: Condition = None,
         condition_scale: Condition = None,
+        labels: bool | int | None = None,
     ) -> None:
         """**Arguments:**
 
@@ -87,11 +92,15 @@ class DensityEstimator(eqx.Module):
             perceptron ([`nn.MLP`][]) that predicts the velocity along straight paths.
         - `key`: the key for the weights of that perceptron; not used with a [`Model`][].
         - `condition`: an example of one condition. It sets the structure and the shapes; floating-point leaves are
-            numbers to standardise, integer leaves are labels. Default: None, for a density without conditions.
+            numbers to standardise. Integer leaves are passed to a [`Model`][] as they are; otherwise see `labels`.
+            Default: None, for a density without conditions.
         - `shift`, `scale`: shift and scale of the data, scalars or arrays of an event's shape. Default: the means and
             standard deviations of the data passed to `fit`.
         - `condition_shift`, `condition_scale`: shift and scale of the conditions, scalars or PyTrees of their
             structure. Default: the means and standard deviations of the conditions passed to `fit`.
+        - `labels`: whether integers of the condition are labels, encoded as one-hot vectors, or numbers, which are
+            standardised; a number allows this many labels. Default: integers are labels where at most 50 values occur,
+            each in 10 rows on average. For a [`Model`][] only False has an effect: its integers are numbers then.
 
         A trained [`Model`][] with all shifts and scales given needs no `fit`. Raises `ValueError` for a scale that is
         not positive, for a shape without a key, for a prior that depends on the condition, and for a singular prior
@@ -99,6 +108,7 @@ class DensityEstimator(eqx.Module):
         """
         trained = isinstance(model, Model)
         example = jax.tree.map(lambda leaf: jnp.asarray(as_real("condition", leaf)), condition)
+        self.encoder = None
         if not isinstance(model, Model):
             from ..nn import MLP
 
@@ -107,8 +117,13 @@ class DensityEstimator(eqx.Module):
             if key is None:
                 raise ValueError("DensityEstimator(shape) draws a network's weights; pass key=jax.random.key(...).")
             size = sum(leaf.size for leaf in jax.tree.leaves(example))
+            if size:
+                self.encoder = Encoder(example, labels, jnp.result_type(float))
+                size += self.encoder.size
             model = Model(MLP(tuple(model), key=as_threefry(key), condition_size=size), Linear(), shape=tuple(model))
         self.model = model
+        if self.encoder is not None or labels is False:
+            example = jax.tree.map(lambda leaf: leaf.astype(model.dtype), example)
         check_isotropic(model.prior, scale)
         event = jax.ShapeDtypeStruct(model.shape, model.dtype)
         self.standard = make_standardiser("", event, shift, scale, model.dtype)
@@ -146,10 +161,20 @@ class DensityEstimator(eqx.Module):
         rows, own = self._rows("data", "condition", data, condition)
         standard = self.standard.learned("data", rows)
         condition_standard = self.condition_standard.learned("condition", own)
+        encoder = None if self.encoder is None else self.encoder.learned("condition", own)
+        this = eqx.tree_at(
+            lambda e: (e.standard, e.condition_standard, e.encoder),
+            self,
+            (standard, condition_standard, encoder),
+            is_leaf=lambda node: node is None,
+        )
+        if (loss := options.get("loss")) is not None:
+            options["loss"] = this._dropping(loss)
         held_out, held_out_condition = None, None
         if validation is not None:
             checked = self._rows("validation", "validation_condition", validation, validation_condition)
-            held_out, held_out_condition = checked[0], condition_standard.forward(checked[1])
+            held_out = checked[0]
+            held_out_condition = this._encoded("validation_condition", checked[1], (len(held_out),))
         if (augment := options.pop("augment", None)) is None:
             rows = standard.forward(rows)
             held_out = None if held_out is None else standard.forward(held_out)
@@ -159,14 +184,12 @@ class DensityEstimator(eqx.Module):
             self.model,
             rows,
             key,
-            condition=condition_standard.forward(own),
+            condition=this._encoded("condition", own, (rows.shape[0],)),
             validation=held_out,
             validation_condition=held_out_condition,
             **options,
         )
-        parts = result.model, standard, condition_standard, jnp.asarray(True)
-        estimator = eqx.tree_at(lambda e: (e.model, e.standard, e.condition_standard, e.fitted), self, parts)
-        return DensityFit(estimator, result)
+        return DensityFit(eqx.tree_at(lambda e: (e.model, e.fitted), this, (result.model, jnp.asarray(True))), result)
 
     def sample(
         self, key: KeyLike, num_samples: int, *, condition: Condition | Batched = None, **options: Any
@@ -229,7 +252,7 @@ class DensityEstimator(eqx.Module):
 
         **Arguments:**
 
-        - `path`: the path of the file. This estimator must have been made like the saved one, with the same key.
+        - `path`: the path of the file. This estimator must have been made like the saved one, with any key.
 
         **Returns:** a new estimator, fitted if the saved one was.
 
@@ -245,8 +268,29 @@ class DensityEstimator(eqx.Module):
         standard = self.condition_standard
         if isinstance(condition, Batched):
             rows = cast_like(standard.shift, condition.value, "condition=Batched(...)", ("n",))
-            return Batched(standard.forward(rows))
-        return standard.forward(cast_like(standard.shift, condition, "condition", ()))
+            return Batched(self._encoded("condition", rows, tuple(leaf.shape[0] for leaf in jax.tree.leaves(rows)[:1])))
+        return self._encoded("condition", cast_like(standard.shift, condition, "condition", ()), ())
+
+    def _encoded(self, name: str, condition: Condition, rows: tuple[int, ...]) -> Condition:
+        """The standardised and encoded condition, as the model takes it."""
+        standard = self.condition_standard.forward(condition)
+        return standard if self.encoder is None else self.encoder(name, condition, standard, rows)
+
+    def _dropping(self, loss: Any) -> Any:
+        """The loss with a null condition in the units of the model."""
+        dropout = getattr(loss, "condition_dropout", None)
+        if dropout is None or callable(dropout.null):
+            return loss
+        if self.encoder is not None:
+            null = None
+        elif dropout.null is None:
+            raise ValueError(
+                "ConditionDropout without null would replace conditions by their mean; pass null= in the units of the "
+                "data, a condition that does not occur."
+            )
+        else:
+            null = self.condition_standard.forward(cast_like(self.condition_standard.shift, dropout.null, "null", ()))
+        return eqx.tree_at(lambda own: own.condition_dropout.null, loss, null, is_leaf=lambda node: node is None)
 
     def _rows(
         self, name: str, condition_name: str, data: BatchLike, condition: Condition
@@ -254,8 +298,10 @@ class DensityEstimator(eqx.Module):
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
         rows = widened(name, data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
-        check_finite(name, rows)
-        own = cast_like(self.condition_standard.shift, condition, condition_name, (rows.shape[0],))
-        for leaf in jax.tree.leaves(own):
-            check_finite(condition_name, leaf)
+        check_finite_leaves(name, rows, columns_of(data))
+        check_some(name, len(rows))
+        condition = row_arrays(condition_name, condition)
+        check_rows(condition_name, condition, len(rows), name)
+        own = cast_like(self.condition_standard.shift, condition, condition_name, (len(rows),))
+        check_finite_leaves(condition_name, own)
         return rows, own

@@ -6,7 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.arrays import as_real
 from .._base.checks import check_batch, check_fields, is_traced
+from .._base.rows import row_arrays
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.base import AbstractModel
 from ..prior import AbstractPrior
@@ -81,7 +83,7 @@ class AbstractCategoricalModel(AbstractSampledModel):
 
     def events(self, name: str, x: BatchLike, size: int | None = None) -> Array:
         """A batch of events as integers; raises `ValueError` for wrong dtypes, shapes or classes."""
-        rows = jnp.asarray(x)
+        rows = as_real(name, row_arrays(name, x))
         if not jnp.issubdtype(rows.dtype, jnp.integer):
             raise ValueError(f"{name} has dtype {rows.dtype}, but events are integers: the classes of their sites.")
         check_batch(name, rows, self.shape, size)
@@ -89,7 +91,7 @@ class AbstractCategoricalModel(AbstractSampledModel):
             low, high = int(rows.min()), int(rows.max())
             if low < 0 or high >= self.prior.num_classes:
                 raise ValueError(f"{name} has classes from {low} to {high}; the prior has {self.prior.num_classes}.")
-        return rows.astype(self.prior.dtype)
+        return jnp.asarray(rows, self.prior.dtype)
 
     @abc.abstractmethod
     def log_probabilities(

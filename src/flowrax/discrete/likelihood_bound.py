@@ -19,7 +19,7 @@ from .._base.checks import is_traced
 from .._base.condition import Batched, cast_condition, condition_of, split_condition
 from .._base.result import NONFINITE, RESULTS, LogProb, Stats, raise_if_failed
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Tokens
-from ..engine import Grid, ProgressLike, in_lanes, on_each_device, shard_rows
+from ..engine import Grid, ProgressLike, answer_of_none, in_lanes, on_each_device, shard_rows
 from ..engine.solve import make_meter
 from .base import AbstractCategoricalModel
 from .loss.categorical_bound import bound_draw, check_continuous, divergence_terms, masked_terms
@@ -126,6 +126,9 @@ def categorical_bound(
             )
         bound = _Chain(times)
     shared, rows = split_condition(cast_condition(condition, model.dtype, events.shape[0]))
+    if len(events) == 0:
+        own = bound, model, shared, key, lanes, progress
+        return answer_of_none(lambda rows: _evaluate(own, rows, jnp.zeros(1, jnp.int32)), (events, rows))
     rows, placement = shard_rows((events, rows), (model, bound, shared))
     answer = on_each_device(_evaluate, placement, len(events), (bound, model, shared, key, lanes, progress), rows)
     return raise_if_failed("log_prob", answer, answer.result, None) if throw else answer

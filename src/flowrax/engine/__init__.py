@@ -2,7 +2,12 @@
 
 from .bound_sample import AbstractEquation as AbstractEquation
 from .isolation import isolate_rows as isolate_rows
-from .placement import Placement as Placement, on_each_device as on_each_device, shard_rows as shard_rows
+from .placement import (
+    Placement as Placement,
+    answer_of_none as answer_of_none,
+    on_each_device as on_each_device,
+    shard_rows as shard_rows,
+)
 from .saving import check_saveat as check_saveat
 from .solve import (
     ProgressLike as ProgressLike,

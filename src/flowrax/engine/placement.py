@@ -15,6 +15,22 @@ Placement = tuple[Mesh, str | tuple[str, ...]]
 """A mesh of devices and those of its axes along which samples are split."""
 
 
+def answer_of_none(function: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
+    """The answer of a function of rows for none of them: every array of the answer has no rows either."""
+
+    def one_row(leaf: Array) -> Array:
+        return jnp.zeros((1, *leaf.shape[1:]), leaf.dtype)
+
+    def none(leaf: jax.ShapeDtypeStruct) -> Array:
+        return jnp.zeros((0, *leaf.shape[1:]), leaf.dtype)
+
+    # Only the shapes are used: nothing is computed.
+    keys, rows = eqx.partition(rows, lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    keys = jax.tree.map(lambda leaf: jax.random.split(jax.random.key(0, impl=jax.random.key_impl(leaf)), 1), keys)
+    answer = eqx.filter_eval_shape(function, eqx.combine(keys, jax.tree.map(one_row, rows)))
+    return jax.tree.map(lambda leaf: none(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, answer)
+
+
 def shard_rows(rows: PyTree, shared: PyTree) -> tuple[PyTree, Placement | None]:
     """All leaves of `rows` split as the first leaf that is, and how; unchanged where none is.
 

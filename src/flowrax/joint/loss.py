@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_count, check_names, check_not_negative, plain_int
+from .._base.checks import check_count, check_names, check_not_negative, in_single, plain_int, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
@@ -88,10 +88,13 @@ class JointMatching(AbstractLoss):
             )
         parts = {name: model.parts[name] for name in names}
         own = {name: jnp.clip(drawn[i], part.t_min, part.t_max) for i, (name, part) in enumerate(parts.items())}
-        x = {name: part.interpolant.interpolate(own[name], x0[name], x1[name]) for name, part in parts.items()}
+        x = {
+            name: part.interpolant.interpolate(own[name], *in_single((x0[name], x1[name])))
+            for name, part in parts.items()
+        }
         x = {name: x[name].astype(x1[name].dtype) for name in names}
         outputs = model.outputs(own, x, kept, key=key)
-        total = jnp.zeros((), model.dtype)
+        total = jnp.zeros((), time_dtype(model.dtype))
         for name in names:
             part = model.part_from_output(name, outputs)
             default = CrossEntropy() if isinstance(part, CategoricalModel) else Matching()

@@ -11,6 +11,7 @@ $\dot\gamma$ does. The remaining terms are bounded, because $e^+ - e^-$ vanishes
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import in_single
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar
 from ..interpolant import Latent
 from ..model.target import Velocity
@@ -36,16 +37,16 @@ class AntitheticMatching(AbstractLoss):
         if not isinstance(path, Latent) or not isinstance(model.target, Velocity):
             raise ValueError("Antithetic is for Velocity() models of interpolant.Latent; use Matching for others.")
         # Closer to an end than machine epsilon, the difference of the two errors would be rounding error alone.
-        eps = jnp.finfo(x1.dtype).eps
+        eps = float(jnp.finfo(x1.dtype).eps)
         t = jnp.clip(jnp.asarray(t), eps, 1 - eps)
         (start, z), scales = x0, model.schedule.scales(t, x1.dtype)
         conditional = scales.alpha_rate * x1 + scales.sigma_rate * start
         signs = jnp.asarray([1.0, -1.0], x1.dtype)
 
         def error(sign: Array) -> Event:
-            x = path.interpolate(t, jnp.stack([start, sign * z]), x1).astype(x1.dtype)
+            x = path.interpolate(t, *in_single((jnp.stack([start, sign * z]), x1))).astype(x1.dtype)
             return model.output(t, x, condition, key=key) - conditional
 
-        errors = jax.vmap(error)(signs)
-        cross = path.gamma.rate(t).astype(x1.dtype) * z * (errors[0] - errors[1])
+        errors, z = in_single((jax.vmap(error)(signs), z))
+        cross = path.gamma.rate(t).astype(z.dtype) * z * (errors[0] - errors[1])
         return jnp.mean(jnp.mean(errors**2, axis=0) - cross)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import in_single
 from .._base.typing import Array, Batch, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractNetwork, AbstractTimelessNetwork
 from ..model.target import Velocity
@@ -54,9 +55,9 @@ class EquilibriumMatching(AbstractLoss):
                 "time; wrap it: Model(nn.Timeless(network), ...)."
             )
         kept, key = drop_condition(self.condition_dropout, condition, key)
-        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        x = model.interpolant.interpolate(t, *in_single((x0, x1))).astype(x1.dtype)
         decay = jnp.asarray(self.decay(t)).astype(x1.dtype)
-        target = decay * model.interpolant.velocity(t, x0, x1).astype(x1.dtype)
+        target = decay * model.interpolant.velocity(t, *in_single((x0, x1))).astype(x1.dtype)
         return self.reduction(model.output(t, x, kept, key=key) - target, condition)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fields, check_fraction
+from .._base.checks import check_fields, check_fraction, in_single
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
@@ -115,11 +115,12 @@ class Matching(AbstractLoss):
         self, model: Model, t: Scalar, x0: Event, x1: Event, condition: Condition = None, *, key: KeyArray | None = None
     ) -> Array:
         kept, key = drop_condition(self.condition_dropout, condition, key)
-        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        x = model.interpolant.interpolate(t, *in_single((x0, x1))).astype(x1.dtype)
         return self.measure(model, model.output(t, x, kept, key=key), t, x0, x1, condition)
 
     def measure(self, model: Model, output: Event, t: Scalar, x0: Event, x1: Event, condition: Condition) -> Array:
         """The loss of an `output` in the model's target. `condition` is the full condition, which may hold a mask."""
+        output, x0, x1 = in_single((output, x0, x1))
         scales = model.schedule.scales(t, x1.dtype)
         error = output - model.regression_target(x0, x1, scales, t)
         return self.weight(model.target, model.schedule, t, scales) * self.reduction(error, condition)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_interval, check_not_negative, check_number, check_positive
+from .._base.checks import check_interval, check_not_negative, check_number, check_positive, in_single
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..model import average_velocity
 from ..model.network import as_output
@@ -139,8 +139,8 @@ class MeanFlowMatching(AbstractLoss):
     ) -> tuple[Event, Event]:
         """The average velocity of the network and its target, without gradients, both of the shape of `x1`."""
         network = average_velocity(model)
-        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
-        velocity = model.interpolant.velocity(t, x0, x1).astype(x1.dtype)
+        x = model.interpolant.interpolate(t, *in_single((x0, x1))).astype(x1.dtype)
+        velocity = model.interpolant.velocity(t, *in_single((x0, x1))).astype(x1.dtype)
         dropped = jnp.zeros((), bool)
         if key is not None and self.condition_dropout is not None:
             key, dropout_key = jax.random.split(key)

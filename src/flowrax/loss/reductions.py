@@ -15,7 +15,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields
+from .._base.checks import check_fields, in_single
 from .._base.typing import Array, Condition, Event, MaskOf, Shape
 
 
@@ -35,6 +35,7 @@ class AbstractReduction(eqx.Module):
 
     def __call__(self, error: Event, condition: Condition = None) -> Array:
         """The reduced error, a scalar. Raises `ValueError` if the mask does not have the shape of the leading axes."""
+        error = in_single(error)
         if self.mask is None:
             total = jnp.sum(error**2)
             return total / self.count(error.shape, error.shape[0] if error.shape else 1, min(1, error.ndim))

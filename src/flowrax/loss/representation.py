@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_instance, check_not_negative
+from .._base.checks import check_instance, check_not_negative, in_single
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractFeatureNetwork
 from ..model.trained import Model
@@ -74,7 +74,7 @@ class RepresentationAlignment(AbstractLoss):
                 "RepresentationAlignment needs the features; pass condition=WithFeatures(condition, features)."
             )
         kept, key = drop_condition(self.matching.condition_dropout, condition.condition, key)
-        x = model.interpolant.interpolate(t, x0, x1).astype(x1.dtype)
+        x = model.interpolant.interpolate(t, *in_single((x0, x1))).astype(x1.dtype)
         output, hidden = _output_and_hidden(model, t, x, kept, key)
         features, wanted = hidden[self.block], jax.lax.stop_gradient(condition.features)
         if features.shape != wanted.shape:
@@ -83,7 +83,8 @@ class RepresentationAlignment(AbstractLoss):
                 "wrap the network in nn.Projected with a projector to the width of the latter."
             )
         loss = self.matching.measure(model, output, t, x0, x1, condition.condition)
-        return loss, -jnp.mean(_cosine(features, wanted.astype(features.dtype)))
+        features = in_single(features)
+        return loss, -jnp.mean(_cosine(features, wanted.astype(features.dtype))).astype(loss.dtype)
 
 
 def _output_and_hidden(

@@ -5,7 +5,8 @@ import abc
 import equinox as eqx
 
 from .._base.arrays import as_numbers
-from .._base.checks import check_batch, check_fields, check_finite
+from .._base.checks import check_batch, check_fields
+from .._base.rows import check_finite_leaves, columns_of, row_arrays
 from .._base.typing import Array, Condition, DType, Event, PyTree, Scalar, Shape
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule
@@ -80,9 +81,9 @@ class AbstractContinuousModel(AbstractModel):
     r"""Whether $x_t = \alpha x_1 + \sigma x_0$, without a latent, so that the SDE of the schedule applies."""
 
     def events(self, name: str, x: PyTree, size: int | None = None) -> Array:
-        events = as_numbers(name, x, self.dtype)
+        events = as_numbers(name, row_arrays(name, x), self.dtype)
         check_batch(name, events, self.shape, size)
-        check_finite(name, events)
+        check_finite_leaves(name, events, columns_of(x))
         return events
 
     @abc.abstractmethod

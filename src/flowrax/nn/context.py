@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_count, check_positive, is_traced
-from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape
+from .._base.arrays import as_floats
+from .._base.checks import check_count, check_positive, check_shape, is_traced, time_dtype
+from .._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, Shape
 
 Layer = TypeVar("Layer", bound=eqx.Module)
 
@@ -24,23 +25,48 @@ class FourierFeatures(eqx.Module):
     **Reference:** [@tancik2020fourier].
     """
 
-    frequencies: tuple[float, ...] = eqx.field(static=True)
+    bits: Array
+    """The bits of the frequencies. They are integers, so that they are no part of what is trained or cast, and an
+    array, so that networks made with different keys share their compiled programs."""
 
-    def __init__(self, num_frequencies: int, scale: float, *, key: KeyArray) -> None:
+    def __init__(
+        self,
+        num_frequencies: int | None = None,
+        scale: float = 1.0,
+        *,
+        key: KeyArray | None = None,
+        frequencies: Numbers | None = None,
+    ) -> None:
         """**Arguments:**
 
         - `num_frequencies`: the number of frequencies, half the number of features.
         - `scale`: the standard deviation of the frequencies. High frequencies make the field rough in time, and solving
             its ODE costly.
         - `key`: draws the frequencies.
+        - `frequencies`: the frequencies of a trained network, `(num_frequencies,)`, in place of a draw.
+
+        Raises `ValueError` unless either `num_frequencies` and `key` or `frequencies` are given.
         """
-        num_frequencies = check_count("num_frequencies", num_frequencies, 0)
-        check_positive("frequency_scale", scale)
-        self.frequencies = tuple(float(w) for w in scale * random.normal(key, (num_frequencies,)))
+        if (frequencies is None) == (num_frequencies is None or key is None):
+            raise ValueError("FourierFeatures needs either num_frequencies and key, or frequencies.")
+        if frequencies is None:
+            assert num_frequencies is not None and key is not None
+            check_positive("frequency_scale", scale)
+            drawn = scale * random.normal(key, (check_count("num_frequencies", num_frequencies, 0),))
+        else:
+            (drawn,) = as_floats(frequencies=frequencies)
+            check_shape("frequencies", drawn.shape, (drawn.size,))
+            drawn = drawn.astype(time_dtype(drawn.dtype))
+        self.bits = jax.lax.bitcast_convert_type(drawn, jnp.dtype(f"int{8 * drawn.dtype.itemsize}"))
+
+    @property
+    def frequencies(self) -> Array:
+        """The frequencies, `(num_frequencies,)`."""
+        return jax.lax.bitcast_convert_type(self.bits, jnp.dtype(f"float{8 * self.bits.dtype.itemsize}"))
 
     def __call__(self, t: Scalar, dtype: DType) -> Array:
         """The features at time `t`, `(2 * num_frequencies,)`."""
-        angle = 2 * jnp.pi * jnp.asarray(self.frequencies, dtype) * jnp.asarray(t, dtype)
+        angle = 2 * jnp.pi * self.frequencies.astype(dtype) * jnp.asarray(t, dtype)
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)])
 
 

@@ -1,9 +1,7 @@
 """`fit`: trains a model's network, keeps the best weights, and resumes after an interruption."""
 
 import dataclasses
-import importlib.util
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any, Generic
 
@@ -16,12 +14,15 @@ from .._base.arrays import as_leaf
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.tracebacks import short_traceback
-from .._base.typing import BatchLike, Condition, GradientTransformation, KeyArray, KeyLike, Rows
+from .._base.typing import Array, BatchLike, Condition, GradientTransformation, Integer, KeyArray, KeyLike, Number, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
+from .arguments import check_count, check_decay, check_optimizer, compared_by_value, default_optimizer
+from .by_value import ByValue
 from .prefetch import Prefetch
 from .prepare import (
     Trainable,
+    check_conditions,
     check_data,
     check_pairing,
     check_schedules,
@@ -30,8 +31,9 @@ from .prepare import (
     paired,
     without_priors,
 )
+from .progress import Bar
 from .resume import RunFile
-from .step import Augment, Task, TrainState, advance, first_state, held_out_loss, num_rows
+from .step import Augment, Task, TrainState, advance, first_state, has_finite_weights, held_out_loss, num_rows
 
 _CHUNK = 50
 
@@ -40,9 +42,10 @@ class FitResult(eqx.Module, Generic[Trainable]):
     """The result of `fit`."""
 
     model: Trainable
-    """The model with the averaged weights of lowest held-out loss; the last averaged weights without held-out data."""
+    """The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no held-out
+    loss was computed or finite."""
     last_model: Trainable
-    """The model with the last weights, not averaged."""
+    """The model with the last finite weights, not averaged."""
     history: dict[str, np.ndarray]
     """`step`, `train_loss` and `validation_loss` at each validation."""
     num_steps: int
@@ -62,14 +65,14 @@ def fit(
     loss: AbstractLoss | None = None,
     coupling: AbstractCoupling | None = None,
     optimizer: GradientTransformation | None = None,
-    num_steps: int = 10_000,
-    batch_size: int = 256,
+    num_steps: Integer = 10_000,
+    batch_size: Integer = 256,
     condition: Condition = None,
     validation: BatchLike | Mapping[str, BatchLike] | None = None,
     validation_condition: Condition = None,
-    validate_every: int = 500,
-    patience: int | None = None,
-    ema_decay: float = 0.999,
+    validate_every: Integer = 500,
+    patience: Integer | None = None,
+    ema_decay: Number = 0.999,
     augment: Augment | None = None,
     x0: BatchLike | None = None,
     validation_x0: BatchLike | None = None,
@@ -88,7 +91,8 @@ def fit(
         path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
     - `coupling`: how noise is paired with data, also recorded in the returned model. Conditions stay with their data.
         Held-out rows are paired in batches of `batch_size`, as in training. Default: the model's coupling.
-    - `optimizer`: an optax transformation. Default: Adam with a warm-up and a cosine decay to zero.
+    - `optimizer`: an optax transformation; its update may take `value`, `grad` and `value_fn`. Default: Adam with a
+        warm-up and a cosine decay to zero.
     - `num_steps`, `batch_size`: the number of optimiser steps, and of rows in each. Batches are drawn with
         replacement.
     - `condition`: a PyTree whose leaves have a leading axis `n`. Default: None, no condition.
@@ -105,16 +109,21 @@ def fit(
         written, training goes on with a warning.
     - `progress`: whether to show a progress bar.
 
-    **Returns:** [`FitResult`][]. A loss that becomes NaN stops the run, which keeps the best weights; `stopped` then
-    states the cause.
+    **Returns:** [`FitResult`][]. A loss, held-out loss or weights that become NaN or infinite stop the run, which keeps
+    the best finite weights; `stopped` then states the cause.
 
     **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run (the
     message names what differs), and `OSError` if no checkpoint can be written when training starts.
     """
     key = as_threefry(key)
+    num_steps, batch_size = check_count("num_steps", num_steps, 0), check_count("batch_size", batch_size, 1)
+    validate_every = check_count("validate_every", validate_every, 1)
+    patience = None if patience is None else check_count("patience", patience, 1)
+    ema_decay = check_decay("ema_decay", ema_decay)
     check_pairing(model, augment, coupling, x0)
     if coupling is not None:
         model = coupled(model, coupling)
+    condition, validation_condition = check_conditions(data, condition, validation, validation_condition)
     condition, validation_condition = (
         jax.tree.map(lambda leaf, name=name: as_leaf(name, leaf, model.dtype), tree)
         for name, tree in (("condition", condition), ("validation_condition", validation_condition))
@@ -127,29 +136,27 @@ def fit(
         model = coupled(model, MeasuredPairs())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
-    is_default = optimizer is None
-    if optimizer is None:
-        import optax
-
-        warm = min(500, max(1, num_steps // 10))
-        optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-3, warm, max(num_steps, warm + 1)))
+    given = optimizer
+    optimizer = compared_by_value(default_optimizer(num_steps) if optimizer is None else optimizer)
     trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
-    task = Task(static, loss, optimizer, augment, batch_size, ema_decay, x0 is not None)
+    augmented: Any = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
+    check_optimizer(optimizer, parameters)
+    task = Task(static, loss, optimizer, augmented, batch_size, ema_decay, x0 is not None, gives_loss=True)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, validate_every, patience)
     if checkpoint is not None:
-        run.file = RunFile(checkpoint, run.arguments("default" if is_default else optimizer))
+        run.file = RunFile(checkpoint, run.arguments("default" if given is None else given, augment))
     state, history = run.restore(first_state(parameters, optimizer))
     state, history, stopped = run.train(state, history, num_steps, progress)
-    best = state.average if validation is None else state.best
+    is_best = bool(jnp.isfinite(state.best_loss))
     return FitResult(
-        model=task.model(best),
+        model=task.model(state.best if is_best else state.average, like=state.parameters),
         last_model=task.model(state.parameters),
         history={name: np.asarray([row[i] for row in history]) for i, name in enumerate(_COLUMNS)},
         num_steps=int(state.step),
-        best_step=int(state.step if validation is None else state.best_step),
+        best_step=int(state.best_step if is_best else state.step),
         stopped=stopped if run.file is None else f"{stopped}{run.file.problem}",
     )
 
@@ -177,7 +184,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.train_key, self.validation_key = jax.random.split(self.key)
 
-    def arguments(self, optimizer: Any) -> dict[str, Any]:
+    def arguments(self, optimizer: Any, augment: Any) -> dict[str, Any]:
         """Everything that must not change between the runs that share a checkpoint."""
         task = self.task
         return {
@@ -189,7 +196,7 @@ class _Run:
             "validation_condition": self.validation_condition,
             "loss": task.loss,
             "optimizer": optimizer,
-            "augment": task.augment,
+            "augment": augment,
             "batch_size": task.batch_size,
             "ema_decay": task.average_decay,
             "validate_every": self.validate_every,
@@ -202,7 +209,7 @@ class _Run:
     def train(
         self, state: TrainState, history: History, num_steps: int, progress: bool
     ) -> tuple[TrainState, History, str]:
-        bar = _Bar(num_steps, int(state.step), progress)
+        bar = Bar(num_steps, int(state.step), enabled=progress)
         coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
             self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps, self.condition)
@@ -211,13 +218,16 @@ class _Run:
                 if self._is_out_of_patience(state, history):
                     return state, history, f"No lower held-out loss in {self.patience} validations, at step {step}."
                 until = min(num_steps, (step // self.validate_every + 1) * self.validate_every)
-                last_good = state
-                state, train_loss = self._advance(state, until, bar)
-                if not np.isfinite(train_loss):
-                    return last_good, history, f"The loss became NaN or infinite before step {until}; kept step {step}."
-                state, validation_loss = self._validate(state)
-                history = [*history, [float(until), train_loss, validation_loss]]
-                bar.show(train_loss, validation_loss)
+                state, train_loss, failed = self._advance(state, until, bar)
+                if int(state.step) > step:
+                    state, validation_loss = self._validate(state)
+                    history = [*history, [float(state.step), train_loss, validation_loss]]
+                    bar.show(train_loss, validation_loss)
+                    if not (failed or self.validation is None or np.isfinite(validation_loss)):
+                        failed = f"The held-out loss became NaN or infinite at step {until}"
+                if failed:
+                    kept = state.best_step if np.isfinite(state.best_loss) else state.step
+                    return state, history, f"{failed}; kept the weights of step {int(kept)}."
                 if self.file is not None:
                     self.file.write(state, history)
         finally:
@@ -231,54 +241,46 @@ class _Run:
             return False
         return sum(row[0] > int(state.best_step) for row in history) >= self.patience
 
-    def _advance(self, state: TrainState, until: int, bar: "_Bar") -> tuple[TrainState, float]:
-        total, taken = 0.0, 0
+    def _advance(self, state: TrainState, until: int, bar: Bar) -> tuple[TrainState, float, str]:
+        """The state at step `until`, the mean loss, and why training failed before, or an empty string."""
+        total, taken, earlier = 0.0, 0, state
         while (step := int(state.step)) < until:
             chunk = min(_CHUNK if self.prefetch is None else self.prefetch.steps, until - step)
-            orders = None if self.prefetch is None else self.prefetch.orders(step, chunk)
-            state, mean = advance(
-                self.task, state, self.data, self.condition, self.train_key, jnp.asarray(chunk, jnp.int32), orders
-            )
+            after, mean, finite = self._steps(state, chunk)
+            if not (np.isfinite(mean) and finite):
+                return self._last_finite(earlier, step + chunk)
+            earlier, state = state, after
             total, taken = total + float(mean) * chunk, taken + chunk
-            if not np.isfinite(total):
-                break
             bar.step(chunk)
-        return state, total / taken
+        return state, total / taken, ""
+
+    def _steps(self, state: TrainState, count: int) -> tuple[TrainState, Array, Array]:
+        """The state after `count` steps, their mean loss, and whether the weights are finite."""
+        orders = None if self.prefetch is None else self.prefetch.orders(int(state.step), count)
+        number = jnp.asarray(count, jnp.int32)
+        state, mean = advance(self.task, state, self.data, self.condition, self.train_key, number, orders)
+        return state, mean, has_finite_weights(state)
+
+    def _last_finite(self, state: TrainState, until: int) -> tuple[TrainState, float, str]:
+        """Repeats the steps from `state` one by one, up to the last weights whose loss is finite."""
+        before, total, taken = state, 0.0, 0
+        while (step := int(state.step)) < until:
+            after, value, finite = self._steps(state, 1)
+            if not np.isfinite(value):
+                return before, total / max(taken, 1), f"The loss became NaN or infinite in step {step + 1}"
+            total, taken = total + float(value), taken + 1
+            if not finite:
+                return state, total / taken, f"The gradient or the weights became NaN or infinite in step {step + 1}"
+            before, state = state, after
+        return state, total / max(taken, 1), f"The loss became NaN or infinite before step {until}"
 
     def _validate(self, state: TrainState) -> tuple[TrainState, float]:
         if self.validation is None:
             return state, float("nan")
         repeats = max(1, 4096 // num_rows(self.validation))
         value = held_out_loss(
-            self.task, state.average, self.validation, self.validation_condition, self.validation_key, repeats
+            self.task, state, self.validation, self.validation_condition, self.validation_key, repeats
         )
         if value < state.best_loss:
             state = eqx.tree_at(lambda s: (s.best, s.best_loss, s.best_step), state, (state.average, value, state.step))
         return state, float(value)
-
-
-class _Bar:
-    """A tqdm progress bar, or printed lines where tqdm is not installed."""
-
-    def __init__(self, total: int, start: int, enabled: bool) -> None:
-        self.bar: Any = None
-        self.enabled, self.total, self.done = enabled, total, start
-        if enabled and importlib.util.find_spec("tqdm") is not None:
-            import tqdm
-
-            self.bar = tqdm.tqdm(total=total, initial=start, desc="fit", unit="step", file=sys.stderr)
-
-    def step(self, count: int) -> None:
-        self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
-
-    def show(self, train_loss: float, validation_loss: float) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(train=f"{train_loss:.4f}", held_out=f"{validation_loss:.4f}")
-        elif self.enabled:
-            print(f"fit: {self.done}/{self.total} train {train_loss:.4f} held out {validation_loss:.4f}")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arrays import as_leaf, as_numbers
-from .._base.checks import check_finite, check_function, check_instance, check_names, check_shape
+from .._base.checks import check_function, check_instance, check_names, check_shape, is_traced
 from .._base.condition import Batched
-from .._base.typing import Batch, BatchLike, KeyArray
+from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
+from .._base.typing import Batch, BatchLike, Condition, KeyArray
 from ..coupling import AbstractCoupling
 from ..discrete import AbstractTransitions, CrossEntropy
 from ..discrete.categorical_model import CategoricalModel
@@ -43,11 +44,12 @@ def check_data(
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
         return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
     dtype = None if isinstance(model, CategoricalModel) else model.dtype
-    rows = as_leaf("data", data, float) if dtype is None else as_numbers("data", data, dtype)
-    held_out = None
-    if validation is not None:
+    rows = row_arrays("data", data)
+    rows = as_leaf("data", rows, float) if dtype is None else as_numbers("data", rows, dtype)
+    held_out = None if validation is None else row_arrays("validation", validation)
+    if held_out is not None:
         held_out = (
-            as_leaf("validation", validation, float) if dtype is None else as_numbers("validation", validation, dtype)
+            as_leaf("validation", held_out, float) if dtype is None else as_numbers("validation", held_out, dtype)
         )
     event = row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     if augment is not None:
@@ -59,11 +61,43 @@ def check_data(
         return rows, held_out
     for name, x, condition in (("data", rows, conditions[0]), ("validation", held_out, conditions[1])):
         if x is not None:
-            check_finite(name, x)
+            check_finite_leaves(name, x, columns_of(data if name == "data" else validation))
             check_shape(f"One row of {name}", x.shape[1:], rows.shape[1:])
             if augment is None:
                 check_range(name, model.prior, x, condition)
     return rows, held_out
+
+
+def check_conditions(
+    data: Any, condition: Condition, validation: Any, validation_condition: Condition
+) -> tuple[Condition, Condition]:
+    """The conditions as arrays; raises `ValueError` where they do not belong to the rows of data or held-out data."""
+    if is_traced(data, condition, validation, validation_condition):
+        raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
+    condition = _conditions("data", data, "condition", condition)
+    if validation is None:
+        return condition, validation_condition
+    validation_condition = _conditions("validation", validation, "validation_condition", validation_condition)
+    found, wanted = jax.tree.structure(validation_condition), jax.tree.structure(condition)
+    if found != wanted:
+        raise ValueError(
+            f"validation_condition has the structure {found} but condition has {wanted}; held-out rows need the "
+            "conditions of data."
+        )
+    return condition, validation_condition
+
+
+def _conditions(name: str, rows: Any, condition_name: str, condition: Condition) -> Condition:
+    """The condition as arrays; raises `ValueError` for no rows, another number of them than of data, and NaN."""
+    shape = jax.tree.leaves(row_arrays(name, rows))[0].shape
+    if not shape:
+        raise ValueError(f"{name} is one value but an array of rows is expected.")
+    n = shape[0]
+    check_some(name, n)
+    condition = row_arrays(condition_name, condition)
+    check_rows(condition_name, condition, n, name)
+    check_finite_leaves(condition_name, condition)
+    return condition
 
 
 def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
@@ -128,8 +162,8 @@ def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
     """Pairs of noise and data, `(n, 2, *event)`; raises `ValueError` unless both have the same shape."""
     if x0 is None:
         raise ValueError(f"{name} is missing: with x0, held-out rows must be pairs too.")
-    start = as_numbers(name, x0, rows.dtype)
-    check_finite(name, start)
+    start = as_numbers(name, row_arrays(name, x0), rows.dtype)
+    check_finite_leaves(name, start)
     check_shape(name, start.shape, rows.shape)
     return jnp.stack([start, rows], axis=1)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from .._base import random
 from .._base.checks import check_methods, time_dtype
-from .._base.typing import Array, Condition, GradientTransformation, KeyArray, PyTree, Rows
-from ..coupling import AbstractCoupling, AbstractHostCoupling, Pairs
+from .._base.typing import Array, Bool, Condition, GradientTransformation, KeyArray, PyTree, Rows
+from ..coupling import AbstractHostCoupling
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, bind_condition
 
@@ -23,7 +23,7 @@ class TrainState(eqx.Module):
 
     parameters: Any
     average: Any
-    """The exponential moving average of the parameters."""
+    """The exponential moving average of the parameters, in single precision at least."""
     optimizer: Any
     step: Array
     """The number of optimiser steps taken."""
@@ -39,15 +39,20 @@ class Task(eqx.Module):
     static: Any
     """The model without its parameters."""
     loss: AbstractLoss
-    optimizer: GradientTransformation = eqx.field(static=True)
-    augment: Augment | None = eqx.field(static=True)
+    optimizer: GradientTransformation
+    augment: Augment | None
+    """A function, or an `eqx.Module` whose arrays may differ between runs."""
     batch_size: int = eqx.field(static=True)
     average_decay: float
     paired: bool = eqx.field(static=True, default=False)
     """Whether each row is a pair of noise and data, stacked along the first axis of the row."""
+    gives_loss: bool = eqx.field(static=True, default=False)
+    """Whether the optimiser takes `value`, `grad` and `value_fn`: the loss, its gradient and its function."""
 
-    def model(self, parameters: Any) -> Any:
-        """The model with the given parameters."""
+    def model(self, parameters: Any, like: Any = None) -> Any:
+        """The model with the given parameters, cast to the dtypes of the parameters `like` if these are given."""
+        if like is not None:
+            parameters = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), parameters, like)
         return eqx.combine(parameters, self.static)
 
     def batch(self, data: Rows, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
@@ -86,7 +91,7 @@ class Task(eqx.Module):
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
         if order is None:
-            pairs = _pairs(model.coupling, keys[2], x0, x1, condition, self.batch_size)
+            pairs = model.coupling(keys[2], x0, x1, condition)
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
             pairs = model.coupling.pairs(keys[2], x0, x1, condition, order)
@@ -101,11 +106,12 @@ class Task(eqx.Module):
 
         def one(t: Array, x0: PyTree, x1: PyTree, condition: Condition, key: KeyArray) -> Array:
             value = self.loss(bind_condition(model, condition), t, x0, x1, condition, key=key if training else None)
+            value = value.astype(time_dtype(value.dtype))
             return value * self.loss.times.correction(t, model.t_min, model.t_max).astype(value.dtype)
 
         own = jax.random.split(keys[4], n)
         losses = jax.vmap(one)(t, noise, pairs.x1, condition, own)
-        return jnp.mean(losses if pairs.weights is None else pairs.weights * losses)
+        return jnp.mean(losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses)
 
 
 def num_rows(rows: PyTree) -> int:
@@ -113,40 +119,16 @@ def num_rows(rows: PyTree) -> int:
     return jax.tree.leaves(rows)[0].shape[0]
 
 
-def _pairs(
-    coupling: AbstractCoupling, key: KeyArray, x0: Rows, x1: Rows, condition: Condition, batch_size: int
-) -> Pairs:
-    """Pairs within batches of the training size, since a coupling pairs the rows of larger batches differently."""
-    n = num_rows(x0)
-    if coupling.independent or n <= batch_size:
-        return coupling(key, x0, x1, condition)
-    full, rows = n - n % batch_size, (x0, x1, condition)
-    keys = jax.random.split(key, n // batch_size + 1)
-    blocks = jax.tree.map(lambda z: z[:full].reshape(-1, batch_size, *z.shape[1:]), rows)
-    starts = batch_size * jnp.arange(n // batch_size + 1, dtype=jnp.int32)
-
-    def one(key: KeyArray, start: Array, rows: tuple[Rows, Rows, Condition]) -> Pairs:
-        pairs = coupling(key, *rows)
-        moved = (start + pairs.noise_rows, start + pairs.data_rows)
-        return eqx.tree_at(lambda p: (p.noise_rows, p.data_rows), pairs, moved)
-
-    paired = jax.lax.map(lambda block: one(*block), (keys[:-1], starts[:-1], blocks))
-    paired = jax.tree.map(lambda z: z.reshape(full, *z.shape[2:]), paired)
-    if full == n:
-        return paired
-    rest = one(keys[-1], starts[-1], jax.tree.map(lambda z: z[full:], rows))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), paired, rest)
-
-
 def first_state(parameters: Any, optimizer: GradientTransformation) -> TrainState:
     """The state before the first step."""
     check_methods("optimizer", optimizer, ("init", "update"))
+    average = jax.tree.map(lambda leaf: leaf.astype(time_dtype(leaf.dtype)), parameters)
     return TrainState(
         parameters=parameters,
-        average=parameters,
+        average=average,
         optimizer=optimizer.init(parameters),
         step=jnp.zeros((), jnp.int32),
-        best=parameters,
+        best=average,
         best_loss=jnp.asarray(jnp.inf, jnp.float32),
         best_step=jnp.zeros((), jnp.int32),
     )
@@ -173,12 +155,15 @@ def advance(
         rows, loss_key = task.batch(data, key, state.step)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
-        value, gradient = jax.value_and_grad(task.batch_loss)(
-            state.parameters, chosen, own, loss_key, order=order, training=True
-        )
+
+        def loss(parameters: Any) -> Array:
+            return task.batch_loss(parameters, chosen, own, loss_key, order=order, training=True)
+
+        value, gradient = jax.value_and_grad(loss)(state.parameters)
+        extra = {"value": value, "grad": gradient, "value_fn": loss} if task.gives_loss else {}
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters)
+            updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters, **extra)
         # The same as `optax.apply_updates`, without importing optax.
         parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.parameters, updates)
         average = _average(state, parameters, task.average_decay)
@@ -189,20 +174,48 @@ def advance(
     return state, total / num_steps.astype(jnp.float32)
 
 
+@eqx.filter_jit
+def has_finite_weights(state: TrainState) -> Bool[Array, ""]:
+    """Whether all weights and their averages are finite."""
+    leaves = jax.tree.leaves((state.parameters, state.average))
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
 def _average(state: TrainState, parameters: Any, decay: float) -> Any:
     # A short memory at first, so that the average forgets the initial weights.
     step = state.step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(
-        lambda old, new: old + (1 - decay_now).astype(old.dtype) * (new - old), state.average, parameters
+        lambda old, new: old + (1 - decay_now).astype(old.dtype) * (new.astype(old.dtype) - old),
+        state.average,
+        parameters,
     )
 
 
 @eqx.filter_jit
-def held_out_loss(task: Task, parameters: Any, data: Rows, condition: Condition, key: KeyArray, repeats: int) -> Array:
-    """The loss without dropout on all rows, averaged over `repeats` draws, which are the same at every call."""
+def held_out_loss(
+    task: Task, state: TrainState, data: Rows, condition: Condition, key: KeyArray, repeats: int
+) -> Array:
+    """The loss of the averaged weights without dropout on all rows, averaged over `repeats` draws, which are the same
+    at every call.
+
+    It takes `batch_size` rows at a time: a coupling then pairs them as in training, and memory does not grow with
+    their number.
+    """
+    parameters = jax.tree.map(lambda mean, own: mean.astype(own.dtype), state.average, state.parameters)
+    n = num_rows(data)
+    size = min(n, task.batch_size)
+
+    def block(start: Array | int, size: int, key: KeyArray) -> Array:
+        rows, own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), (data, condition))
+        return task.batch_loss(parameters, rows, own, key, training=False) * (size / n)
 
     def once(key: KeyArray) -> Array:
-        return task.batch_loss(parameters, data, condition, key, training=False)
+        keys = jax.random.split(key, n // size + 1)
+        rest = n % size
+        last = block(n - rest, rest, keys[-1]) if rest else jnp.zeros((), jnp.float32)
+        return jax.lax.fori_loop(
+            0, n // size, lambda i, total: total + block(i * size, size, keys[i]).astype(total.dtype), last
+        )
 
     return jnp.mean(jax.lax.map(once, jax.random.split(key, repeats))).astype(jnp.float32)

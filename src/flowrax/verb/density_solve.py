@@ -9,7 +9,7 @@ from .._base.result import LogProb, raise_if_failed, without_failed
 from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..divergence import AbstractDivergence
 from ..dynamics import ProbabilityFlow
-from ..engine import SolveSpec, on_each_device, shard_rows, solve
+from ..engine import SolveSpec, answer_of_none, on_each_device, shard_rows, solve
 from ..model.base import AbstractContinuousModel
 from ..prior import bind_row
 from .augmented import augmented_state
@@ -35,6 +35,11 @@ class DensitySolve(eqx.Module):
 
         **Returns:** a [`LogProb`][].
         """
+        if x.shape[0] == 0:
+            one = DensitySolve(self.model, self.divergence, self.spec, throw=False)
+            if isinstance(condition, Batched):
+                return answer_of_none(lambda rows: one(rows[0], Batched(rows[1]), rows[2]), (x, condition.value, keys))
+            return answer_of_none(lambda rows: one(rows[0], condition, rows[1]), (x, keys))
         shared, rows = split_condition(condition)
         equation = ModelEquation(ProbabilityFlow(), self.divergence, self.model, shared)
         rows, placement = shard_rows((x, rows), (equation, self.spec))

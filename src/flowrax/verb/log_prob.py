@@ -6,6 +6,7 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 """
 
 import diffrax as dfx
+import numpy as np
 
 from .._base.condition import Batched, cast_condition
 from .._base.random import as_threefry
@@ -22,6 +23,7 @@ from ..prior import check_range
 from .density_solve import DensitySolve, keys_of_rows
 from .log_prob_error import ErrorOptions, solve_with_errors
 from .options import SolveOptions, check_model
+from .shared_condition import check_shared
 
 
 @short_traceback
@@ -109,12 +111,14 @@ def log_prob(
     check_model(model, "log_prob")
     if isinstance(model, AbstractCategoricalModel):
         options.check_bound(model)
+        check_shared(model, condition, np.shape(x)[0] if np.ndim(x) else 0)
         return categorical_bound(model, x, condition, key, grid, options.lanes, progress, throw=throw)
     if not isinstance(model, AbstractContinuousModel):
         raise ValueError(
             f"{type(model).__name__} has no log_prob: only models of continuous or of categorical events have."
         )
     events = model.events("x", x)
+    check_shared(model, condition, len(events))
     divergence = Exact() if divergence is None else divergence
     if divergence.needs_key and key is None:
         raise ValueError(f"{type(divergence).__name__} draws probes; pass key=jax.random.key(...).")

@@ -37,6 +37,7 @@ from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, check_model, check_moves, default_dynamics
 from .resolution import warn_if_unresolved
+from .shared_condition import check_shared
 
 
 @short_traceback
@@ -117,6 +118,7 @@ def sample(
     dynamics, key = default_dynamics(model) if dynamics is None else dynamics, as_threefry(key)
     check_moves(model, dynamics)
     num_samples = check_count("num_samples", num_samples)
+    check_shared(model, condition, num_samples)
     if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
         return sample_discretely(
