@@ -58,6 +58,7 @@ BY_CLASS = {
     "coupling.Plan": dict(plan=lambda costs: jnp.ones_like(costs)),
     "coupling.ConditionalCost": dict(by=lambda c: c),
     "density.DensityEstimator": dict(model=(2,), key=KEY),
+    "density.Encoder": dict(example=jnp.zeros((), jnp.int32), labels=3, dtype=jnp.float32),
     "discrete.D3PM": dict(noise=TABLE, prior=discrete.UniformCategorical((3,), 4)),
     "discrete.WithEvidence": dict(network=lambda t, x, c: x, path=discrete.LogLinearMasking(), prior=UNIFORM),
     "discrete.ClassifierFreeCategorical": dict(model=TOKENS, weight=1.5, null=0),

@@ -277,7 +277,7 @@ def test_steps_of_any_matrices(x64):
         ({"rtol": 1e-3, "divergence": frx.Hutchinson()}, "takes no rtol, divergence"),
         ({"max_steps": 10}, "takes no max_steps"),
         ({"grid": np.array([0.0, 0.5])}, "increasing times from 0.0"),
-        ({"grid": 0}, "at least one"),
+        ({"grid": 0}, "at least 1"),
     ],
 )
 def test_refusals(options, words):

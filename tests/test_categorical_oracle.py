@@ -106,7 +106,7 @@ def test_draws(name):
         (lambda: frx.discrete.oracle.Sites([0.5, 0.5]), r"shape \(L, K\)"),
         (lambda: frx.discrete.oracle.Markov([0.5, 0.5], [[1.5, -0.5], [0, 1]], 3), "transition must not be negative"),
         (lambda: frx.discrete.oracle.Markov([0.5, 0.5], [[1.0]], 3), "transition has shape"),
-        (lambda: frx.discrete.oracle.Markov([1.0], [[1.0]], 0), "length at least 1"),
+        (lambda: frx.discrete.oracle.Markov([1.0], [[1.0]], 0), "length must be at least 1"),
         (
             lambda: frx.discrete.oracle.Sites(ROWS).model(
                 frx.discrete.CosineMasking(), prior=frx.discrete.UniformCategorical((LENGTH,), 2)

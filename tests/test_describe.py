@@ -100,7 +100,7 @@ CHANGES = {
     "schedule": lambda: (
         model(),
         model(schedule=frx.VariancePreserving(beta_max=10.0)),
-        r"\.maximum is 20\.0 .* 10\.0 in",
+        r"\.beta_max is 20\.0 .* 10\.0 in",
     ),
     "schedule class": lambda: (
         model(),

@@ -1,11 +1,13 @@
-"""The check that no page of the documentation fetches anything from another site."""
+"""No page of the documentation fetches anything from another site, and every promise has its tests."""
 
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
-HOOK = pathlib.Path(__file__).parent.parent / "docs" / "hooks" / "offline.py"
+ROOT = pathlib.Path(__file__).parent.parent
+HOOK = ROOT / "docs" / "hooks" / "offline.py"
 
 
 @pytest.fixture
@@ -43,3 +45,15 @@ def test_links_and_local_files_are_allowed(offline, tmp_path):
     (tmp_path / "index.html").write_text(links + local + "<code>https://other.site/a.js</code>")
     (tmp_path / "a.css").write_text("a {b: url(c.woff); d: url('data:image/svg+xml;,<svg xmlns=\"http://e\">')}")
     assert offline.fetches(tmp_path) == []
+
+
+def test_every_promise_has_its_tests():
+    """Each item of "What flowrax promises" names tests that exist."""
+    section = (ROOT / "docs" / "design.md").read_text().split("## What flowrax promises")[1]
+    promises = section.split("\n- ")[1:]
+    assert len(promises) >= 15
+    for promise in promises:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", promise)
+        assert named, promise
+        for file, test in named:
+            assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (file, test)

@@ -76,6 +76,6 @@ def test_index():
 def test_antithetic_draws_come_in_the_same_order(monkeypatch):
     """Theirs draws one more than half: the rest of an odd batch differs only in how many are mirrored."""
     drawn = jnp.asarray(REFERENCE["sym/rand_in"], float)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: drawn[: shape[0]])
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, *_: drawn[: shape[0]])
     got = Antithetic().unit(jax.random.key(0), 7, jnp.result_type(float))
     assert np.allclose(got, REFERENCE["sym/n7"])

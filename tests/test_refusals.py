@@ -113,7 +113,7 @@ DOORS = {
     "rtol and atol must not both be zero: no step would ever be accepted.": sample(rtol=0.0, atol=0.0),
     "grid must be a number of steps, at least one, or an array of times; got 2.5.": sample(grid=2.5),
     "grid must be a number of steps, at least one, or an array of times; got True.": sample(TOKENS, grid=True),
-    "grid holds NaN; got [ 0., nan,  1.].": sample(grid=[0.0, np.nan, 1.0]),
+    "grid holds 1 NaN or infinite values; remove or impute them first.": sample(grid=[0.0, np.nan, 1.0]),
     "grid has shape (0,); it needs (k + 1,) times with k >= 1.": sample(grid=[]),
     "saveat must be a diffrax.SaveAt such as diffrax.SaveAt(ts=jnp.linspace(0, 1, 11)); got 10.": sample(saveat=10),
     "saveat=SaveAt(steps=...) reserves 3125 MiB for the states of up to 4096 steps of each sample; pass a lower "
@@ -168,7 +168,7 @@ DOORS = {
     ),
     "loss must be a loss; got the class Matching: write Matching().": fit(loss=frx.Matching),
     "coupling must be a coupling; got the class ExactOT: write ExactOT().": fit(coupling=frx.ExactOT),
-    "optimizer must be an object with the methods init, update; got the string 'adam'.": fit(optimizer="adam"),
+    "optimizer must be an optax transformation, with init and update; got 'adam'.": fit(optimizer="adam"),
     "network must be a function network(t, x, condition) or a module; got the class MLP: write MLP(...).": lambda: (
         frx.Model(frx.nn.MLP, frx.Linear(), shape=(2,))
     ),

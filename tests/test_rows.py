@@ -57,7 +57,10 @@ MESSAGES = {
         lambda: fit(condition={"a": FAR}),
         f"condition['a'] holds 1 {FINITE} The first is in row 3.",
     ),
-    "text": (lambda: fit(condition=np.array(["a"] * 5, object)), "condition holds ndarray of object"),
+    "text": (
+        lambda: fit(condition=np.array(["a"] * 5, object)),
+        "condition has dtype object, but an array of real numbers is expected",
+    ),
     "no data": (lambda: fit(data=ROWS[:0], condition=np.ones((0, 1))), "data has no rows."),
     "no held-out data": (
         lambda: fit(validation=ROWS[:0], validation_condition=np.ones((0, 1))),

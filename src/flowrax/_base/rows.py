@@ -1,11 +1,13 @@
 """Checks of rows, of data and of conditions, at every function that takes them."""
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .arrays import as_real
 from .checks import is_traced
 from .typing import PyTree
 
@@ -64,17 +66,13 @@ def _is_list_of_numbers(node: Any) -> bool:
 
 
 def _array(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) or is_traced(leaf) or isinstance(leaf, np.ndarray) and leaf.dtype != object:
-        return leaf
-    array = np.asarray(leaf)
-    if array.dtype == object:
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError):
-            pass
-    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
-        raise ValueError(f"{name} holds {type(leaf).__name__} of {array.dtype}, but rows are arrays of numbers.")
-    return array
+    if hasattr(leaf, "to_numpy"):
+        leaf = leaf.to_numpy()
+        if leaf.dtype == object:
+            # A frame of several kinds of numbers.
+            with contextlib.suppress(TypeError, ValueError):
+                leaf = leaf.astype(np.float64)
+    return as_real(name, leaf)
 
 
 def _place(bad: np.ndarray, columns: list[Any] | None) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import is_traced
+from .._base.checks import check_count, is_traced
 from .._base.typing import Array, Condition, DType, PyTree
 
 MOST_LABELS = 50
@@ -41,7 +41,7 @@ class Encoder(eqx.Module):
         """
         self.labels, self.capacity = labels, 0 if labels is False else MOST_LABELS
         if labels is not None and not isinstance(labels, bool):
-            self.capacity = labels
+            self.labels = self.capacity = check_count("labels", labels)
         self.tables = tuple(
             None if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.full((*leaf.shape, self.capacity), jnp.nan, dtype)
             for leaf in jax.tree.leaves(example)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import as_real
-from .._base.checks import check_batch, check_instance, is_traced
+from .._base.checks import check_batch, check_count, check_instance, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.result import LogProb, Samples, on_successful
@@ -107,6 +107,7 @@ class DensityEstimator(eqx.Module):
         unless `scale` is one number.
         """
         trained = isinstance(model, Model)
+        labels = labels if labels is None or isinstance(labels, bool) else check_count("labels", labels)
         example = jax.tree.map(lambda leaf: jnp.asarray(as_real("condition", leaf)), condition)
         self.encoder = None
         if not isinstance(model, Model):

@@ -131,13 +131,13 @@ class WithEvidence(AbstractNetwork):
         **Raises:** `ValueError` if the prior has a mask: [`CategoricalModel`][] then carries over unmasked tokens
         itself.
         """
+        check_network(network)
+        check_instance("path", path, AbstractCategoricalPath | AbstractMasking)
+        check_instance("prior", prior, AbstractCategoricalPrior)
         if prior.mask is not None:
             raise ValueError(
                 "With a mask prior CategoricalModel itself carries over unmasked tokens; pass it the plain network."
             )
-        check_network(network)
-        check_instance("path", path, AbstractCategoricalPath | AbstractMasking)
-        check_instance("prior", prior, AbstractCategoricalPrior)
         self.network, self.path, self.prior = network, as_path(path), prior
 
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:

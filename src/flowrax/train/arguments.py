@@ -1,36 +1,31 @@
 """The numeric arguments of `fit`, and its default optimiser."""
 
-import operator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.checks import check_count, check_fraction, check_number
 from .._base.typing import Array, GradientTransformation
 from .by_value import ByValue
 
 
-def check_count(name: str, value: Any, least: int) -> int:
-    """The value as an int; raises `ValueError` unless it is an integer (NumPy's too) of at least `least`."""
-    try:
-        count = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or count < least:
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value}.")
-    return count
-
-
-def check_decay(name: str, value: Any) -> float:
-    """The value as a float; raises `ValueError` unless it is a number from 0 to 1."""
-    try:
-        decay = float(value)
-    except (TypeError, ValueError):
-        decay = float("nan")
-    if not 0 <= decay <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1; got {value}.")
-    return decay
+def check_numbers(
+    num_steps: Any, batch_size: Any, validate_every: Any, patience: Any, ema_decay: Any
+) -> tuple[int, int, int, int | None, float]:
+    """The numbers as Python's; raises `ValueError` for one that is out of its range."""
+    if isinstance(ema_decay, str):
+        raise ValueError(f"ema_decay must be a number; got {ema_decay!r}.")
+    check_number("ema_decay", ema_decay)
+    check_fraction("ema_decay", ema_decay)
+    return (
+        check_count("num_steps", num_steps, 0),
+        check_count("batch_size", batch_size),
+        check_count("validate_every", validate_every),
+        None if patience is None else check_count("patience", patience),
+        float(ema_decay),
+    )
 
 
 def compared_by_value(optimizer: GradientTransformation) -> GradientTransformation:

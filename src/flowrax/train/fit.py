@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.arrays import as_leaf
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Condition, GradientTransformation, Integer, KeyArray, KeyLike, Number, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
-from .arguments import check_count, check_decay, check_optimizer, compared_by_value, default_optimizer
+from .arguments import check_numbers, check_optimizer, compared_by_value, default_optimizer
 from .by_value import ByValue
 from .prefetch import Prefetch
 from .prepare import (
@@ -116,18 +115,13 @@ def fit(
     message names what differs), and `OSError` if no checkpoint can be written when training starts.
     """
     key = as_threefry(key)
-    num_steps, batch_size = check_count("num_steps", num_steps, 0), check_count("batch_size", batch_size, 1)
-    validate_every = check_count("validate_every", validate_every, 1)
-    patience = None if patience is None else check_count("patience", patience, 1)
-    ema_decay = check_decay("ema_decay", ema_decay)
+    num_steps, batch_size, validate_every, patience, ema_decay = check_numbers(
+        num_steps, batch_size, validate_every, patience, ema_decay
+    )
     check_pairing(model, augment, coupling, x0)
     if coupling is not None:
         model = coupled(model, coupling)
-    condition, validation_condition = check_conditions(data, condition, validation, validation_condition)
-    condition, validation_condition = (
-        jax.tree.map(lambda leaf, name=name: as_leaf(name, leaf, model.dtype), tree)
-        for name, tree in (("condition", condition), ("validation_condition", validation_condition))
-    )
+    condition, validation_condition = check_conditions(model, data, condition, validation, validation_condition)
     conditions = Batched(condition), Batched(validation_condition)
     rows, held_out = check_data(model, data, validation, augment, key, conditions)
     if x0 is not None:
@@ -136,19 +130,18 @@ def fit(
         model = coupled(model, MeasuredPairs())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
-    given = optimizer
-    optimizer = compared_by_value(default_optimizer(num_steps) if optimizer is None else optimizer)
+    used = compared_by_value(default_optimizer(num_steps) if optimizer is None else optimizer)
     trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
     loss = default_loss(model) if loss is None else loss
     check_schedules(loss, model)
     augmented: Any = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
-    check_optimizer(optimizer, parameters)
-    task = Task(static, loss, optimizer, augmented, batch_size, ema_decay, x0 is not None, gives_loss=True)
+    check_optimizer(used, parameters)
+    task = Task(static, loss, used, augmented, batch_size, ema_decay, x0 is not None, gives_loss=True)
     run = _Run(task, model, rows, condition, held_out, validation_condition, key, validate_every, patience)
     if checkpoint is not None:
-        run.file = RunFile(checkpoint, run.arguments("default" if given is None else given, augment))
-    state, history = run.restore(first_state(parameters, optimizer))
+        run.file = RunFile(checkpoint, run.arguments("default" if optimizer is None else optimizer, augment))
+    state, history = run.restore(first_state(parameters, used))
     state, history, stopped = run.train(state, history, num_steps, progress)
     is_best = bool(jnp.isfinite(state.best_loss))
     return FitResult(

@@ -69,15 +69,15 @@ def check_data(
 
 
 def check_conditions(
-    data: Any, condition: Condition, validation: Any, validation_condition: Condition
+    model: Any, data: Any, condition: Condition, validation: Any, validation_condition: Condition
 ) -> tuple[Condition, Condition]:
     """The conditions as arrays; raises `ValueError` where they do not belong to the rows of data or held-out data."""
     if is_traced(data, condition, validation, validation_condition):
         raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
-    condition = _conditions("data", data, "condition", condition)
+    condition = _conditions(model, "data", data, "condition", condition)
     if validation is None:
         return condition, validation_condition
-    validation_condition = _conditions("validation", validation, "validation_condition", validation_condition)
+    validation_condition = _conditions(model, "validation", validation, "validation_condition", validation_condition)
     found, wanted = jax.tree.structure(validation_condition), jax.tree.structure(condition)
     if found != wanted:
         raise ValueError(
@@ -87,7 +87,7 @@ def check_conditions(
     return condition, validation_condition
 
 
-def _conditions(name: str, rows: Any, condition_name: str, condition: Condition) -> Condition:
+def _conditions(model: Any, name: str, rows: Any, condition_name: str, condition: Condition) -> Condition:
     """The condition as arrays; raises `ValueError` for no rows, another number of them than of data, and NaN."""
     shape = jax.tree.leaves(row_arrays(name, rows))[0].shape
     if not shape:
@@ -95,6 +95,7 @@ def _conditions(name: str, rows: Any, condition_name: str, condition: Condition)
     n = shape[0]
     check_some(name, n)
     condition = row_arrays(condition_name, condition)
+    condition = jax.tree.map(lambda leaf: as_leaf(condition_name, leaf, model.dtype), condition)
     check_rows(condition_name, condition, n, name)
     check_finite_leaves(condition_name, condition)
     return condition

@@ -36,7 +36,7 @@ from ..prior import bind_row, check_range
 from .augmented import augmented_state
 from .last_step import AbstractLastStep
 from .options import ModelEquation, SolveOptions, Start, check_model, check_moves, default_dynamics
-from .resolution import warn_if_unresolved
+from .resolution import warned_if_unresolved
 from .shared_condition import check_shared
 
 
@@ -117,8 +117,7 @@ def sample(
     check_model(model, "sample")
     dynamics, key = default_dynamics(model) if dynamics is None else dynamics, as_threefry(key)
     check_moves(model, dynamics)
-    num_samples = check_count("num_samples", num_samples)
-    check_shared(model, condition, num_samples)
+    check_shared(model, condition, num_samples := check_count("num_samples", num_samples))
     if isinstance(dynamics, AbstractSampler):
         options.check_sampler(dynamics)
         return sample_discretely(
@@ -135,9 +134,7 @@ def sample(
     rows, placement = shard_rows((start, rows), (equation, spec))
     answer = on_each_device(solve_samples, placement, num_samples, (equation, spec, last_step, key), rows)
     answer = raise_if_failed("sample", answer, answer.result, spec.stepping.max_steps) if throw else answer
-    if x0 is None:
-        warn_if_unresolved(answer.x, spec.stepping.controller)
-    return answer
+    return answer if x0 is not None else warned_if_unresolved(answer, spec.stepping.controller)
 
 
 def check_starts(

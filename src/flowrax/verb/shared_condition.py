@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._base.condition import Batched
 from .._base.typing import Condition
@@ -18,7 +19,10 @@ def check_shared(model: AbstractModel, condition: Condition | Batched, n: int) -
     leaves = jax.tree.leaves(condition)
     if isinstance(condition, Batched) or n < 2 or not leaves:
         return
-    if any(jnp.shape(leaf)[:1] != (n,) for leaf in leaves) or _takes(model, condition):
+    # Anything else than plain arrays is judged where it is converted.
+    if not all(isinstance(leaf, jax.Array) or type(leaf) is np.ndarray for leaf in leaves):
+        return
+    if any(leaf.shape[:1] != (n,) or leaf.dtype.kind not in "fiub" for leaf in leaves) or _takes(model, condition):
         return
     if _takes(model, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], condition)):
         raise ValueError(
