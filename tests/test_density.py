@@ -291,3 +291,20 @@ def test_it_passes_through_jit(x64):
     density, x = exact(), points()
     got = eqx.filter_jit(lambda density, x: density.log_prob(x, **TIGHT).value)(density, x)
     np.testing.assert_allclose(got, law().logpdf(x), atol=1e-7)
+
+
+@pytest.mark.accuracy
+def test_draws_beside_a_large_offset_are_in_double_precision(getkey):
+    """Years in seconds, of a spread of one: single precision has steps of 128 there."""
+    rows = 1.7e9 + np.random.default_rng(0).normal(size=(500, 1))
+    fitted = frx.DensityEstimator(small(1)).fit(rows, getkey(), num_steps=20, progress=False).estimator
+    draws = fitted.sample(getkey(), 200).x
+    assert draws.dtype == np.float64 and len(np.unique(draws)) == 200
+    # The standardised draws are those of the model, whose spread a short training leaves between the data and noise.
+    assert abs(float(np.mean(draws)) - 1.7e9) < 1 and 0.3 < float(np.std(draws)) < 3
+
+
+def test_a_spread_beyond_the_range_is_refused(getkey):
+    rows = 1e-40 * np.random.default_rng(0).normal(size=(20, 1))
+    with pytest.raises(ValueError, match="data has a standard deviation of .*e-41|data has a standard deviation of 1"):
+        frx.DensityEstimator(small(1)).fit(rows, getkey(), num_steps=2, progress=False)

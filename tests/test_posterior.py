@@ -1,5 +1,6 @@
 """Posteriors against the closed form, importance weights against the evidence."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,11 +64,11 @@ def test_stochastic_guidance_reaches_the_same_posterior(x64, key):
 def test_gradient_through_posterior(x64, key):
     network = frx.nn.MLP((4,), key=key, width=8, depth=1, num_frequencies=2)
     model = frx.Model(network, frx.Linear(), shape=(4,), dtype=jnp.float64)
-    model = jax.tree.map(lambda a: a.astype(jnp.float64) if hasattr(a, "astype") else a, model)
+    model = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, model)
 
     def mean(y, scale):
         measured = frx.LinearGaussian(jnp.asarray(OPERATOR), y, NOISE)
-        scaled = jax.tree.map(lambda a: a * scale if hasattr(a, "astype") else a, model)
+        scaled = jax.tree.map(lambda a: a * scale if eqx.is_inexact_array(a) else a, model)
         return jnp.sum(frx.posterior(scaled, measured, key, 2, grid=20).x ** 2)
 
     y, scale, step = jnp.asarray(Y), jnp.asarray(1.0), 1e-5

@@ -72,10 +72,10 @@ class Samples(eqx.Module):
     - `result`: `(n,)`, one result code per sample.
     """
 
-    x: PyTree[Array]
+    x: PyTree[Array | np.ndarray]
     log_prob: PerSample | None
     standard_error: PerSample | None
-    trajectory: PyTree[Array] | None
+    trajectory: PyTree[Array | np.ndarray] | None
     times: Array | None
     stats: Stats
     result: RESULTS

@@ -204,19 +204,23 @@ class DensityEstimator(eqx.Module):
         - `options`: further arguments of [`flowrax.sample`][]; `dynamics=ReverseSDE(), grid=100`, for example, takes
             100 steps of the reverse SDE. A start `x0` is the standardised state at `t_min`, like `LogProb.x0`.
 
-        **Returns:** [`Samples`][] with states and densities in the units of the data.
+        **Returns:** [`Samples`][] with states and densities in the units of the data. Outside `jit` the states are
+            NumPy arrays in double precision if the model's dtype cannot resolve them beside their offset.
 
         **Raises:** as [`flowrax.sample`][], and `ValueError` before `fit`.
         """
         answer = sample(self.model, key, num_samples, condition=self._condition(condition), **options)
         return dataclasses.replace(
             answer,
-            x=on_successful(lambda x: self.standard.backward(x, 1), answer.result, answer.x),
-            trajectory=None
-            if answer.trajectory is None
-            else on_successful(lambda x: self.standard.backward(x, 2), answer.result, answer.trajectory),
+            x=self._events(answer.x, answer, 1),
+            trajectory=None if answer.trajectory is None else self._events(answer.trajectory, answer, 2),
             log_prob=None if answer.log_prob is None else answer.log_prob - self.standard.log_scale(self.model.prior),
         )
+
+    def _events(self, z: Array, answer: Samples, leading: int) -> Array | np.ndarray:
+        if self.standard.needs_double(z):
+            return self.standard.backward_on_host(z)
+        return on_successful(lambda z: self.standard.backward(z, leading), answer.result, z)
 
     def log_prob(self, x: BatchLike, *, condition: Condition | Batched = None, **options: Any) -> LogProb:
         """The log-density of each row of `x`, in nats per unit volume of the data.

@@ -45,7 +45,7 @@ class Standardiser(eqx.Module):
             rest = jax.tree.map(_rounded_off, means, shift)
         if self.learns_scale:
             jax.tree.map(lambda s, leaf: _check_varies(name, s, leaf), scale, rows)
-            scale = jax.tree.map(lambda s, leaf: jnp.asarray(_moment(np.std, s, leaf), s.dtype), scale, rows)
+            scale = jax.tree.map(lambda s, leaf: _spread(name, s, leaf), scale, rows)
         return dataclasses.replace(self, shift=shift, rest=rest, scale=scale)
 
     def forward(self, x: PyTree) -> PyTree[Array]:
@@ -57,6 +57,18 @@ class Standardiser(eqx.Module):
         axes = tuple(range(leading))
         shift, rest, scale = (jnp.expand_dims(leaf, axes) for leaf in (self.shift, self.rest, self.scale))
         return shift + (rest + scale * z)
+
+    def needs_double(self, z: Array) -> bool:
+        """Whether the model's dtype cannot resolve a thousandth of the scale beside the shift; never for traced `z`."""
+        if is_traced(z, self):
+            return False
+        shift, scale = np.asarray(self.shift, np.float64), np.asarray(self.scale, np.float64)
+        return bool(np.any(np.abs(shift) * float(jnp.finfo(self.shift.dtype).eps) > 1e-3 * scale))
+
+    def backward_on_host(self, z: Array) -> np.ndarray:
+        """The events of `z`, with any leading axes, in double precision."""
+        shift, rest, scale = (np.asarray(leaf, np.float64) for leaf in (self.shift, self.rest, self.scale))
+        return (shift + rest) + scale * np.asarray(z, np.float64)
 
     def log_scale(self, prior: AbstractPrior) -> Array:
         r"""$\sum_i \log s_i$ over all elements of one event, or $r \log s$ for a singular prior of rank $r$."""
@@ -195,6 +207,20 @@ def _like(leaf: Any, like: Array, name: str) -> Array | np.ndarray:
 def _moment(function: Callable[..., Any], like: Array, rows: Array | np.ndarray) -> Any:
     """A moment over the rows in double precision; `like` itself for labels."""
     return function(np.asarray(rows, np.float64), axis=0) if _is_number(like) else like
+
+
+def _spread(name: str, like: Array, rows: Array | np.ndarray) -> Array:
+    """The standard deviations; raises `ValueError` where the model's dtype cannot hold them."""
+    spread = _moment(np.std, like, rows)
+    if _is_number(like):
+        limits = jnp.finfo(like.dtype)
+        bad = (spread < 100 * float(limits.tiny)) | (spread > float(limits.max) / 100)
+        if np.any(bad):
+            raise ValueError(
+                f"{name} has a standard deviation of {np.asarray(spread)[bad].flat[0]:.3g}, beyond the range of "
+                f"{like.dtype}; rescale that column, or give the scale when you make the estimator."
+            )
+    return jnp.asarray(spread, like.dtype)
 
 
 def _check_varies(name: str, like: Array, rows: Array | np.ndarray) -> None:

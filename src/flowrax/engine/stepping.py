@@ -12,7 +12,6 @@ from .._base.checks import check_count, check_grid, check_not_negative, check_ti
 from .._base.typing import Array, DType, Integer, KeyArray, Numbers, PyTree, Shape
 from ..stepper import BrownianTree, GridBrownianPath, levy_area_of
 from ..stepper.brownian_tree import lattice_depth
-from ..stepper.fitting import innermost
 from ..stepper.step_control import CheckedController, checked
 
 Grid = Integer | Numbers
@@ -102,11 +101,11 @@ def make_stepping(
         raise ValueError(
             f"{type(solver).__name__} has no error estimate to adapt its steps by; pass grid=<number of steps>."
         )
-    if (
-        stochastic
-        and getattr(controller, "error_order", None) is None
-        and not isinstance(innermost(solver), dfx.AbstractItoSolver | dfx.AbstractStratonovichSolver)
-    ):
+    # diffrax counts a wrapper as an instance of the solver that it wraps.
+    plain = issubclass(type(solver), dfx.AbstractERK) and not isinstance(
+        solver, dfx.AbstractItoSolver | dfx.AbstractStratonovichSolver
+    )
+    if stochastic and plain and getattr(controller, "error_order", None) is None:
         raise ValueError(
             f"{type(solver).__name__} has no known order for noise, which adaptive steps need; pass grid=<number of "
             "steps>, or a solver such as ShARK() or Heun()."

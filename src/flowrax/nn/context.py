@@ -62,6 +62,11 @@ class FourierFeatures(eqx.Module):
     @property
     def frequencies(self) -> Array:
         """The frequencies, `(num_frequencies,)`."""
+        if not jnp.issubdtype(self.bits.dtype, jnp.integer):
+            raise ValueError(
+                f"FourierFeatures holds its constant frequencies as the bits of integers, and they became "
+                f"{self.bits.dtype}; change only the leaves for which eqx.is_inexact_array is true."
+            )
         return jax.lax.bitcast_convert_type(self.bits, jnp.dtype(f"float{8 * self.bits.dtype.itemsize}"))
 
     def __call__(self, t: Scalar, dtype: DType) -> Array:

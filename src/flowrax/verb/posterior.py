@@ -235,12 +235,12 @@ def _doubted(answer: PosteriorSamples) -> PosteriorSamples:
         warnings.warn(
             f"posterior: {failed} of {n} draws failed and count as draws of likelihood zero, so the evidence is a "
             "lower bound in expectation; raise max_steps or loosen rtol and atol. result names the failed rows.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if ess < 0.1 * n:
         warnings.warn(
             f"posterior: the effective sample size is {ess:.1f} of {n} draws, so the evidence and its standard "
             "error are unreliable: the draws of this method lie too far from the posterior.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return answer
