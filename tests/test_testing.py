@@ -163,7 +163,7 @@ def starting(path):
 def test_no_process_outlives_the_time_limit(tmp_path):
     path = tmp_path / "pid"
     with pytest.raises(subprocess.TimeoutExpired):
-        run_on_devices(starting, 1, str(path), timeout=30.0)
+        run_on_devices(starting, 1, str(path), timeout=15.0)
     status = pathlib.Path("/proc") / path.read_text() / "stat"
     # Killed: gone, or a zombie that waits for its new parent.
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
