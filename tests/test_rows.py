@@ -109,10 +109,25 @@ def test_lists_are_arrays():
     assert eqx.tree_equal(nested, fit(condition=np.ones((5, 1))).last_model)
 
 
+class Frame:
+    """What the checks use of a data frame of pandas or polars, which the tests do not need."""
+
+    def __init__(self, rows, columns):
+        self.rows, self.columns = rows, columns
+
+    def to_numpy(self):
+        return self.rows
+
+
 def test_columns_of_a_frame_are_named():
-    pandas = pytest.importorskip("pandas")
     with pytest.raises(ValueError, match="The first is in row 3, column 'y'"):
-        model().events("x", pandas.DataFrame(HOLE, columns=["x", "y"]))
+        model().events("x", Frame(HOLE, ["x", "y"]))
+
+
+def test_a_frame_of_mixed_numbers_is_rows():
+    """pandas gives the rows of integer and floating columns as objects where their kinds do not combine."""
+    rows = np.array([[1, 2.5], [3, 4.0]], object)
+    np.testing.assert_array_equal(model().events("x", Frame(rows, ["x", "y"])), [[1, 2.5], [3, 4]])
 
 
 @pytest.mark.parametrize("condition", [np.ones(1), frx.Batched(np.ones((0, 1)))])

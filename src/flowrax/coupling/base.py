@@ -36,7 +36,7 @@ class Pairs(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[self.data_rows], condition)
 
 
-def check_rows(x0: PyTree, x1: PyTree, condition: Condition = None) -> None:
+def check_paired_rows(x0: PyTree, x1: PyTree, condition: Condition = None) -> None:
     """Raises `ValueError` unless noise, data and conditions have equally many rows: each row is paired once."""
     (noise, *_), (data, *_) = ([leaf.shape[0] for leaf in jax.tree.leaves(x)] for x in (x0, x1))
     if noise != data:
@@ -85,7 +85,7 @@ class AbstractHostCoupling(AbstractCoupling):
         """The pairs for the permutation `order`."""
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        check_rows(x0, x1, condition)
+        check_paired_rows(x0, x1, condition)
 
         def order(costs: PyTree[Array]) -> np.ndarray:
             return self.order(jax.tree.map(np.asarray, costs))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.typing import Array, Batch, Condition, KeyArray
-from .base import AbstractCoupling, Pairs, check_rows
+from .base import AbstractCoupling, Pairs, check_paired_rows
 from .cost import Cost, SquaredDistance
 from .pair_draw import AbstractDraw, PerData
 
@@ -33,7 +33,7 @@ class Greedy(AbstractCoupling):
         self.draw = PerData() if draw is None else draw
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        check_rows(x0, x1, condition)
+        check_paired_rows(x0, x1, condition)
         costs = jax.lax.stop_gradient(self.cost(x1, x0, condition))
         noise, data = self.draw.of_order(key, _cheapest_first(costs))
         return Pairs(x0[noise], x1[data], noise, data)

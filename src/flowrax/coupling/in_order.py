@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_shape
 from .._base.typing import Array, Batch, Condition, KeyArray, Rows
-from .base import AbstractCoupling, Pairs, check_rows
+from .base import AbstractCoupling, Pairs, check_paired_rows
 
 Flow = Callable[[Batch, KeyArray, Condition], Array]
 """`flow(x0, key, condition) -> x1` on whole batches."""
@@ -17,7 +17,7 @@ Flow = Callable[[Batch, KeyArray, Condition], Array]
 
 def in_order(x0: Rows, x1: Rows, condition: Condition = None) -> Pairs:
     """Pairs each row of `x0` with the same row of `x1`; raises `ValueError` for unequal numbers of rows."""
-    check_rows(x0, x1, condition)
+    check_paired_rows(x0, x1, condition)
     rows = jnp.arange(jax.tree.leaves(x0)[0].shape[0], dtype=jnp.int32)
     return Pairs(x0, x1, rows, rows)
 

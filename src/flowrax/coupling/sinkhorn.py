@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from .._base.checks import check_number, check_shape, plain_int
 from .._base.typing import Array, Batch, Condition, KeyArray
-from .base import AbstractCoupling, Pairs, check_rows
+from .base import AbstractCoupling, Pairs, check_paired_rows
 from .cost import Cost, SquaredDistance, in_units
 from .pair_draw import AbstractDraw, PerData
 
@@ -39,7 +39,7 @@ class AbstractPlan(AbstractCoupling):
         """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its mass need not be one."""
 
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        check_rows(x0, x1, condition)
+        check_paired_rows(x0, x1, condition)
         log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
         noise, data = self.draw.of_plan(key, log_plan)
         log_mass = self.draw.log_mass(log_plan)

@@ -157,7 +157,7 @@ def entropy_of(probabilities: Array, axis: int | None = -1) -> Array:
     return -jnp.sum(probabilities * jnp.log(jnp.where(probabilities > 0, probabilities, 1)), axis=axis)
 
 
-def check_rows(name: str, probabilities: Array) -> None:
+def check_distributions(name: str, probabilities: Array) -> None:
     """Raises `ValueError` unless the probabilities are nonnegative and sum to one over the last axis.
 
     **Arguments:**

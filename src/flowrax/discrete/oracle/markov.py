@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ..._base import random
 from ..._base.checks import check_count, check_shape
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
-from .base import AbstractCategoricalOracle, check_rows, entropy_of, normalised
+from .base import AbstractCategoricalOracle, check_distributions, entropy_of, normalised
 
 
 class Markov(AbstractCategoricalOracle):
@@ -46,8 +46,8 @@ class Markov(AbstractCategoricalOracle):
             raise ValueError(f"initial must be (K,); got {self.initial.shape}.")
         self.num_classes = len(self.initial)
         check_shape("transition", self.transition.shape, (self.num_classes, self.num_classes))
-        check_rows("initial", self.initial)
-        check_rows("transition", self.transition)
+        check_distributions("initial", self.initial)
+        check_distributions("transition", self.transition)
         self.shape = (length,)
 
     def draw(self, key: KeyArray) -> Tokens:

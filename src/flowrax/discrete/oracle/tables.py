@@ -9,7 +9,7 @@ from ..._base import random
 from ..._base.checks import is_traced
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from ..sites import at_class, draw
-from .base import AbstractCategoricalOracle, check_rows, entropy_of, normalised
+from .base import AbstractCategoricalOracle, check_distributions, entropy_of, normalised
 
 
 class Joint(AbstractCategoricalOracle):
@@ -85,7 +85,7 @@ class Sites(AbstractCategoricalOracle):
         self.probabilities = jnp.asarray(probabilities, float)
         if self.probabilities.ndim != 2:
             raise ValueError(f"probabilities must have shape (L, K); got {self.probabilities.shape}.")
-        check_rows("probabilities", self.probabilities)
+        check_distributions("probabilities", self.probabilities)
         length, self.num_classes = self.probabilities.shape
         self.shape = (length,)
 
