@@ -24,9 +24,18 @@ from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, save
 from ..train.checkpoint import read
+from ..train.source import is_iterable, is_stored
 from ..verb import log_prob, sample
 from .encode import Encoder
-from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
+from .standardise import (
+    StandardisedRows,
+    Standardiser,
+    cast_like,
+    check_isotropic,
+    make_standardiser,
+    pieces,
+    widened,
+)
 
 
 class DensityFit(eqx.Module):
@@ -148,7 +157,8 @@ class DensityEstimator(eqx.Module):
 
         **Arguments:**
 
-        - `data`: `(n, *event)`, in the units of the data.
+        - `data`: `(n, *event)`, in the units of the data. Rows of a memory-mapped array or another array in a file are
+            read three times for the standardisation, and then batch by batch; conditions are held in memory.
         - `key`: as in [`flowrax.fit`][].
         - `condition`: conditions of the estimator's structure, with a leading axis `n` on every leaf.
         - `validation`, `validation_condition`: held-out rows; the weights with the lowest loss on them are kept.
@@ -177,7 +187,7 @@ class DensityEstimator(eqx.Module):
             held_out = checked[0]
             held_out_condition = this._encoded("validation_condition", checked[1], (len(held_out),))
         if (augment := options.pop("augment", None)) is None:
-            rows = standard.forward(rows)
+            rows = StandardisedRows(standard, "data", rows) if is_stored(rows) else standard.forward(rows)
             held_out = None if held_out is None else standard.forward(held_out)
         else:
             options["augment"] = lambda key, row: standard.forward(augment(key, row))
@@ -301,10 +311,21 @@ class DensityEstimator(eqx.Module):
         self, name: str, condition_name: str, data: BatchLike, condition: Condition
     ) -> tuple[Array | np.ndarray, PyTree]:
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
-        rows = widened(name, data, self.model.dtype)
+        if is_iterable(data):
+            raise ValueError(
+                f"{name} is an iterator, but the rows are read for their means before training: pass an array or a "
+                "memory-mapped one, or train a Model with flowrax.fit."
+            )
+        rows = data if is_stored(data) and name == "data" else widened(name, data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
-        check_finite_leaves(name, rows, columns_of(data))
         check_some(name, len(rows))
+        if is_stored(rows):
+            read = 0
+            for piece in pieces(rows):
+                check_finite_leaves(name, piece, numbers=read + np.arange(len(piece)))
+                read += len(piece)
+        else:
+            check_finite_leaves(name, rows, columns_of(data))
         condition = row_arrays(condition_name, condition)
         check_rows(condition_name, condition, len(rows), name)
         own = cast_like(self.condition_standard.shift, condition, condition_name, (len(rows),))

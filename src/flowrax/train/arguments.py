@@ -13,7 +13,7 @@ from .by_value import ByValue
 
 def check_numbers(
     num_steps: Any, batch_size: Any, validate_every: Any, patience: Any, ema_decay: Any
-) -> tuple[int, int, int, int | None, float]:
+) -> tuple[int, int | None, int, int | None, float]:
     """The numbers as Python's; raises `ValueError` for one that is out of its range."""
     if isinstance(ema_decay, str):
         raise ValueError(f"ema_decay must be a number; got {ema_decay!r}.")
@@ -21,7 +21,7 @@ def check_numbers(
     check_fraction("ema_decay", ema_decay)
     return (
         check_count("num_steps", num_steps, 0),
-        check_count("batch_size", batch_size),
+        None if batch_size is None else check_count("batch_size", batch_size),
         check_count("validate_every", validate_every),
         None if patience is None else check_count("patience", patience),
         float(ema_decay),
