@@ -187,13 +187,14 @@ class DensityEstimator(eqx.Module):
             held_out = checked[0]
             held_out_condition = this._encoded("validation_condition", checked[1], (len(held_out),))
         if (augment := options.pop("augment", None)) is None:
-            rows = StandardisedRows(standard, "data", rows) if is_stored(rows) else standard.forward(rows)
+            used: Any = StandardisedRows(standard, "data", rows) if is_stored(rows) else standard.forward(rows)
             held_out = None if held_out is None else standard.forward(held_out)
         else:
+            used = rows
             options["augment"] = lambda key, row: standard.forward(augment(key, row))
         result = fit(
             self.model,
-            rows,
+            used,
             key,
             condition=this._encoded("condition", own, (rows.shape[0],)),
             validation=held_out,
@@ -307,9 +308,7 @@ class DensityEstimator(eqx.Module):
             null = self.condition_standard.forward(cast_like(self.condition_standard.shift, dropout.null, "null", ()))
         return eqx.tree_at(lambda own: own.condition_dropout.null, loss, null, is_leaf=lambda node: node is None)
 
-    def _rows(
-        self, name: str, condition_name: str, data: BatchLike, condition: Condition
-    ) -> tuple[Array | np.ndarray, PyTree]:
+    def _rows(self, name: str, condition_name: str, data: Any, condition: Condition) -> tuple[Any, PyTree]:
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
         if is_iterable(data):
             raise ValueError(

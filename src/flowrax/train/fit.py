@@ -22,6 +22,7 @@ from .prefetch import Prefetch
 from .prepare import (
     Given,
     Trainable,
+    by_compiler,
     check_pairing,
     check_schedules,
     check_trainable,
@@ -87,7 +88,8 @@ def fit(
         a dictionary of the parts for a [`JointModel`][]. Memory-mapped arrays and data sets of h5py or zarr stay in
         their files: only the rows of the coming batches are read, and the batches are those of arrays in memory.
         Or an iterable of batches of equal size, each `rows` or `(rows, condition)`. One that is not an iterator, such
-        as a data loader, starts again at its end; a run that resumes skips the batches of earlier steps.
+        as a data loader, starts again at its end; a run that resumes skips the batches of earlier steps. Rows that
+        are sharded over devices stay there, and give the weights of one device.
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run gives bitwise the same result.
     - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.AntitheticMatching` for the velocity of a
         path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
@@ -126,6 +128,7 @@ def fit(
     )
     check_pairing(model, augment, coupling, x0)
     check_trainable(model)
+    model = by_compiler(model)
     if coupling is not None or x0 is not None:
         model = coupled(model, MeasuredPairs() if coupling is None else coupling)
     given, held_out = Given(data, condition, x0), Given(validation, validation_condition, validation_x0)

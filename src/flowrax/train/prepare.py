@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from .._base.arrays import as_leaf, as_numbers
 from .._base.checks import check_function, check_instance, check_names, check_shape, is_traced
@@ -50,6 +51,7 @@ def prepare_rows(
     """
     if is_traced(given):
         raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
+    given = by_compiler(given)
     raw = row_arrays(names.rows, given.rows)
     condition = _conditions(model, raw, given.condition, names, numbers)
     if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
@@ -63,6 +65,19 @@ def prepare_rows(
             check_shape(f"One row of {names.rows}", rows.shape[1:], model.shape)
             check_range(names.rows, model.prior, rows, Batched(condition))
     return (rows if given.x0 is None else _paired(given.x0, rows, names, numbers)), condition
+
+
+def by_compiler(tree: Any) -> Any:
+    """Arrays on several devices with all axes left to the compiler, since a batch has rows of every device."""
+
+    def one(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            return leaf
+        mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+        return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+    return jax.tree.map(one, tree)
 
 
 def check_trainable(model: Trainable) -> None:
