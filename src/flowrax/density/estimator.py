@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arguments import Checked
 from .._base.arrays import as_real
 from .._base.checks import check_batch, check_count, check_instance, is_traced
 from .._base.condition import Batched
@@ -51,7 +52,7 @@ class DensityFit(eqx.Module):
     result: FitResult
 
 
-class DensityEstimator(eqx.Module):
+class DensityEstimator(eqx.Module, metaclass=Checked):
     """A density of events given conditions, learned from samples; all inputs and outputs are in the units of the data.
 
     It consists of a [`Model`][] and of the shifts and scales of the data and the conditions. It is immutable:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fields, check_fraction, in_single
+from .._base.arguments import Checked
+from .._base.checks import check_fraction, in_single
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
@@ -23,14 +24,11 @@ from .reductions import AbstractReduction, Mean
 from .weights import AbstractWeight, UniformWeight
 
 
-class AbstractLoss(eqx.Module):
+class AbstractLoss(eqx.Module, metaclass=Checked):
     """A loss for one pair of noise and data at one time."""
 
     times: eqx.AbstractVar[AbstractTimes]
     """The distribution from which the times of a batch are drawn."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -49,7 +47,7 @@ class AbstractLoss(eqx.Module):
         """
 
 
-class ConditionDropout(eqx.Module):
+class ConditionDropout(eqx.Module, metaclass=Checked):
     """Replaces a condition by a null condition with a given probability, so that one network learns both the
     conditional and the unconditional model that classifier-free guidance combines.
 

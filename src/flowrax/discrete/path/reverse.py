@@ -6,18 +6,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..sites import at_class, log_or_infinity
 from .base import AbstractCategoricalPath
 
 
-class AbstractReverse(eqx.Module):
+class AbstractReverse(eqx.Module, metaclass=Checked):
     """Computes the distribution of a reverse step from the predicted distribution of the data, for each site."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
