@@ -6,6 +6,7 @@ code only.
 
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -17,6 +18,7 @@ from .checks import Check, rule_of
 from .random import as_threefry
 from .tracebacks import shortened
 from .typing import KeyArray
+from .wording import described
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,6 +84,12 @@ else:
 
     class CheckedSolver(Checked, type(dfx.AbstractSolver)):
         """The metaclass of solvers, which have one of their own."""
+
+
+def check_path(name: str, path: Any) -> None:
+    """Raises `ValueError` for what is not the path of a file, such as a number, which would be a descriptor."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise ValueError(f'{name} must be the path of a file, such as "run.frx"; got {described(path)}.')
 
 
 def _rule_of(annotation: Any) -> Check | None:

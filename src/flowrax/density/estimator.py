@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.arguments import Checked
+from .._base.arguments import Checked, checked
 from .._base.arrays import as_real
 from .._base.checks import check_batch, check_count, check_instance, is_traced
 from .._base.condition import Batched
@@ -50,6 +50,9 @@ class DensityFit(eqx.Module):
 
     estimator: "DensityEstimator"
     result: FitResult
+
+    def __repr__(self) -> str:
+        return f"DensityFit(estimator=DensityEstimator(...), result={self.result!r})"
 
 
 class DensityEstimator(eqx.Module, metaclass=Checked):
@@ -144,6 +147,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         parts = [self.standard, self.condition_standard] if jax.tree.leaves(example) else [self.standard]
         self.fitted = jnp.asarray(trained and not any(part.learns_shift or part.learns_scale for part in parts))
 
+    @checked
     def fit(
         self,
         data: BatchLike,
@@ -204,6 +208,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         )
         return DensityFit(eqx.tree_at(lambda e: (e.model, e.fitted), this, (result.model, jnp.asarray(True))), result)
 
+    @checked
     def sample(
         self, key: KeyLike, num_samples: int, *, condition: Condition | Batched = None, **options: Any
     ) -> Samples:
@@ -234,6 +239,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
             return self.standard.backward_on_host(z)
         return on_successful(lambda z: self.standard.backward(z, leading), answer.result, z)
 
+    @checked
     def log_prob(self, x: BatchLike, *, condition: Condition | Batched = None, **options: Any) -> LogProb:
         """The log-density of each row of `x`, in nats per unit volume of the data.
 
@@ -253,6 +259,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         answer = log_prob(self.model, self.standard.forward(rows), condition=condition, **options)
         return dataclasses.replace(answer, value=answer.value - self.standard.log_scale(self.model.prior))
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes network, shifts and scales to one file, atomically and without pickle.
 
@@ -264,6 +271,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         """
         save(path, self)
 
+    @checked
     def load(self, path: str | os.PathLike[str]) -> "DensityEstimator":
         """Reads a saved estimator into the structure of this one.
 

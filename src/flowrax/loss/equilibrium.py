@@ -12,7 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import in_single
+from .._base.arrays import as_real
+from .._base.checks import check_positive, in_single
 from .._base.typing import Array, Batch, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractNetwork, AbstractTimelessNetwork
 from ..model.target import Velocity
@@ -75,7 +76,11 @@ def dispersion(features: Batch, temperature: float = 1.0) -> Array:
 
     **Reference:** [@wang2025diffuse].
     """
-    flat = features.reshape(features.shape[0], -1)
+    features = jnp.asarray(as_real("features", features))
+    check_positive("temperature", temperature)
+    if features.ndim == 0:
+        raise ValueError("features is one value but an array of rows is expected.")
+    flat = in_single(features.reshape(features.shape[0], -1))
     # Take differences one row at a time: for similar features, expanding the square would lose digits to cancellation.
     squares = jax.lax.map(lambda row: jnp.sum((flat - row[None]) ** 2, axis=1), flat)
     exponents = -squares / (flat.shape[1] * temperature)

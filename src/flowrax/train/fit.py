@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arguments import checked
 from .._base.random import as_threefry
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Condition, GradientTransformation, Integer, KeyArray, KeyLike, Number, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
@@ -39,24 +39,33 @@ _CHUNK = 50
 
 
 class FitResult(eqx.Module, Generic[Trainable]):
-    """The result of `fit`."""
+    """The result of `fit`.
+
+    **Attributes:**
+
+    - `model`: The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no
+        held-out loss was computed or finite.
+    - `last_model`: The model with the last finite weights, not averaged.
+    - `history`: `step`, `train_loss` and `validation_loss` at each validation, arrays in a dictionary.
+    - `num_steps`: The number of optimiser steps taken, including earlier runs of the same checkpoint.
+    - `best_step`: The step at which the weights of `model` were reached.
+    - `stopped`: Why training ended, in one sentence.
+    """
 
     model: Trainable
-    """The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no held-out
-    loss was computed or finite."""
     last_model: Trainable
-    """The model with the last finite weights, not averaged."""
     history: dict[str, np.ndarray]
-    """`step`, `train_loss` and `validation_loss` at each validation."""
     num_steps: int
-    """The number of optimiser steps taken, including earlier runs of the same checkpoint."""
     best_step: int
-    """The step at which the weights of `model` were reached."""
     stopped: str
-    """Why training ended, in one sentence."""
+
+    def __repr__(self) -> str:
+        losses = [f"{name}={rows[-1]:.6g}" for name, rows in self.history.items() if len(rows) and name != "step"]
+        parts = [f"model={type(self.model).__name__}(...)", *losses, f"best_step={self.best_step}"]
+        return f"FitResult({', '.join(parts)}, num_steps={self.num_steps}, stopped={self.stopped!r})"
 
 
-@short_traceback
+@checked
 def fit(
     model: Trainable,
     data: BatchLike | Mapping[str, BatchLike] | Iterable[Any],
@@ -236,13 +245,22 @@ class _Run:
                     self.file.write(state, history)
                 if self.failed:
                     kept = state.best_step if np.isfinite(state.best_loss) else state.step
-                    return state, history, f"{self.failed}; kept the weights of step {int(kept)}."
+                    hint = "" if self.failed == _END else self._labels()
+                    return state, history, f"{self.failed}; kept the weights of step {int(kept)}.{hint}"
         finally:
             bar.close()
             for ahead in (self.prefetch, self.stream):
                 if ahead is not None:
                     ahead.close()
         return state, history, f"All {num_steps} steps were taken."
+
+    def _labels(self) -> str:
+        """The range of the integers in the conditions, in words: labels that a network does not have give NaN."""
+        whole = [leaf for leaf in jax.tree.leaves(self.condition) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+        if not whole:
+            return ""
+        low, high = min(int(leaf.min()) for leaf in whole), max(int(leaf.max()) for leaf in whole)
+        return f" Conditions hold integers from {low} to {high}; is the network made for all of these labels?"
 
     def _is_out_of_patience(self, state: TrainState, history: History) -> bool:
         if self.patience is None or self.validation is None:

@@ -14,11 +14,18 @@ from .._base.condition import Batched
 from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, leaf_name, row_arrays
 from .._base.typing import Batch, Condition, KeyArray
 from ..coupling import AbstractCoupling
-from ..discrete import AbstractTransitions, CrossEntropy
+from ..discrete import AbstractTransitions, CategoricalBound, CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
 from ..joint import IndependentTimes, JointMatching
 from ..joint.model import JointModel
-from ..loss import AbstractLoss, AntitheticMatching, Matching
+from ..loss import (
+    AbstractLoss,
+    AntitheticMatching,
+    EquilibriumMatching,
+    Matching,
+    MeanFlowMatching,
+    RepresentationAlignment,
+)
 from ..model.target import Velocity
 from ..model.trained import Model
 from ..prior import check_range
@@ -193,6 +200,14 @@ def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
     return model
 
 
+_LOSSES = {
+    Model: (Matching, AntitheticMatching, EquilibriumMatching, MeanFlowMatching, RepresentationAlignment),
+    CategoricalModel: (CrossEntropy, CategoricalBound, GeneralisedKL, Hybrid),
+    JointModel: JointMatching,
+}
+"""The losses of each kind of model."""
+
+
 def default_loss(model: Trainable) -> AbstractLoss:
     """The loss that `fit` minimises by default."""
     if isinstance(model, CategoricalModel):
@@ -214,6 +229,12 @@ def _paired(x0: Any, rows: Batch, names: Given, numbers: np.ndarray | None) -> B
 def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
     """Raises `ValueError` where the loss draws times by the log-SNR of a schedule other than the model's."""
     check_instance("loss", loss, AbstractLoss)
+    for kind, losses in _LOSSES.items():
+        if isinstance(loss, losses) and not isinstance(model, kind):
+            raise ValueError(
+                f"{type(loss).__name__} is not a loss of a {type(model).__name__}; leave loss out, or use for example "
+                f"{type(default_loss(model)).__name__}()."
+            )
     if isinstance(model, JointModel):
         if isinstance(loss, JointMatching):
             check_names("losses", loss.losses, model.parts)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
+from ..._base.arrays import as_numbers
 from ..._base.checks import check_count, check_shape
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from .base import AbstractCategoricalOracle, check_distributions, entropy_of, normalised
@@ -40,7 +41,11 @@ class Markov(AbstractCategoricalOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, or unless all rows are nonnegative and sum to one.
         """
-        self.initial, self.transition = jnp.asarray(initial, float), jnp.asarray(transition, float)
+        dtype = jnp.result_type(float)
+        self.initial, self.transition = (
+            as_numbers("initial", initial, dtype),
+            as_numbers("transition", transition, dtype),
+        )
         length = check_count("length", length)
         if self.initial.ndim != 1:
             raise ValueError(f"initial must be (K,); got {self.initial.shape}.")
