@@ -47,6 +47,12 @@ MESSAGES = [
         "condition is an iterator, but an array is expected; data may yield (rows, c",
     ),
     (lambda: ESTIMATOR.sample("key", 2), "key must be a random key, not str; pass key=jax.random.key(seed)."),
+    (
+        lambda: ESTIMATOR.fit(ROWS, KEY, validation_condition=ROWS),
+        "validation_condition is given without validation, the held-out rows",
+    ),
+    (lambda: d.Transitions("a"), "matrices has dtype <U1, but an array of real numbers is expected."),
+    (lambda: loss.dispersion(ROWS[:0]), "features of shape (n, ...) and one temperature are expected; got (0, 2)"),
     (lambda: ESTIMATOR.save(None), 'path must be the path of a file, such as "run.frx"; got None.'),
     (lambda: ESTIMATOR.load(0), 'path must be the path of a file, such as "run.frx"; got 0.'),
     (lambda: frx.save(b"a", MODEL), 'path must be the path of a file, such as "run.frx"; got an object of type bytes.'),

@@ -25,6 +25,7 @@ from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, save
 from ..train.checkpoint import read
+from ..train.prepare import Given, check_held_out
 from ..train.source import is_iterable, is_stored
 from ..verb import log_prob, sample
 from .encode import Encoder
@@ -174,6 +175,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
 
         **Raises:** `ValueError` for NaN, wrong shapes, and constant columns, which have no scale.
         """
+        check_held_out(Given(data), Given(validation, validation_condition))
         rows, own = self._rows("data", "condition", data, condition)
         standard = self.standard.learned("data", rows)
         condition_standard = self.condition_standard.learned("condition", own)

@@ -117,15 +117,15 @@ def _output_and_hidden(
         raise ValueError(
             f"{type(network).__name__} returns no hidden features; use nn.DiT, or subclass AbstractFeatureNetwork."
         )
-    seen: list[Any] = []
+    recorded: list[Any] = []
 
     def record(t: Scalar, x: Event, condition: Condition) -> Event:
         output, hidden = network.hidden(t, x, condition, key=key)
-        seen.append(hidden)
+        recorded.append(hidden)
         return output
 
     # The preconditioner calls the network exactly once, so one entry is recorded.
-    return model.output(t, x, condition, network=record), seen[0]
+    return model.output(t, x, condition, network=record), recorded[0]
 
 
 def _cosine(a: Array, b: Array) -> Array:

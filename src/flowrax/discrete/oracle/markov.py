@@ -81,8 +81,8 @@ class Markov(AbstractCategoricalOracle):
     def log_posterior(self, log_likelihood: Array) -> Array:
         log_transition = jnp.log(self.transition)
 
-        def backward(b: Array, seen: Array) -> tuple[Array, Array]:
-            b = jax.nn.logsumexp(log_transition + (seen + b)[None, :], axis=1)
+        def backward(b: Array, evidence: Array) -> tuple[Array, Array]:
+            b = jax.nn.logsumexp(log_transition + (evidence + b)[None, :], axis=1)
             return b, b
 
         last = jnp.zeros_like(self.initial)
@@ -96,8 +96,8 @@ class Markov(AbstractCategoricalOracle):
         r"""$\log f_i \ell_i$, `(L, K)`."""
         log_transition = jnp.log(self.transition)
 
-        def forward(f: Array, seen: Array) -> tuple[Array, Array]:
-            here = f + seen
+        def forward(f: Array, evidence: Array) -> tuple[Array, Array]:
+            here = f + evidence
             return jax.nn.logsumexp(log_transition + here[:, None], axis=0), here
 
         return jax.lax.scan(forward, jnp.log(self.initial), log_likelihood)[1]

@@ -108,8 +108,8 @@ def _joint(
     path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, log_p1: Array
 ) -> Array:
     r"""$\log \sum_{x_1} w(x_1)\, q(x_t, x_s | x_1)$ for weights $w$ with logarithm `log_p1`, normalised."""
-    seen = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
-    return jax.nn.log_softmax(seen + path.log_marginal(prior, t, log_p1), axis=-1)
+    log_likelihood = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
+    return jax.nn.log_softmax(log_likelihood + path.log_marginal(prior, t, log_p1), axis=-1)
 
 
 def variational_term(
