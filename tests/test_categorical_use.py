@@ -174,7 +174,7 @@ def test_more_refusals():
             lambda: frx.posterior(model, frx.LinearGaussian(jnp.eye(2), jnp.zeros(2), 1.0), jax.random.key(0), 2),
             "posterior is for continuous events",
         ),
-        (lambda: frx.discrete.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "must not be negative"),
+        (lambda: frx.discrete.oracle.Joint([[-0.5, 0.5], [0.5, 0.5]]), "finite, not negative"),
         (lambda: frx.discrete.Categorical((2,), []), "list of numbers"),
         (lambda: frx.log_prob(frx.JointModel(Joint(jnp.ones(())), parts()), TABLE), "has no log_prob"),
         (lambda: frx.joint.JointMatching(losses={"type": frx.discrete.CategoricalBound()}), "evaluated once"),

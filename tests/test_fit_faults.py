@@ -35,10 +35,27 @@ def is_finite(tree):
 def test_a_held_out_loss_of_nan_stops_the_run():
     held_out = np.exp(np.asarray(ROWS))
     held_out[7] = 0
-    result = fit(rows=jnp.exp(ROWS), validation=held_out, augment=lambda key, row: jnp.log(row), validate_every=4)
+    with pytest.warns(UserWarning, match="fit took 4 of 8 steps. The held-out loss became NaN"):
+        result = fit(rows=jnp.exp(ROWS), validation=held_out, augment=lambda key, row: jnp.log(row), validate_every=4)
     assert result.stopped == "The held-out loss became NaN or infinite at step 4; kept the weights of step 4."
     assert result.best_step == result.num_steps == 4 and np.isnan(result.history["validation_loss"]).all()
     assert is_finite(result.model) and not eqx.tree_equal(result.model.network, model().network)
+
+
+def test_labels_that_the_network_does_not_have_are_named():
+    class Embedded(eqx.Module):
+        table: jax.Array
+
+        def __call__(self, t, x, condition):
+            return x + self.table.at[condition].get(mode="fill", fill_value=jnp.nan)
+
+    of = frx.Model(Embedded(jnp.ones(3)), frx.Linear(), shape=(1,))
+    hint = "Conditions hold integers from 0 to 3; is the network made for all of these labels"
+    with pytest.warns(
+        UserWarning, match=f"The loss became NaN or infinite in step .; kept the weights of step .. {hint}"
+    ):
+        result = fit(of, condition=np.arange(40) % 4)
+    assert repr(result).startswith("FitResult(model=Model(...), ") and len(repr(result)) < 300
 
 
 def poisoned(step):
@@ -53,7 +70,8 @@ def poisoned(step):
 
 @pytest.mark.parametrize("step", [0, 5, 7])
 def test_weights_of_nan_stop_at_the_last_finite_ones(step):
-    result = fit(optimizer=poisoned(step))
+    with pytest.warns(UserWarning, match=f"fit took {step} of 8 steps. The gradient or the weights became NaN"):
+        result = fit(optimizer=poisoned(step))
     assert result.num_steps == result.best_step == step
     assert result.stopped == (
         f"The gradient or the weights became NaN or infinite in step {step + 1}; kept the weights of step {step}."
@@ -66,7 +84,9 @@ def test_weights_of_nan_stop_at_the_last_finite_ones(step):
 
 def test_a_run_that_goes_wrong_returns_its_best_held_out_weights():
     options = {"validation": ROWS, "validate_every": 2}
-    result, whole = fit(optimizer=poisoned(5), **options), fit(optimizer=poisoned(99), num_steps=4, **options)
+    with pytest.warns(UserWarning, match="fit took 5 of 8 steps"):
+        result = fit(optimizer=poisoned(5), **options)
+    whole = fit(optimizer=poisoned(99), num_steps=4, **options)
     assert result.num_steps == 5 and list(result.history["step"]) == [2, 4, 5]
     np.testing.assert_array_equal(result.history["validation_loss"][:2], whole.history["validation_loss"])
     assert result.best_step == result.history["step"][np.argmin(result.history["validation_loss"])]
@@ -80,7 +100,7 @@ ARGUMENTS = {
     "ema_decay": {
         float("nan"): "must be a number; got nan.",
         1.5: "must lie in [0, 1]; got 1.5.",
-        "a": "must be a number; got 'a'.",
+        "a": "must be a number; got the string 'a'.",
     },
 }
 
@@ -207,7 +227,9 @@ def test_optimisers_that_cannot_work_are_refused():
     needy = optax.GradientTransformationExtraArgs(lambda p: (), lambda g, s, p=None, *, hessian, **_: (g, s))
     with pytest.raises(ValueError, match="fit cannot use this optimizer, .*'hessian'"):
         fit(optimizer=needy)
-    with pytest.raises(ValueError, match="optimizer must be an optax transformation, with init and update; got 'adam'"):
+    with pytest.raises(
+        ValueError, match="optimizer must be an optax transformation, with init and update; got the string 'adam'"
+    ):
         fit(optimizer="adam")
 
 

@@ -168,7 +168,7 @@ DOORS = {
     ),
     "loss must be a loss; got the class Matching: write Matching().": fit(loss=frx.Matching),
     "coupling must be a coupling; got the class ExactOT: write ExactOT().": fit(coupling=frx.ExactOT),
-    "optimizer must be an optax transformation, with init and update; got 'adam'.": fit(optimizer="adam"),
+    "optimizer must be an optax transformation, with init and update; got the string 'adam'.": fit(optimizer="adam"),
     "network must be a function network(t, x, condition) or a module; got the class MLP: write MLP(...).": lambda: (
         frx.Model(frx.nn.MLP, frx.Linear(), shape=(2,))
     ),

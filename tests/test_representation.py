@@ -133,3 +133,40 @@ def test_what_leaves_the_range_of_the_prior_costs_nothing(key):
     other = frx.Model(Shown(3), frx.Linear(), shape=shape)
     with pytest.raises(ValueError, match=r"The network's output has shape \(3, 4\) but \(4, 4\) is expected"):
         frx.loss.RepresentationAlignment()(other, jnp.asarray(0.3), x0, x1, given)
+
+
+def test_it_does_not_depend_on_padding(key):
+    """Neither the value nor the gradient of three tokens depends on a fourth at padding, whose features may be NaN."""
+
+    class Rows(frx.model.AbstractFeatureNetwork):
+        weight: jax.Array
+
+        def hidden(self, t, x, condition=None, *, key=None):
+            return self.weight * x, (x @ (self.weight * jnp.ones((2, 3))) + jnp.arange(3.0)[None],)
+
+    reduction = frx.loss.Mean(mask=lambda condition: condition["mask"])
+    loss = frx.loss.RepresentationAlignment(frx.Matching(reduction=reduction), weight=0.7)
+
+    def run(tokens, mask):
+        x0, x1, features = tokens
+        given = frx.loss.WithFeatures({"mask": mask}, features)
+
+        def value(network):
+            model = frx.Model(network, frx.Linear(), shape=x0.shape)
+            return loss(model, jnp.asarray(0.3), x0, x1, given)
+
+        return eqx.filter_jit(eqx.filter_value_and_grad(value))(Rows(jnp.asarray(1.5)))
+
+    draws = (jax.random.normal(key, (3, 2)), jax.random.normal(jax.random.fold_in(key, 1), (3, 2)), jnp.eye(3))
+    alone = run(draws, jnp.ones(3))
+    for fill in (7.0, jnp.nan):
+        rows = [jnp.full((1, leaf.shape[1]), value) for leaf, value in zip(draws, (7.0, -3.0, fill), strict=True)]
+        padded = [jnp.concatenate(pair) for pair in zip(draws, rows, strict=True)]
+        got = run(padded, jnp.asarray([1, 1, 1, 0]))
+        np.testing.assert_allclose(got[0], alone[0], rtol=1e-6)
+        np.testing.assert_allclose(got[1].weight, alone[1].weight, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"The mask has shape \(2,\) but the features have tokens of shape \(3,\)"):
+        frx.loss.RepresentationAlignment(mask=lambda c: c)(
+            frx.Model(Rows(jnp.asarray(1.5)), frx.Linear(), shape=(3, 2)), 0.3, *draws[:2],
+            frx.loss.WithFeatures(jnp.ones(2), draws[2])
+        )  # fmt: skip

@@ -41,6 +41,14 @@ def verbs():
         KEY, 16, x0=x0, dynamics=frx.ReverseSDE(t_min=0.05, t_max=0.95), grid=20, condition=condition[0]
     )
     value = density.log_prob(split(data[:16]), divergence=frx.Hutchinson(2), key=KEY, **options)
+    # `jax.make_mesh` makes the sharding a part of the type of an array.
+    explicit = jax.device_put(
+        data, NamedSharding(jax.make_mesh((len(jax.devices()),), ("rows",)), PartitionSpec("rows"))
+    )
+    trained = frx.fit(
+        estimator.model, explicit, KEY, condition=condition, num_steps=9, batch_size=32, validation=explicit,
+        validation_condition=condition, optimizer=optax.sgd(1e-2), progress=False
+    )  # fmt: skip
     weights = [leaf for leaf in jax.tree.leaves(fitted.result.last_model) if eqx.is_inexact_array(leaf)]
     return {
         "devices": len(jax.devices()),
@@ -48,18 +56,20 @@ def verbs():
         "sample": draws.x,
         "sde": sde.x,
         "log_prob": value.value,
+        "losses": np.concatenate([trained.history[name] for name in ("train_loss", "validation_loss")]),
         "weights": jnp.concatenate([jnp.ravel(leaf) for leaf in weights]),
     }
 
 
 @pytest.mark.accuracy
 def test_one_device_and_eight_agree(x64):
-    """To rounding: the draws of a sample do not depend on where it lies."""
+    """To rounding: the draws of a sample do not depend on where it lies, and training to the bit."""
     one, eight = run_on_devices(verbs, 1), run_on_devices(verbs, 8)
     assert (one["devices"], eight["devices"], eight["spread"]) == (1, 8, 8)
     for name in ("sample", "sde", "log_prob", "weights"):
         assert one[name].dtype == np.float64
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(eight["losses"], one["losses"])
 
 
 def settings(*arguments):

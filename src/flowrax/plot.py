@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._base.arrays import as_real
+from ._base.checks import check_count, check_finite, check_increasing, check_positive, check_shape
+from ._base.tracebacks import short_traceback
 from ._base.typing import Array
+from ._base.wording import described
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -20,6 +24,7 @@ ArrayLike = Array | np.ndarray
 _BLUE, _ORANGE, _GREY, _MISSING = "#2f6db3", "#d9731a", "#6b6b6b", "#cfe0f2"
 
 
+@short_traceback
 def images(
     grid: ArrayLike,
     *,
@@ -47,12 +52,19 @@ def images(
     """
     import matplotlib
 
-    grid = np.asarray(grid)
-    if grid.ndim != 4:
+    grid = np.asarray(as_real("grid", grid))
+    if grid.ndim != 4 or 0 in grid.shape:
         raise ValueError(f"grid has shape {grid.shape} but (rows, columns, height, width) is expected.")
     rows, columns = grid.shape[:2]
-    _check_count("column_titles", column_titles, columns)
-    _check_count("row_titles", row_titles, rows)
+    if np.shape(value_range) != (2,):
+        raise ValueError(f"value_range must be a pair of numbers; got {described(value_range)}.")
+    check_increasing("value_range[0]", value_range[0], "value_range[1]", value_range[1])
+    check_positive("cell", cell)
+    if colour_map not in list(matplotlib.colormaps):
+        raise ValueError(f"colour_map must be the name of a matplotlib colour map; got {described(colour_map)}.")
+    _check_texts(title=title)
+    _check_titles("column_titles", column_titles, columns)
+    _check_titles("row_titles", row_titles, rows)
     left = 0.05 if row_titles is None else 0.09 * max(map(len, row_titles)) + 0.1
     lines = 0 if column_titles is None else max(text.count("\n") + 1 for text in column_titles)
     top = 0.05 + 0.17 * lines + (0.0 if title is None else 0.35)
@@ -77,6 +89,7 @@ def images(
     return figure
 
 
+@short_traceback
 def trajectory(
     paths: ArrayLike,
     times: ArrayLike,
@@ -95,10 +108,11 @@ def trajectory(
 
     **Returns:** the figure.
     """
-    titles = [f"t = {float(t):.2f}" for t in np.asarray(times)]
+    titles = [f"t = {t:.2f}" for t in _column("times", times)]
     return images(paths, value_range=value_range, column_titles=titles, title=title, cell=cell)
 
 
+@short_traceback
 def likelihood_calibration(
     exact: ArrayLike,
     estimate: ArrayLike,
@@ -123,8 +137,14 @@ def likelihood_calibration(
 
     **Raises:** `ValueError` for a standard error that is not positive and finite.
     """
-    exact, estimate, error = (np.asarray(a, np.float64) for a in (exact, estimate, standard_error))
-    if not (np.all(np.isfinite(error)) and np.all(error > 0)):
+    exact, estimate = _column("exact", exact), _column("estimate", estimate)
+    error = _column("standard_error", standard_error)
+    check_shape("estimate", estimate.shape, exact.shape)
+    check_shape("standard_error", error.shape, exact.shape)
+    check_finite("exact", exact)
+    check_finite("estimate", estimate)
+    _check_texts(title=title, unit=unit)
+    if not (len(error) and np.all(np.isfinite(error)) and np.all(error > 0)):
         raise ValueError("standard_error must be positive and finite, since errors are divided by it.")
     figure = _figure(12.0, 3.8, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -155,6 +175,7 @@ def likelihood_calibration(
     return figure
 
 
+@short_traceback
 def training_curve(
     step: ArrayLike,
     train_loss: ArrayLike,
@@ -175,6 +196,14 @@ def training_curve(
 
     **Returns:** the figure.
     """
+    step, train_loss = _column("step", step), _column("train_loss", train_loss)
+    check_shape("train_loss", train_loss.shape, step.shape)
+    if validation_loss is not None:
+        validation_loss = _column("validation_loss", validation_loss)
+        check_shape("validation_loss", validation_loss.shape, step.shape)
+    if best_step is not None:
+        best_step = check_count("best_step", best_step, 0)
+    _check_texts(title=title, ylabel=ylabel)
     figure = _figure(6.0, 3.6, layout="constrained")
     axes = figure.subplots()
     axes.plot(step, train_loss, color=_BLUE, marker=".", label="training (current weights)")
@@ -200,6 +229,24 @@ def _clean(axes: "matplotlib.axes.Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _check_count(name: str, titles: Sequence[str] | None, count: int) -> None:
-    if titles is not None and len(titles) != count:
+def _column(name: str, x: Any) -> np.ndarray:
+    """One column of numbers."""
+    column = np.asarray(as_real(name, x), np.float64)
+    if column.ndim != 1:
+        raise ValueError(f"{name} has shape {column.shape} but (n,) is expected.")
+    return column
+
+
+def _check_texts(**texts: Any) -> None:
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{name} must be a string; got {described(text)}.")
+
+
+def _check_titles(name: str, titles: Any, count: int) -> None:
+    if titles is None:
+        return
+    if isinstance(titles, str) or not all(isinstance(title, str) for title in titles):
+        raise ValueError(f"{name} must be a list of strings; got {described(titles)}.")
+    if len(titles) != count:
         raise ValueError(f"{name} has {len(titles)} entries but {count} are expected.")

@@ -24,7 +24,7 @@ def row_arrays(name: str, tree: PyTree) -> PyTree:
 def check_rows(name: str, tree: PyTree, n: int, of: str) -> None:
     """Raises `ValueError` unless every leaf has `n` rows, the number of rows of the argument `of`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if leaf.ndim == 0:
+        if not leaf.shape:
             raise ValueError(
                 f"{leaf_name(name, path)} is one value but {of} has {n} rows; give one value for each row."
             )
@@ -38,8 +38,13 @@ def check_some(name: str, n: int) -> None:
         raise ValueError(f"{name} has no rows.")
 
 
-def check_finite_leaves(name: str, tree: PyTree, columns: list[Any] | None = None) -> None:
-    """Raises `ValueError` for NaN or infinity in a concrete leaf, with the place of the first."""
+def check_finite_leaves(
+    name: str, tree: PyTree, columns: list[Any] | None = None, numbers: np.ndarray | None = None
+) -> None:
+    """Raises `ValueError` for NaN or infinity in a concrete leaf, with the place of the first.
+
+    `columns` are the names of the columns, and `numbers` the numbers of the rows, where these are not `0, 1, ...`.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if is_traced(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -47,7 +52,7 @@ def check_finite_leaves(name: str, tree: PyTree, columns: list[Any] | None = Non
         if bad.any():
             raise ValueError(
                 f"{leaf_name(name, path)} holds {bad.sum()} NaN or infinite values; remove or impute them first. "
-                f"The first is in {_place(bad, columns)}."
+                f"The first is in {_place(bad, columns, numbers)}."
             )
 
 
@@ -75,8 +80,9 @@ def _array(name: str, leaf: Any) -> Any:
     return as_real(name, leaf)
 
 
-def _place(bad: np.ndarray, columns: list[Any] | None) -> str:
+def _place(bad: np.ndarray, columns: list[Any] | None, numbers: np.ndarray | None) -> str:
     row, *rest = (int(i) for i in np.argwhere(np.atleast_1d(bad))[0])
+    row = row if numbers is None else int(numbers[row])
     if not rest:
         return f"row {row}"
     if len(rest) > 1:

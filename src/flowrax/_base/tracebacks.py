@@ -12,6 +12,9 @@ import jax
 
 _HIDDEN = ("flowrax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "jaxtyping", "beartype")
 
+# Their own frames tell nothing.
+_WRAPPERS = (os.path.join("_base", "tracebacks.py"), os.path.join("_base", "arguments.py"))
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,13 +30,18 @@ def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
-                raise
-            short = _explained(error, getattr(args[0], "network", None) if args else None)
-            short = short.with_traceback(_filtered(error.__traceback__))
+            short = shortened(error, args)
         raise short from None
 
     return wrapper
+
+
+def shortened(error: Exception, args: tuple[Any, ...]) -> Exception:
+    """The error of a call with these arguments with the frames outside flowrax and the libraries, and the last one."""
+    if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
+        return error
+    short = _explained(error, getattr(args[0], "network", None) if args else None)
+    return short.with_traceback(_filtered(error.__traceback__))
 
 
 def _explained(error: Exception, network: Any) -> Exception:
@@ -70,7 +78,8 @@ def _filtered(traceback: types.TracebackType | None) -> types.TracebackType | No
     kept = []
     while traceback is not None:
         name = traceback.tb_frame.f_code.co_filename
-        if traceback.tb_next is None or not (name.startswith(_hidden_folders()) or name.startswith("<")):
+        is_last = traceback.tb_next is None and not name.endswith(_WRAPPERS)
+        if is_last or not (name.startswith(_hidden_folders()) or name.startswith("<")):
             kept.append(traceback)
         traceback = traceback.tb_next
     short = None

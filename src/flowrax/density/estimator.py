@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arguments import Checked, checked
 from .._base.arrays import as_real
 from .._base.checks import check_batch, check_count, check_instance, is_traced
 from .._base.condition import Batched
@@ -24,9 +25,19 @@ from ..model.trained import Model
 from ..schedule import Linear
 from ..train import FitResult, fit, save
 from ..train.checkpoint import read
+from ..train.prepare import Given, check_held_out
+from ..train.source import is_iterable, is_stored
 from ..verb import log_prob, sample
 from .encode import Encoder
-from .standardise import Standardiser, cast_like, check_isotropic, make_standardiser, widened
+from .standardise import (
+    StandardisedRows,
+    Standardiser,
+    cast_like,
+    check_isotropic,
+    make_standardiser,
+    pieces,
+    widened,
+)
 
 
 class DensityFit(eqx.Module):
@@ -41,8 +52,11 @@ class DensityFit(eqx.Module):
     estimator: "DensityEstimator"
     result: FitResult
 
+    def __repr__(self) -> str:
+        return f"DensityFit(estimator=DensityEstimator(...), result={self.result!r})"
 
-class DensityEstimator(eqx.Module):
+
+class DensityEstimator(eqx.Module, metaclass=Checked):
     """A density of events given conditions, learned from samples; all inputs and outputs are in the units of the data.
 
     It consists of a [`Model`][] and of the shifts and scales of the data and the conditions. It is immutable:
@@ -134,6 +148,7 @@ class DensityEstimator(eqx.Module):
         parts = [self.standard, self.condition_standard] if jax.tree.leaves(example) else [self.standard]
         self.fitted = jnp.asarray(trained and not any(part.learns_shift or part.learns_scale for part in parts))
 
+    @checked
     def fit(
         self,
         data: BatchLike,
@@ -148,7 +163,8 @@ class DensityEstimator(eqx.Module):
 
         **Arguments:**
 
-        - `data`: `(n, *event)`, in the units of the data.
+        - `data`: `(n, *event)`, in the units of the data. Rows of a memory-mapped array or another array in a file are
+            read three times for the standardisation, and then batch by batch; conditions are held in memory.
         - `key`: as in [`flowrax.fit`][].
         - `condition`: conditions of the estimator's structure, with a leading axis `n` on every leaf.
         - `validation`, `validation_condition`: held-out rows; the weights with the lowest loss on them are kept.
@@ -159,6 +175,7 @@ class DensityEstimator(eqx.Module):
 
         **Raises:** `ValueError` for NaN, wrong shapes, and constant columns, which have no scale.
         """
+        check_held_out(Given(data), Given(validation, validation_condition))
         rows, own = self._rows("data", "condition", data, condition)
         standard = self.standard.learned("data", rows)
         condition_standard = self.condition_standard.learned("condition", own)
@@ -177,13 +194,14 @@ class DensityEstimator(eqx.Module):
             held_out = checked[0]
             held_out_condition = this._encoded("validation_condition", checked[1], (len(held_out),))
         if (augment := options.pop("augment", None)) is None:
-            rows = standard.forward(rows)
+            used: Any = StandardisedRows(standard, "data", rows) if is_stored(rows) else standard.forward(rows)
             held_out = None if held_out is None else standard.forward(held_out)
         else:
+            used = rows
             options["augment"] = lambda key, row: standard.forward(augment(key, row))
         result = fit(
             self.model,
-            rows,
+            used,
             key,
             condition=this._encoded("condition", own, (rows.shape[0],)),
             validation=held_out,
@@ -192,6 +210,7 @@ class DensityEstimator(eqx.Module):
         )
         return DensityFit(eqx.tree_at(lambda e: (e.model, e.fitted), this, (result.model, jnp.asarray(True))), result)
 
+    @checked
     def sample(
         self, key: KeyLike, num_samples: int, *, condition: Condition | Batched = None, **options: Any
     ) -> Samples:
@@ -222,6 +241,7 @@ class DensityEstimator(eqx.Module):
             return self.standard.backward_on_host(z)
         return on_successful(lambda z: self.standard.backward(z, leading), answer.result, z)
 
+    @checked
     def log_prob(self, x: BatchLike, *, condition: Condition | Batched = None, **options: Any) -> LogProb:
         """The log-density of each row of `x`, in nats per unit volume of the data.
 
@@ -241,6 +261,7 @@ class DensityEstimator(eqx.Module):
         answer = log_prob(self.model, self.standard.forward(rows), condition=condition, **options)
         return dataclasses.replace(answer, value=answer.value - self.standard.log_scale(self.model.prior))
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes network, shifts and scales to one file, atomically and without pickle.
 
@@ -252,6 +273,7 @@ class DensityEstimator(eqx.Module):
         """
         save(path, self)
 
+    @checked
     def load(self, path: str | os.PathLike[str]) -> "DensityEstimator":
         """Reads a saved estimator into the structure of this one.
 
@@ -297,14 +319,23 @@ class DensityEstimator(eqx.Module):
             null = self.condition_standard.forward(cast_like(self.condition_standard.shift, dropout.null, "null", ()))
         return eqx.tree_at(lambda own: own.condition_dropout.null, loss, null, is_leaf=lambda node: node is None)
 
-    def _rows(
-        self, name: str, condition_name: str, data: BatchLike, condition: Condition
-    ) -> tuple[Array | np.ndarray, PyTree]:
+    def _rows(self, name: str, condition_name: str, data: Any, condition: Condition) -> tuple[Any, PyTree]:
         """The rows and their conditions for `fit`, as arrays; raises `ValueError` for wrong shapes and NaN."""
-        rows = widened(name, data, self.model.dtype)
+        if is_iterable(data):
+            raise ValueError(
+                f"{name} is an iterator, but the rows are read for their means before training: pass an array or a "
+                "memory-mapped one, or train a Model with flowrax.fit."
+            )
+        rows = data if is_stored(data) and name == "data" else widened(name, data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
-        check_finite_leaves(name, rows, columns_of(data))
         check_some(name, len(rows))
+        if is_stored(rows):
+            read = 0
+            for piece in pieces(rows):
+                check_finite_leaves(name, piece, numbers=read + np.arange(len(piece)))
+                read += len(piece)
+        else:
+            check_finite_leaves(name, rows, columns_of(data))
         condition = row_arrays(condition_name, condition)
         check_rows(condition_name, condition, len(rows), name)
         own = cast_like(self.condition_standard.shift, condition, condition_name, (len(rows),))

@@ -1,8 +1,9 @@
 """Shift and scale of data and conditions, estimated from the data or given."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,10 @@ from .._base.arrays import as_exact, as_leaf, as_numbers, as_real
 from .._base.checks import check_number, is_traced
 from .._base.typing import Array, Condition, DType, PyTree
 from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
+from ..train.source import is_stored
+
+# The number of elements of a file that are read at once for means and standard deviations.
+_PIECE = 2**22
 
 
 class Standardiser(eqx.Module):
@@ -40,12 +45,11 @@ class Standardiser(eqx.Module):
         """
         shift, rest, scale = self.shift, self.rest, self.scale
         if self.learns_shift:
-            means = jax.tree.map(lambda m, leaf: _moment(np.mean, m, leaf), shift, rows)
+            means = jax.tree.map(lambda m, leaf: _mean(leaf) if _is_number(m) else m, shift, rows)
             shift = jax.tree.map(lambda m, mean: jnp.asarray(mean, m.dtype), shift, means)
             rest = jax.tree.map(_rounded_off, means, shift)
         if self.learns_scale:
-            jax.tree.map(lambda s, leaf: _check_varies(name, s, leaf), scale, rows)
-            scale = jax.tree.map(lambda s, leaf: _spread(name, s, leaf), scale, rows)
+            scale = jax.tree.map(lambda s, leaf: _spread(name, leaf, s) if _is_number(s) else s, scale, rows)
         return dataclasses.replace(self, shift=shift, rest=rest, scale=scale)
 
     def forward(self, x: PyTree) -> PyTree[Array]:
@@ -204,32 +208,50 @@ def _like(leaf: Any, like: Array, name: str) -> Array | np.ndarray:
     return array.astype(like.dtype)
 
 
-def _moment(function: Callable[..., Any], like: Array, rows: Array | np.ndarray) -> Any:
-    """A moment over the rows in double precision; `like` itself for labels."""
-    return function(np.asarray(rows, np.float64), axis=0) if _is_number(like) else like
+def _mean(rows: Any, of: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> Any:
+    """The mean of a function over the rows in double precision; files are read in pieces."""
+    return np.sum([np.mean(of(piece), axis=0) * (len(piece) / len(rows)) for piece in pieces(rows)], axis=0)
 
 
-def _spread(name: str, like: Array, rows: Array | np.ndarray) -> Array:
-    """The standard deviations; raises `ValueError` where the model's dtype cannot hold them."""
-    spread = _moment(np.std, like, rows)
-    if _is_number(like):
-        limits = jnp.finfo(like.dtype)
-        bad = (spread < 100 * float(limits.tiny)) | (spread > float(limits.max) / 100)
-        if np.any(bad):
-            raise ValueError(
-                f"{name} has a standard deviation of {np.asarray(spread)[bad].flat[0]:.3g}, beyond the range of "
-                f"{like.dtype}; rescale that column, or give the scale when you make the estimator."
-            )
-    return jnp.asarray(spread, like.dtype)
+def pieces(rows: Any) -> Iterator[np.ndarray]:
+    """The rows in double precision: all of an array in memory, some of one in a file at a time."""
+    size = max(1, _PIECE // max(1, math.prod(rows.shape[1:]))) if is_stored(rows) else len(rows)
+    for start in range(0, len(rows), size):
+        yield np.asarray(rows[start : start + size], np.float64)
 
 
-def _check_varies(name: str, like: Array, rows: Array | np.ndarray) -> None:
-    values = np.asarray(rows)
-    constant = np.argwhere(np.atleast_1d(values.min(0) == values.max(0)))
-    if _is_number(like) and len(constant):
+def _spread(name: str, rows: Any, like: Array) -> Array:
+    """The standard deviations; raises `ValueError` for constant columns, and where the dtype cannot hold them."""
+    low, high = (
+        functools.reduce(of, (of.reduce(piece, axis=0) for piece in pieces(rows))) for of in (np.minimum, np.maximum)
+    )
+    constant = np.argwhere(np.atleast_1d(low == high))
+    if len(constant):
         where = ", ".join(str(tuple(map(int, i)) if len(i) > 1 else int(i[0])) for i in constant[:5])
         more = "" if len(constant) <= 5 else f" and {len(constant) - 5} more"
         raise ValueError(
-            f"{name} is constant in column {where}{more} of {values.shape[0]} rows, so it has no scale; "
+            f"{name} is constant in column {where}{more} of {len(rows)} rows, so it has no scale; "
             "drop that column, or give the scale when you make the estimator."
         )
+    mean = _mean(rows)
+    spread = np.sqrt(_mean(rows, lambda x: np.square(x - mean)))
+    limits = jnp.finfo(like.dtype)
+    bad = (spread < 100 * float(limits.tiny)) | (spread > float(limits.max) / 100)
+    if np.any(bad):
+        raise ValueError(
+            f"{name} has a standard deviation of {np.asarray(spread)[bad].flat[0]:.3g}, beyond the range of "
+            f"{like.dtype}; rescale that column, or give the scale when you make the estimator."
+        )
+    return jnp.asarray(spread, like.dtype)
+
+
+class StandardisedRows:
+    """Standardises rows of a file when they are read."""
+
+    def __init__(self, standard: Standardiser, name: str, rows: Any) -> None:
+        self.standard, self.name, self.rows = standard, name, rows
+        self.shape, self.dtype = rows.shape, standard.scale.dtype
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        rows = widened(self.name, np.asarray(self.rows[index]), self.dtype)
+        return np.asarray(self.standard.forward(rows))

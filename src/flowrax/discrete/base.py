@@ -6,8 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._base.arguments import Checked
 from .._base.arrays import as_real
-from .._base.checks import check_batch, check_fields, is_traced
+from .._base.checks import check_batch, is_traced
 from .._base.rows import row_arrays
 from .._base.typing import Array, BatchLike, Condition, KeyArray, PyTree, Scalar, Shape, Tokens
 from ..model.base import AbstractModel
@@ -32,11 +33,8 @@ class SamplerStep(eqx.Module):
     the key passed to `step`."""
 
 
-class AbstractSampler(eqx.Module):
+class AbstractSampler(eqx.Module, metaclass=Checked):
     """A sampler with its own discrete steps, for models without an ODE or SDE: for example jumps between classes."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def times(self, model: Any, grid: Any) -> Array:

@@ -143,5 +143,5 @@ class WithEvidence(AbstractNetwork):
     def __call__(self, t: Scalar, x: Tokens, condition: Condition = None, *, key: KeyArray | None = None) -> Array:
         out = call_network(self.network, t, x, condition, key=key)
         logits = as_logits(out)
-        seen = self.path.likelihood(self.prior, jnp.asarray(t), jnp.ones_like(t), x).astype(logits.dtype)
-        return logits + jnp.log(seen)
+        likelihood = self.path.likelihood(self.prior, jnp.asarray(t), jnp.ones_like(t), x).astype(logits.dtype)
+        return logits + jnp.log(likelihood)

@@ -11,7 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_count, check_fields, check_instance, check_shape, is_traced, plain_int, time_dtype
+from .._base.arguments import Checked
+from .._base.checks import check_count, check_instance, check_shape, is_traced, plain_int, time_dtype
 from .._base.typing import Array, ArrayLike, Int, KeyArray, Tokens
 from ..schedule import DiscreteSchedule
 from .path.base import AbstractCategoricalPath
@@ -26,7 +27,7 @@ from .sites import at_class, draw, invert, mean_where
 Index = Int[ArrayLike, ""]
 
 
-class D3PM(eqx.Module):
+class D3PM(eqx.Module, metaclass=Checked):
     r"""The steps of a discrete diffusion chain, applied to one event.
 
     A step goes from index `i` to `i - 1`, or to any lower index `to`; from the last index, or with `to=last_index - 1`,
@@ -74,7 +75,6 @@ class D3PM(eqx.Module):
         self.reverse = AveragedPosterior() if reverse is None else reverse
 
     def __check_init__(self) -> None:
-        check_fields(self)
         check_count("last_index", self.last_index, 0)
 
     def time(self, index: Index) -> Array:

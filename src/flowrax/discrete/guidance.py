@@ -15,8 +15,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arrays import as_real
 from .._base.checks import check_count, check_instance, check_number, plain_int
 from .._base.typing import Array, Condition, DType, KeyArray, Scalar, Shape, Tokens
+from ..loss.matching import check_null
 from .base import AbstractCategoricalModel, AbstractSampler
 from .path.base import AbstractCategoricalPath
 from .prior import AbstractCategoricalPrior
@@ -69,6 +71,7 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
                 "ClassifierFreeCategorical needs null=<the null condition of training>, or other=<a model>."
             )
         self.model, self.other, self.null = model, model if other is None else other, null
+        self.null = jax.tree.map(lambda leaf: jnp.asarray(as_real("null", leaf)), null)
         check_instance("model", self.model, AbstractCategoricalModel)
         check_instance("other", self.other, AbstractCategoricalModel)
         if not eqx.tree_equal((self.other.interpolant, self.other.prior), (model.interpolant, model.prior)):
@@ -105,6 +108,7 @@ class ClassifierFreeCategorical(AbstractCategoricalModel):
         r"""The combined and renormalised $\log p(x_1^i = k | x_t)$, `(*shape, K)`."""
         null = condition
         if self.null is not None:
+            check_null(self.null, condition)
             null = jax.tree.map(lambda given, null: jnp.asarray(null, given.dtype), condition, self.null)
         own = self.model.log_probabilities(t, x, condition, key=key)
         other = self.other.log_probabilities(t, x, null, key=key)

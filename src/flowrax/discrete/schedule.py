@@ -16,21 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_fields, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_positive
 from .._base.typing import Array, Times
 from ..schedule import DiscreteSchedule, Tabulated
 from ..schedule.base import within_unit
 from ..schedule.straight import lost_power, power
 
 
-class AbstractMasking(eqx.Module):
+class AbstractMasking(eqx.Module, metaclass=Checked):
     """Maps time to the probability that a token is masked. Every method is elementwise in `t`."""
 
     eps: eqx.AbstractVar[float]
     """The probability that a token is not masked at `t = 0`."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._base.checks import in_single
+from .._base.arrays import as_floats
+from .._base.checks import check_positive, in_single
 from .._base.typing import Array, Batch, Condition, Event, KeyArray, Scalar
 from ..model.network import AbstractNetwork, AbstractTimelessNetwork
 from ..model.target import Velocity
@@ -75,7 +77,14 @@ def dispersion(features: Batch, temperature: float = 1.0) -> Array:
 
     **Reference:** [@wang2025diffuse].
     """
-    flat = features.reshape(features.shape[0], -1)
+    (features,) = as_floats(features=features)
+    check_positive("temperature", temperature)
+    if features.size == 0 or features.ndim == 0 or np.ndim(temperature):
+        raise ValueError(
+            f"features of shape (n, ...) and one temperature are expected; got {features.shape} and "
+            f"{np.shape(temperature)}."
+        )
+    flat = in_single(features.reshape(features.shape[0], -1))
     # Take differences one row at a time: for similar features, expanding the square would lose digits to cancellation.
     squares = jax.lax.map(lambda row: jnp.sum((flat - row[None]) ** 2, axis=1), flat)
     exponents = -squares / (flat.shape[1] * temperature)

@@ -13,9 +13,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._base import random
-from .._base.checks import check_fields, check_fraction, in_single
+from .._base.arguments import Checked
+from .._base.arrays import as_real
+from .._base.checks import check_fraction, in_single
 from .._base.typing import Array, Bool, Condition, Event, KeyArray, PyTree, Scalar
 from ..model.trained import Model
 from ..times import AbstractTimes, Stratified
@@ -23,14 +26,11 @@ from .reductions import AbstractReduction, Mean
 from .weights import AbstractWeight, UniformWeight
 
 
-class AbstractLoss(eqx.Module):
+class AbstractLoss(eqx.Module, metaclass=Checked):
     """A loss for one pair of noise and data at one time."""
 
     times: eqx.AbstractVar[AbstractTimes]
     """The distribution from which the times of a batch are drawn."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -49,7 +49,7 @@ class AbstractLoss(eqx.Module):
         """
 
 
-class ConditionDropout(eqx.Module):
+class ConditionDropout(eqx.Module, metaclass=Checked):
     """Replaces a condition by a null condition with a given probability, so that one network learns both the
     conditional and the unconditional model that classifier-free guidance combines.
 
@@ -71,7 +71,9 @@ class ConditionDropout(eqx.Module):
 
     def dropped(self, condition: Condition, drop: Bool[Array, ""]) -> Condition:
         """The null condition if `drop`, otherwise `condition`."""
-        return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, self.null_of(condition))
+        null = self.null_of(condition)
+        check_null(null, condition)
+        return jax.tree.map(lambda given, other: jnp.where(drop, other, given), condition, null)
 
     def null_of(self, condition: Condition) -> Condition:
         """The null condition for `condition`: `null` if given, otherwise zeros of the same structure."""
@@ -85,6 +87,16 @@ class ConditionDropout(eqx.Module):
                 "the label of no class, such as num_classes."
             )
         return jax.tree.map(jnp.zeros_like, condition)
+
+
+def check_null(null: Condition, condition: Condition) -> None:
+    """Raises `ValueError` unless a null condition has the structure of the condition and shapes that fit."""
+    found, wanted = jax.tree.structure(null), jax.tree.structure(condition)
+    if found != wanted:
+        raise ValueError(f"null has the structure {found} but the condition has {wanted}; both must agree.")
+    for one, leaf in zip(jax.tree.leaves(null), jax.tree.leaves(condition), strict=True):
+        if np.shape(as_real("null", one)) not in ((), np.shape(leaf)):
+            raise ValueError(f"null has a leaf of shape {np.shape(one)} but the condition has {np.shape(leaf)}.")
 
 
 def drop_condition(

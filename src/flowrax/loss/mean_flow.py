@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.arguments import Checked
 from .._base.checks import check_interval, check_not_negative, check_number, check_positive, in_single
 from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Times
 from ..model import average_velocity
@@ -26,7 +27,7 @@ from .matching import AbstractLoss, ConditionDropout
 from .reductions import AbstractReduction, Sum
 
 
-class MeanFlowGuidance(eqx.Module):
+class MeanFlowGuidance(eqx.Module, metaclass=Checked):
     r"""Trains the guided flow of classifier-free guidance directly, so that sampling needs one evaluation per step.
 
     The target uses $\omega\, v + \kappa\, u(t, t, x, c) + (1 - \omega - \kappa)\, u(t, t, x, \varnothing)$ in place of

@@ -15,19 +15,17 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, in_single
+from .._base.arguments import Checked
+from .._base.checks import in_single
 from .._base.typing import Array, Condition, Event, MaskOf, Shape
 
 
-class AbstractReduction(eqx.Module):
+class AbstractReduction(eqx.Module, metaclass=Checked):
     """Reduces the error of one event to a scalar. Masked nodes do not contribute, even if their error is NaN."""
 
     mask: eqx.AbstractVar[MaskOf | None]
     """`mask(condition)`, nonzero where a node is real, of the shape of the leading axes of an event. Default: all nodes
     are real."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def count(self, shape: Shape, num_nodes: Array | int, num_node_axes: int) -> Array | int:

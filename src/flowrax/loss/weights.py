@@ -15,17 +15,15 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, check_not_negative, check_positive, check_time
+from .._base.arguments import Checked
+from .._base.checks import check_not_negative, check_positive, check_time
 from .._base.typing import Array, Times
 from ..model.target import AbstractTarget, Noise, Score
 from ..schedule import AbstractSchedule, Scales
 
 
-class AbstractWeight(eqx.Module):
+class AbstractWeight(eqx.Module, metaclass=Checked):
     """A weight of the loss at time `t`."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, target: AbstractTarget, schedule: AbstractSchedule, t: Times, s: Scales) -> Array:
@@ -79,7 +77,7 @@ class TimeWeight(AbstractWeight):
         return jnp.asarray(self.function(t)).astype(s.alpha.dtype)
 
 
-class Decay(eqx.Module):
+class Decay(eqx.Module, metaclass=Checked):
     r"""$c(t) = m \min(1, (1 - t) / (1 - t_c))$: constant up to the cutoff, then linear to zero.
 
     With `cutoff=0` it is linear throughout. Any other function of time can be used in its place.

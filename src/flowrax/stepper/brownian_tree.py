@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base import random
+from .._base.arguments import Checked
+from .._base.arrays import as_floats
 from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 from .brownian import BrownianRecord, num_areas
@@ -27,7 +29,7 @@ VARIANCES = (1.0, 1 / 12, 1 / 720)
 r"""The variances of $W$, $H$ and $K$ over a unit of time."""
 
 
-class BrownianTree(dfx.AbstractBrownianPath):
+class BrownianTree(dfx.AbstractBrownianPath, metaclass=Checked):
     """A Brownian motion that is defined at the times of a fine lattice; other times are rounded to it.
 
     The lattice has 2^24 intervals, or 2^30 where time is in float64, so that rounding changes the variance of a step
@@ -62,7 +64,7 @@ class BrownianTree(dfx.AbstractBrownianPath):
         - `dtype`: the dtype of an increment.
         - `levy_area`: the diffrax record of increments that the solver needs. Default: `BrownianIncrement`.
         """
-        self.t0, self.t1, self.key = jnp.asarray(t0), jnp.asarray(t1), random.as_threefry(key)
+        (self.t0, self.t1), self.key = as_floats(t0=t0, t1=t1), random.as_threefry(key)
         self.shape, self.dtype, self.levy_area = tuple(shape), dtype, levy_area
         self.depth = lattice_depth(self.t0.dtype)
 

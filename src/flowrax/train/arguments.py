@@ -5,23 +5,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._base.checks import check_count, check_fraction, check_number
 from .._base.typing import Array, GradientTransformation
+from .._base.wording import described
 from .by_value import ByValue
 
 
 def check_numbers(
     num_steps: Any, batch_size: Any, validate_every: Any, patience: Any, ema_decay: Any
-) -> tuple[int, int, int, int | None, float]:
+) -> tuple[int, int | None, int, int | None, float]:
     """The numbers as Python's; raises `ValueError` for one that is out of its range."""
-    if isinstance(ema_decay, str):
-        raise ValueError(f"ema_decay must be a number; got {ema_decay!r}.")
+    if ema_decay is None or isinstance(ema_decay, bool) or np.ndim(ema_decay):
+        raise ValueError(f"ema_decay must be a number; got {described(ema_decay)}.")
     check_number("ema_decay", ema_decay)
     check_fraction("ema_decay", ema_decay)
     return (
         check_count("num_steps", num_steps, 0),
-        check_count("batch_size", batch_size),
+        None if batch_size is None else check_count("batch_size", batch_size),
         check_count("validate_every", validate_every),
         None if patience is None else check_count("patience", patience),
         float(ema_decay),
@@ -33,7 +35,9 @@ def compared_by_value(optimizer: GradientTransformation) -> GradientTransformati
     import optax
 
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise ValueError(f"optimizer must be an optax transformation, with init and update; got {optimizer!r:.80}.")
+        raise ValueError(
+            f"optimizer must be an optax transformation, with init and update; got {described(optimizer)}."
+        )
     update = optimizer.update
     if isinstance(optimizer, optax.GradientTransformation):
         update = optax.with_extra_args_support(optimizer).update

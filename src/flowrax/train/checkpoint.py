@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arguments import check_path, checked
 from .._base.describe import Description, describe, differences, is_stored, raw, versions
 from .._base.files import write_whole
 
@@ -32,6 +33,7 @@ _SHOWN = 4
 _WIDTH = 90
 
 
+@checked
 def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | None = None) -> None:
     """Writes the arrays of `tree` (PRNG keys as their data) and a description of everything else to a file, atomically.
 
@@ -45,9 +47,10 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any] | Non
 
     **Raises:** `OSError` if the file cannot be written, which leaves an earlier file unchanged.
     """
-    write(path, tree, metadata or {})
+    write(path, tree, {} if metadata is None else metadata)
 
 
+@checked
 def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
     """Reads a file written by [`save`][].
 
@@ -68,6 +71,9 @@ def load(path: str | os.PathLike[str], like: Any) -> tuple[Any, dict[str, Any]]:
 
 def write(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any], run: Description | None = None) -> None:
     """[`save`][] for a training run, whose arguments are described by `run`."""
+    check_path("path", path)
+    if any(isinstance(leaf, np.ma.MaskedArray) for leaf in jax.tree.leaves(tree)):
+        raise ValueError("A masked array cannot be saved, since its mask would be lost; fill it first.")
     described = describe(tree)
     header = {"tree": described, "run": run, "versions": versions(described, run or {}), "metadata": metadata}
     stored = jax.tree.leaves(eqx.filter(tree, is_stored))
@@ -129,6 +135,7 @@ class Checkpoint:
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a file and verifies its digest; raises `ValueError` for anything but a whole checkpoint."""
+    check_path("path", path)
     with open(path, "rb") as file:
         if (magic := file.readline(len(_MAGIC))) != _MAGIC:
             what = "is empty" if not magic else "is not a flowrax checkpoint"

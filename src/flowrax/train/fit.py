@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic
 
 import equinox as eqx
@@ -10,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.condition import Batched
+from .._base.arguments import checked
 from .._base.random import as_threefry
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Condition, GradientTransformation, Integer, KeyArray, KeyLike, Number, Rows
 from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
@@ -20,52 +20,62 @@ from .arguments import check_numbers, check_optimizer, compared_by_value, defaul
 from .by_value import ByValue
 from .prefetch import Prefetch
 from .prepare import (
+    Given,
     Trainable,
-    check_conditions,
-    check_data,
+    by_compiler,
     check_pairing,
     check_schedules,
+    check_trainable,
     coupled,
     default_loss,
-    paired,
     without_priors,
 )
 from .progress import Bar
 from .resume import RunFile
 from .step import Augment, Task, TrainState, advance, first_state, has_finite_weights, held_out_loss, num_rows
+from .stream import Stream, open_data, split_key
 
 _CHUNK = 50
 
 
 class FitResult(eqx.Module, Generic[Trainable]):
-    """The result of `fit`."""
+    """The result of `fit`.
+
+    **Attributes:**
+
+    - `model`: The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no
+        held-out loss was computed or finite.
+    - `last_model`: The model with the last finite weights, not averaged.
+    - `history`: `step`, `train_loss` and `validation_loss` at each validation, arrays in a dictionary.
+    - `num_steps`: The number of optimiser steps taken, including earlier runs of the same checkpoint.
+    - `best_step`: The step at which the weights of `model` were reached.
+    - `stopped`: Why training ended, in one sentence.
+    """
 
     model: Trainable
-    """The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no held-out
-    loss was computed or finite."""
     last_model: Trainable
-    """The model with the last finite weights, not averaged."""
     history: dict[str, np.ndarray]
-    """`step`, `train_loss` and `validation_loss` at each validation."""
     num_steps: int
-    """The number of optimiser steps taken, including earlier runs of the same checkpoint."""
     best_step: int
-    """The step at which the weights of `model` were reached."""
     stopped: str
-    """Why training ended, in one sentence."""
+
+    def __repr__(self) -> str:
+        losses = [f"{name}={rows[-1]:.6g}" for name, rows in self.history.items() if len(rows) and name != "step"]
+        parts = [f"model={type(self.model).__name__}(...)", *losses, f"best_step={self.best_step}"]
+        return f"FitResult({', '.join(parts)}, num_steps={self.num_steps}, stopped={self.stopped!r})"
 
 
-@short_traceback
+@checked
 def fit(
     model: Trainable,
-    data: BatchLike | Mapping[str, BatchLike],
+    data: BatchLike | Mapping[str, BatchLike] | Iterable[Any],
     key: KeyLike,
     *,
     loss: AbstractLoss | None = None,
     coupling: AbstractCoupling | None = None,
     optimizer: GradientTransformation | None = None,
     num_steps: Integer = 10_000,
-    batch_size: Integer = 256,
+    batch_size: Integer | None = None,
     condition: Condition = None,
     validation: BatchLike | Mapping[str, BatchLike] | None = None,
     validation_condition: Condition = None,
@@ -84,7 +94,11 @@ def fit(
 
     - `model`: the model whose network is trained.
     - `data`: `(n, *row)`; each row is an event, or `augment` turns it into one. Integers for a [`CategoricalModel`][],
-        a dictionary of the parts for a [`JointModel`][].
+        a dictionary of the parts for a [`JointModel`][]. Memory-mapped arrays and data sets of h5py or zarr stay in
+        their files: only the rows of the coming batches are read, and the batches are those of arrays in memory.
+        Or an iterable of batches of equal size, each `rows` or `(rows, condition)`. One that is not an iterator, such
+        as a data loader, starts again at its end; a run that resumes skips the batches of earlier steps. Rows that
+        are sharded over devices stay there, and give the weights of one device.
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run gives bitwise the same result.
     - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.AntitheticMatching` for the velocity of a
         path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
@@ -92,10 +106,12 @@ def fit(
         Held-out rows are paired in batches of `batch_size`, as in training. Default: the model's coupling.
     - `optimizer`: an optax transformation; its update may take `value`, `grad` and `value_fn`. Default: Adam with a
         warm-up and a cosine decay to zero.
-    - `num_steps`, `batch_size`: the number of optimiser steps, and of rows in each. Batches are drawn with
-        replacement.
+    - `num_steps`: the number of optimiser steps.
+    - `batch_size`: the number of rows in each, drawn with replacement. Default: 256, or the size of the batches of an
+        iterator.
     - `condition`: a PyTree whose leaves have a leading axis `n`. Default: None, no condition.
-    - `validation`, `validation_condition`: held-out rows; the returned weights are those with the lowest loss on them.
+    - `validation`, `validation_condition`: held-out rows, which are held in memory; the returned weights are those with
+        the lowest loss on them.
     - `validate_every`: the number of steps between validations and checkpoints.
     - `patience`: stop after this many validations without a new lowest loss. Default: None, never stop early.
     - `ema_decay`: the decay of the exponential moving average of the weights. The averaged weights are validated and
@@ -108,28 +124,24 @@ def fit(
         written, training goes on with a warning.
     - `progress`: whether to show a progress bar.
 
-    **Returns:** [`FitResult`][]. A loss, held-out loss or weights that become NaN or infinite stop the run, which keeps
-    the best finite weights; `stopped` then states the cause.
+    **Returns:** [`FitResult`][]. A loss, held-out loss or weights that become NaN or infinite, and an iterator that
+    ends, stop the run with a warning. The best finite weights are kept, and `stopped` states the cause.
 
     **Raises:** `ValueError` for NaN in the data, rows that do not fit the model, or a checkpoint of another run (the
-    message names what differs), and `OSError` if no checkpoint can be written when training starts.
+    message names what differs), and `OSError` if no checkpoint can be written when training starts. Rows that are not
+    in memory are checked when they are read; `checkpoint` keeps what was trained before.
     """
     key = as_threefry(key)
     num_steps, batch_size, validate_every, patience, ema_decay = check_numbers(
         num_steps, batch_size, validate_every, patience, ema_decay
     )
     check_pairing(model, augment, coupling, x0)
-    if coupling is not None:
-        model = coupled(model, coupling)
-    condition, validation_condition = check_conditions(model, data, condition, validation, validation_condition)
-    conditions = Batched(condition), Batched(validation_condition)
-    rows, held_out = check_data(model, data, validation, augment, key, conditions)
-    if x0 is not None:
-        if augment is not None or coupling is not None:
-            raise ValueError("x0 already pairs noise and data; leave out coupling and augment.")
-        model = coupled(model, MeasuredPairs())
-        rows = paired("x0", x0, rows)
-        held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
+    check_trainable(model)
+    model = by_compiler(model)
+    if coupling is not None or x0 is not None:
+        model = coupled(model, MeasuredPairs() if coupling is None else coupling)
+    given, held_out = Given(data, condition, x0), Given(validation, validation_condition, validation_x0)
+    rows = open_data(model, augment, given, held_out, batch_size, num_steps, key)
     used = compared_by_value(default_optimizer(num_steps) if optimizer is None else optimizer)
     trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)
@@ -137,12 +149,14 @@ def fit(
     check_schedules(loss, model)
     augmented: Any = augment if augment is None or isinstance(augment, eqx.Module) else ByValue(augment)
     check_optimizer(used, parameters)
-    task = Task(static, loss, used, augmented, batch_size, ema_decay, x0 is not None, gives_loss=True)
-    run = _Run(task, model, rows, condition, held_out, validation_condition, key, validate_every, patience)
+    task = Task(static, loss, used, augmented, rows.batch_size, ema_decay, x0 is not None, gives_loss=True)
+    run = _Run(task, model, *rows.first, *rows.held_out, key, validate_every, patience, rows.stream)
     if checkpoint is not None:
         run.file = RunFile(checkpoint, run.arguments("default" if optimizer is None else optimizer, augment))
     state, history = run.restore(first_state(parameters, used))
     state, history, stopped = run.train(state, history, num_steps, progress)
+    if run.failed:
+        warnings.warn(f"fit took {int(state.step)} of {num_steps} steps. {stopped}", stacklevel=3)
     is_best = bool(jnp.isfinite(state.best_loss))
     return FitResult(
         model=task.model(state.best if is_best else state.average, like=state.parameters),
@@ -154,6 +168,7 @@ def fit(
     )
 
 
+_END = "The iterator of data ended"
 _COLUMNS = ("step", "train_loss", "validation_loss")
 History = list[list[float]]
 
@@ -171,11 +186,15 @@ class _Run:
     key: KeyArray
     validate_every: int
     patience: int | None
+    stream: Stream | None = None
+    """Has the batches of data that are not in memory; `data` and `condition` are the first of them."""
     prefetch: Prefetch | None = None
     file: RunFile | None = None
+    failed: str = ""
+    """Why training ended before its time, if it did."""
 
     def __post_init__(self) -> None:
-        self.train_key, self.validation_key = jax.random.split(self.key)
+        self.train_key, self.validation_key = split_key(self.key)
 
     def arguments(self, optimizer: Any, augment: Any) -> dict[str, Any]:
         """Everything that must not change between the runs that share a checkpoint."""
@@ -183,7 +202,7 @@ class _Run:
         return {
             # The parameters of the network are part of the state.
             "model": eqx.tree_at(lambda m: m.network, self.model, task.static.network),
-            "data": self.data,
+            "data": self.data if self.stream is None else (self.stream.source.size, self.data),
             "condition": self.condition,
             "validation": self.validation,
             "validation_condition": self.validation_condition,
@@ -205,29 +224,43 @@ class _Run:
         bar = Bar(num_steps, int(state.step), enabled=progress)
         coupling = self.task.model(state.parameters).coupling
         if isinstance(coupling, AbstractHostCoupling):
-            self.prefetch = Prefetch(coupling, self.task, self.data, self.train_key, num_steps, self.condition)
+            self.prefetch = Prefetch(
+                coupling, self.task, self.data, self.train_key, num_steps, self.condition, self.stream
+            )
+        if self.stream is not None:
+            self.stream.start(int(state.step))
         try:
             while (step := int(state.step)) < num_steps:
                 if self._is_out_of_patience(state, history):
                     return state, history, f"No lower held-out loss in {self.patience} validations, at step {step}."
                 until = min(num_steps, (step // self.validate_every + 1) * self.validate_every)
-                state, train_loss, failed = self._advance(state, until, bar)
+                state, train_loss, self.failed = self._advance(state, until, bar)
                 if int(state.step) > step:
                     state, validation_loss = self._validate(state)
                     history = [*history, [float(state.step), train_loss, validation_loss]]
                     bar.show(train_loss, validation_loss)
-                    if not (failed or self.validation is None or np.isfinite(validation_loss)):
-                        failed = f"The held-out loss became NaN or infinite at step {until}"
-                if failed:
-                    kept = state.best_step if np.isfinite(state.best_loss) else state.step
-                    return state, history, f"{failed}; kept the weights of step {int(kept)}."
-                if self.file is not None:
+                    if not (self.failed or self.validation is None or np.isfinite(validation_loss)):
+                        self.failed = f"The held-out loss became NaN or infinite at step {until}"
+                if self.file is not None and self.failed in ("", _END):
                     self.file.write(state, history)
+                if self.failed:
+                    kept = state.best_step if np.isfinite(state.best_loss) else state.step
+                    hint = "" if self.failed == _END else self._labels()
+                    return state, history, f"{self.failed}; kept the weights of step {int(kept)}.{hint}"
         finally:
             bar.close()
-            if self.prefetch is not None:
-                self.prefetch.close()
+            for ahead in (self.prefetch, self.stream):
+                if ahead is not None:
+                    ahead.close()
         return state, history, f"All {num_steps} steps were taken."
+
+    def _labels(self) -> str:
+        """The range of the integers in the conditions, in words: labels that a network does not have give NaN."""
+        whole = [leaf for leaf in jax.tree.leaves(self.condition) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+        if not whole:
+            return ""
+        low, high = min(int(leaf.min()) for leaf in whole), max(int(leaf.max()) for leaf in whole)
+        return f" Conditions hold integers from {low} to {high}; is the network made for all of these labels?"
 
     def _is_out_of_patience(self, state: TrainState, history: History) -> bool:
         if self.patience is None or self.validation is None:
@@ -238,7 +271,11 @@ class _Run:
         """The state at step `until`, the mean loss, and why training failed before, or an empty string."""
         total, taken, earlier = 0.0, 0, state
         while (step := int(state.step)) < until:
-            chunk = min(_CHUNK if self.prefetch is None else self.prefetch.steps, until - step)
+            chunk = min(until - step, self._most_steps())
+            if self.stream is not None:
+                chunk = self.stream.available(step, chunk)
+                if not chunk:
+                    return state, total / max(taken, 1), _END
             after, mean, finite = self._steps(state, chunk)
             if not (np.isfinite(mean) and finite):
                 return self._last_finite(earlier, step + chunk)
@@ -247,11 +284,19 @@ class _Run:
             bar.step(chunk)
         return state, total / taken, ""
 
+    def _most_steps(self) -> int:
+        """The number of steps that are taken at once, at most."""
+        ahead = self.prefetch or self.stream
+        return _CHUNK if ahead is None else ahead.steps
+
     def _steps(self, state: TrainState, count: int) -> tuple[TrainState, Array, Array]:
         """The state after `count` steps, their mean loss, and whether the weights are finite."""
         orders = None if self.prefetch is None else self.prefetch.orders(int(state.step), count)
         number = jnp.asarray(count, jnp.int32)
-        state, mean = advance(self.task, state, self.data, self.condition, self.train_key, number, orders)
+        data, condition, first = self.data, self.condition, None
+        if self.stream is not None:
+            (data, condition), first = self.stream.block(int(state.step)), state.step
+        state, mean = advance(self.task, state, data, condition, self.train_key, number, orders, first)
         return state, mean, has_finite_weights(state)
 
     def _last_finite(self, state: TrainState, until: int) -> tuple[TrainState, float, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from .._base.typing import Array, Batch, Condition, KeyArray, PyTree
 from ..coupling import AbstractHostCoupling
 from .step import Task
+from .stream import Stream
 
 _STEPS = 10
 
@@ -33,12 +34,16 @@ class Prefetch:
         key: KeyArray,
         num_steps: int,
         condition: Condition = None,
+        stream: Stream | None = None,
     ) -> None:
+        """`stream` has the rows, and `data` and `condition` are its first batch, where these are not in memory."""
         self.coupling, self.task, self.num_steps = coupling, task, num_steps
-        self.data, self.condition, self.key = data, condition, key
+        self.data, self.condition, self.key, self.stream = data, condition, key, stream
         costs = eqx.filter_eval_shape(_costs, coupling, task, data, condition, key, jnp.zeros(1, jnp.int32))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(costs))
         self.steps = min(_STEPS, max(1, _MOST_BYTES // max(1, size)))
+        if stream is not None:
+            self.steps = stream.steps = min(self.steps, stream.steps)
         # The assignment releases the interpreter lock; one core remains free to feed the device.
         self.pool = concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1))
         self.asked: dict[int, list[concurrent.futures.Future[np.ndarray]]] = {}
@@ -59,7 +64,11 @@ class Prefetch:
 
     def _ask(self, block: int) -> list[concurrent.futures.Future[np.ndarray]]:
         steps = block * self.steps + jnp.arange(self.steps, dtype=jnp.int32)
-        costs = _costs(self.coupling, self.task, self.data, self.condition, self.key, steps)
+        data, condition, first = self.data, self.condition, None
+        if self.stream is not None:
+            first = steps[0]
+            data, condition = self.stream.block(block * self.steps)
+        costs = _costs(self.coupling, self.task, data, condition, self.key, steps, first)
         host = self.pool.submit(jax.device_get, costs)
 
         def order(index: int) -> np.ndarray:
@@ -70,10 +79,16 @@ class Prefetch:
 
 @eqx.filter_jit
 def _costs(
-    coupling: AbstractHostCoupling, task: Task, data: Batch, condition: Condition, key: KeyArray, steps: Array
+    coupling: AbstractHostCoupling,
+    task: Task,
+    data: Batch,
+    condition: Condition,
+    key: KeyArray,
+    steps: Array,
+    first: Array | None = None,
 ) -> PyTree[Array]:
     def one(step: Array) -> Any:
-        rows, own = task.batch(data, key, step)
+        rows, own = task.batch(data, key, step, first)
         return coupling.costs(*task.ends(data[rows], own), jax.tree.map(lambda leaf: leaf[rows], condition))
 
     return jax.lax.map(one, steps)

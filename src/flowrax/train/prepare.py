@@ -1,22 +1,31 @@
 """Checks and prepares the arguments of `fit`: the data, the pairs, and the default loss of each kind of model."""
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from .._base.arrays import as_leaf, as_numbers
 from .._base.checks import check_function, check_instance, check_names, check_shape, is_traced
 from .._base.condition import Batched
-from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
-from .._base.typing import Batch, BatchLike, Condition, KeyArray
+from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, leaf_name, row_arrays
+from .._base.typing import Batch, Condition, KeyArray
 from ..coupling import AbstractCoupling
-from ..discrete import AbstractTransitions, CrossEntropy
+from ..discrete import AbstractTransitions, CategoricalBound, CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
 from ..joint import IndependentTimes, JointMatching
 from ..joint.model import JointModel
-from ..loss import AbstractLoss, AntitheticMatching, Matching
+from ..loss import (
+    AbstractLoss,
+    AntitheticMatching,
+    EquilibriumMatching,
+    Matching,
+    MeanFlowMatching,
+    RepresentationAlignment,
+)
 from ..model.target import Velocity
 from ..model.trained import Model
 from ..prior import check_range
@@ -27,82 +36,110 @@ from .step import Augment
 Trainable = TypeVar("Trainable", Model, CategoricalModel, JointModel)
 
 
-def check_data(
-    model: Trainable,
-    data: Any,
-    validation: Any,
-    augment: Augment | None,
-    key: KeyArray,
-    conditions: tuple[Batched, Batched],
-) -> tuple[Any, Any]:
-    """The rows and the held-out rows as arrays; raises `ValueError` for data that the model cannot be trained on."""
+class Given(NamedTuple):
+    """Rows as they are passed to `fit`, or one batch of them, and what belongs to each row; also the names of these."""
+
+    rows: Any
+    condition: Condition = None
+    x0: Any = None
+
+
+DATA = Given("data", "condition", "x0")
+VALIDATION = Given("validation", "validation_condition", "validation_x0")
+
+
+def prepare_rows(
+    model: Trainable, augment: Augment | None, given: Given, names: Given, numbers: np.ndarray | None = None
+) -> tuple[Any, Condition]:
+    """The rows, paired with `x0` if it is given, and their conditions as arrays.
+
+    Raises `ValueError` for what the model cannot be trained on, by the `names`. `numbers` are those of the rows in the
+    messages, if they are a part of the user's rows.
+    """
+    if is_traced(given):
+        raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
+    given = by_compiler(given)
+    raw = row_arrays(names.rows, given.rows)
+    condition = _conditions(model, raw, given.condition, names, numbers)
+    if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
+        rows = _events(model, names.rows, given.rows)
+    elif isinstance(model, CategoricalModel):
+        rows = as_leaf(names.rows, raw, float)
+    else:
+        check_finite_leaves(names.rows, raw, columns_of(given.rows), numbers)
+        rows = as_numbers(names.rows, raw, model.dtype)
+        if augment is None:
+            check_shape(f"One row of {names.rows}", rows.shape[1:], model.shape)
+            check_range(names.rows, model.prior, rows, Batched(condition))
+    return (rows if given.x0 is None else _paired(given.x0, rows, names, numbers)), condition
+
+
+def by_compiler(tree: Any) -> Any:
+    """Arrays on several devices with all axes left to the compiler, since a batch has rows of every device."""
+
+    def one(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            return leaf
+        mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+        return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+    return jax.tree.map(one, tree)
+
+
+def check_trainable(model: Trainable) -> None:
+    """Raises `ValueError` for a network without parameters."""
     if not jax.tree.leaves(eqx.filter((model.network, model.interpolant), eqx.is_inexact_array)):
         raise ValueError(
             "The network has no arrays to train. A function that closes over a network hides them: make it an "
             "eqx.Module that holds the network."
         )
-    if isinstance(model, JointModel) or (isinstance(model, CategoricalModel) and augment is None):
-        return _events(model, "data", data), None if validation is None else _events(model, "validation", validation)
-    dtype = None if isinstance(model, CategoricalModel) else model.dtype
-    rows = row_arrays("data", data)
-    rows = as_leaf("data", rows, float) if dtype is None else as_numbers("data", rows, dtype)
-    held_out = None if validation is None else row_arrays("validation", validation)
-    if held_out is not None:
-        held_out = (
-            as_leaf("validation", held_out, float) if dtype is None else as_numbers("validation", held_out, dtype)
-        )
-    event = row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
-    if augment is not None:
-        event = jax.eval_shape(augment, key, row)
-    check_shape("One row of data" if augment is None else "augment(key, row)", event.shape, model.shape)
-    if isinstance(model, CategoricalModel):
-        if event.dtype != model.prior.dtype:
-            raise ValueError(f"augment(key, row) is {event.dtype}; events are {model.prior.dtype}.")
-        return rows, held_out
-    for name, x, condition in (("data", rows, conditions[0]), ("validation", held_out, conditions[1])):
-        if x is not None:
-            check_finite_leaves(name, x, columns_of(data if name == "data" else validation))
-            check_shape(f"One row of {name}", x.shape[1:], rows.shape[1:])
-            if augment is None:
-                check_range(name, model.prior, x, condition)
-    return rows, held_out
 
 
-def check_conditions(
-    model: Any, data: Any, condition: Condition, validation: Any, validation_condition: Condition
-) -> tuple[Condition, Condition]:
-    """The conditions as arrays; raises `ValueError` where they do not belong to the rows of data or held-out data."""
-    if is_traced(data, condition, validation, validation_condition):
-        raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
-    condition = _conditions(model, "data", data, "condition", condition)
-    if validation is None:
-        return condition, validation_condition
-    validation_condition = _conditions(model, "validation", validation, "validation_condition", validation_condition)
-    found, wanted = jax.tree.structure(validation_condition), jax.tree.structure(condition)
-    if found != wanted:
-        raise ValueError(
-            f"validation_condition has the structure {found} but condition has {wanted}; held-out rows need the "
-            "conditions of data."
-        )
-    return condition, validation_condition
+def check_augment(model: Trainable, augment: Augment | None, rows: Any, key: KeyArray) -> None:
+    """Raises `ValueError` for an augmentation that does not give the events of the model."""
+    if augment is None:
+        return
+    event = jax.eval_shape(augment, key, jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype))
+    assert not isinstance(model, JointModel)
+    check_shape("augment(key, row)", event.shape, model.shape)
+    if isinstance(model, CategoricalModel) and event.dtype != model.prior.dtype:
+        raise ValueError(f"augment(key, row) is {event.dtype}; events are {model.prior.dtype}.")
 
 
-def _conditions(model: Any, name: str, rows: Any, condition_name: str, condition: Condition) -> Condition:
+def check_alike(names: Given, got: tuple[Any, Condition], of: Given, wanted: tuple[Any, Condition]) -> None:
+    """Raises `ValueError` unless rows and conditions have the structure, shapes and dtypes of those of `of`.
+
+    The numbers of rows may differ.
+    """
+    for name, one, other_name, other in zip(names, got, of, wanted, strict=False):
+        found, expected = jax.tree.structure(one), jax.tree.structure(other)
+        if found != expected:
+            raise ValueError(f"{name} has the structure {found} but {other_name} has {expected}; both must agree.")
+        for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+            if leaf.shape[1:] != like.shape[1:] or leaf.dtype != like.dtype:
+                kind, wanted_kind = (f"{x.dtype} of shape {tuple(x.shape[1:])}" for x in (leaf, like))
+                raise ValueError(
+                    f"One row of {leaf_name(name, path)} is {kind} but one of {other_name} is {wanted_kind}."
+                )
+
+
+def _conditions(model: Any, rows: Any, condition: Condition, names: Given, numbers: np.ndarray | None) -> Condition:
     """The condition as arrays; raises `ValueError` for no rows, another number of them than of data, and NaN."""
-    shape = jax.tree.leaves(row_arrays(name, rows))[0].shape
-    if not shape:
-        raise ValueError(f"{name} is one value but an array of rows is expected.")
-    n = shape[0]
-    check_some(name, n)
-    condition = row_arrays(condition_name, condition)
-    condition = jax.tree.map(lambda leaf: as_leaf(condition_name, leaf, model.dtype), condition)
-    check_rows(condition_name, condition, n, name)
-    check_finite_leaves(condition_name, condition)
+    leaves = jax.tree.leaves(rows)
+    if not leaves or not leaves[0].shape:
+        raise ValueError(f"{names.rows} is one value but an array of rows is expected.")
+    n = leaves[0].shape[0]
+    check_some(names.rows, n)
+    condition = row_arrays(names.condition, condition)
+    condition = jax.tree.map(lambda leaf: as_leaf(names.condition, leaf, model.dtype), condition)
+    check_rows(names.condition, condition, n, names.rows)
+    check_finite_leaves(names.condition, condition, numbers=numbers)
     return condition
 
 
 def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
-    """Raises `ValueError` for an augmentation, a coupling or pairs that the model does not support."""
+    """Raises `ValueError` for an augmentation, a coupling or pairs that do not go together or with the model."""
     if not isinstance(model, Model | CategoricalModel | JointModel):
         inner = getattr(model, "model", None)
         if isinstance(inner, Model) and hasattr(model, "fit"):
@@ -121,6 +158,20 @@ def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCouplin
             raise ValueError("Classes have no distance by which a coupling could pair them; leave coupling out.")
         if x0 is not None and model.prior.mask is not None:
             raise ValueError("Under a mask prior all noise is masks; leave x0 out, or use another prior.")
+    if x0 is not None and (augment is not None or coupling is not None):
+        raise ValueError("x0 already pairs noise and data; leave out coupling and augment.")
+
+
+def check_held_out(given: Given, held_out: Given) -> None:
+    """Raises `ValueError` where held-out rows do not come with what belongs to them, or the other way round."""
+    if held_out.rows is None:
+        for name, value in zip(VALIDATION[1:], held_out[1:], strict=True):
+            if value is not None:
+                raise ValueError(f"{name} is given without validation, the held-out rows to which it belongs.")
+    elif given.x0 is not None and held_out.x0 is None:
+        raise ValueError("validation_x0 is missing: with x0, held-out rows must be pairs too.")
+    elif given.x0 is None and held_out.x0 is not None:
+        raise ValueError("validation_x0 is given without x0; the rows of data must be pairs too.")
 
 
 def _events(model: Any, name: str, x: Any) -> Any:
@@ -149,6 +200,14 @@ def coupled(model: Trainable, coupling: AbstractCoupling) -> Trainable:
     return model
 
 
+_LOSSES = {
+    Model: (Matching, AntitheticMatching, EquilibriumMatching, MeanFlowMatching, RepresentationAlignment),
+    CategoricalModel: (CrossEntropy, CategoricalBound, GeneralisedKL, Hybrid),
+    JointModel: JointMatching,
+}
+"""The losses of each kind of model."""
+
+
 def default_loss(model: Trainable) -> AbstractLoss:
     """The loss that `fit` minimises by default."""
     if isinstance(model, CategoricalModel):
@@ -159,19 +218,23 @@ def default_loss(model: Trainable) -> AbstractLoss:
     return AntitheticMatching() if is_bridge else Matching()
 
 
-def paired(name: str, x0: BatchLike | None, rows: Batch) -> Batch:
+def _paired(x0: Any, rows: Batch, names: Given, numbers: np.ndarray | None) -> Batch:
     """Pairs of noise and data, `(n, 2, *event)`; raises `ValueError` unless both have the same shape."""
-    if x0 is None:
-        raise ValueError(f"{name} is missing: with x0, held-out rows must be pairs too.")
-    start = as_numbers(name, row_arrays(name, x0), rows.dtype)
-    check_finite_leaves(name, start)
-    check_shape(name, start.shape, rows.shape)
+    start = as_numbers(names.x0, row_arrays(names.x0, x0), rows.dtype)
+    check_finite_leaves(names.x0, start, numbers=numbers)
+    check_shape(names.x0, start.shape, rows.shape)
     return jnp.stack([start, rows], axis=1)
 
 
 def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
     """Raises `ValueError` where the loss draws times by the log-SNR of a schedule other than the model's."""
     check_instance("loss", loss, AbstractLoss)
+    for kind, losses in _LOSSES.items():
+        if isinstance(loss, losses) and not isinstance(model, kind):
+            raise ValueError(
+                f"{type(loss).__name__} is not a loss of a {type(model).__name__}; leave loss out, or use for example "
+                f"{type(default_loss(model)).__name__}()."
+            )
     if isinstance(model, JointModel):
         if isinstance(loss, JointMatching):
             check_names("losses", loss.losses, model.parts)

@@ -5,6 +5,7 @@ import pathlib
 import warnings
 from typing import Any
 
+from .._base.arguments import check_path
 from .._base.describe import describe
 from .._base.files import check_writable
 from .checkpoint import read, write
@@ -27,6 +28,7 @@ class RunFile:
         - `path`: the path of the file.
         - `arguments`: everything that must be the same in all runs that share the file, by name.
         """
+        check_path("checkpoint", path)
         self.path, self.problem = pathlib.Path(path), ""
         check_writable(self.path)
         self.run = {k: v for name, part in arguments.items() for k, v in describe(part, name, by_value=True).items()}

@@ -55,10 +55,15 @@ class Task(eqx.Module):
             parameters = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), parameters, like)
         return eqx.combine(parameters, self.static)
 
-    def batch(self, data: Rows, key: KeyArray, step: Array) -> tuple[Array, KeyArray]:
-        """The indices of the rows in the batch of one step, `(batch_size,)`, and the key for the step's other draws."""
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
-        return random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
+    def batch(self, data: Rows, key: KeyArray, step: Array, first: Array | None = None) -> tuple[Array, KeyArray]:
+        """The indices of the rows in the batch of one step, `(batch_size,)`, and the key for the step's other draws.
+
+        With `first`, `data` are the batches of the steps from `first`, one after the other.
+        """
+        if first is None:
+            return drawn(key, step, self.batch_size, num_rows(data))
+        within = jnp.arange(self.batch_size, dtype=jnp.int32)
+        return (step - first) * self.batch_size + within, drawn(key, step, 0, 1)[1]
 
     def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
         """Noise and data before they are coupled.
@@ -114,6 +119,12 @@ class Task(eqx.Module):
         return jnp.mean(losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses)
 
 
+def drawn(key: KeyArray, step: Array, batch_size: int, n: int) -> tuple[Array, KeyArray]:
+    """The batch of one step, drawn from `n` rows with replacement, and the key for the step's other draws."""
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
+    return random.randint(batch_key, (batch_size,), 0, n), loss_key
+
+
 def num_rows(rows: PyTree) -> int:
     """The length of the leading axis."""
     return jax.tree.leaves(rows)[0].shape[0]
@@ -143,16 +154,18 @@ def advance(
     key: KeyArray,
     num_steps: Array,
     orders: Array | None = None,
+    first: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """Takes `num_steps` optimiser steps; returns the new state and the mean loss of these steps.
 
     It compiles once, whatever the number of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings
-    of these steps where the host has found them already.
+    of these steps where the host has found them already. With `first`, `data` are the batches of the steps from
+    `first`.
     """
 
     def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, total = carry
-        rows, loss_key = task.batch(data, key, state.step)
+        rows, loss_key = task.batch(data, key, state.step, first)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
 

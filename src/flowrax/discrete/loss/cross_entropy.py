@@ -10,7 +10,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, Condition, KeyArray, MaskOf, PyTree, Scalar, Tokens
 from ...loss import AbstractLoss, ConditionDropout
 from ...loss.matching import drop_condition
@@ -19,11 +19,8 @@ from ..base import AbstractCategoricalModel
 from ..sites import at_class, sum_where
 
 
-class AbstractTokenWeight(eqx.Module):
+class AbstractTokenWeight(eqx.Module, metaclass=Checked):
     """A weight of the cross-entropy that depends on the time `t`."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, model: AbstractCategoricalModel, t: Scalar) -> Array:

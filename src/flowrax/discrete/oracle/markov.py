@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
+from ..._base.arrays import as_numbers
 from ..._base.checks import check_count, check_shape
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from .base import AbstractCategoricalOracle, check_distributions, entropy_of, normalised
@@ -40,7 +41,11 @@ class Markov(AbstractCategoricalOracle):
 
         **Raises:** `ValueError` for inconsistent shapes, or unless all rows are nonnegative and sum to one.
         """
-        self.initial, self.transition = jnp.asarray(initial, float), jnp.asarray(transition, float)
+        dtype = jnp.result_type(float)
+        self.initial, self.transition = (
+            as_numbers("initial", initial, dtype),
+            as_numbers("transition", transition, dtype),
+        )
         length = check_count("length", length)
         if self.initial.ndim != 1:
             raise ValueError(f"initial must be (K,); got {self.initial.shape}.")
@@ -76,8 +81,8 @@ class Markov(AbstractCategoricalOracle):
     def log_posterior(self, log_likelihood: Array) -> Array:
         log_transition = jnp.log(self.transition)
 
-        def backward(b: Array, seen: Array) -> tuple[Array, Array]:
-            b = jax.nn.logsumexp(log_transition + (seen + b)[None, :], axis=1)
+        def backward(b: Array, evidence: Array) -> tuple[Array, Array]:
+            b = jax.nn.logsumexp(log_transition + (evidence + b)[None, :], axis=1)
             return b, b
 
         last = jnp.zeros_like(self.initial)
@@ -91,8 +96,8 @@ class Markov(AbstractCategoricalOracle):
         r"""$\log f_i \ell_i$, `(L, K)`."""
         log_transition = jnp.log(self.transition)
 
-        def forward(f: Array, seen: Array) -> tuple[Array, Array]:
-            here = f + seen
+        def forward(f: Array, evidence: Array) -> tuple[Array, Array]:
+            here = f + evidence
             return jax.nn.logsumexp(log_transition + here[:, None], axis=0), here
 
         return jax.lax.scan(forward, jnp.log(self.initial), log_likelihood)[1]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import random
+from ..._base.arrays import as_numbers
 from ..._base.checks import is_traced
 from ..._base.typing import Array, KeyArray, Numbers, Shape, Tokens
 from ..sites import at_class, draw
@@ -27,11 +28,13 @@ class Joint(AbstractCategoricalOracle):
 
         **Raises:** `ValueError` for another shape or size, a negative entry, or a table of zeros.
         """
-        table = jnp.asarray(table, float)
-        if len(set(table.shape)) != 1 or table.size > 4096:
+        table = as_numbers("table", table, jnp.result_type(float))
+        if len(set(table.shape)) != 1 or not 0 < table.size <= 4096:
             raise ValueError(f"table must have shape (K,) * L and at most 4096 entries; got {table.shape}.")
-        if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and np.sum(np.asarray(table)) > 0):
-            raise ValueError(f"table must not be negative or all zero; its smallest entry is {table.min()}.")
+        if not is_traced(table) and not (np.all(np.asarray(table) >= 0) and 0 < np.sum(table) < np.inf):
+            raise ValueError(
+                f"table must be finite, not negative and not all zero; its smallest entry is {table.min()}."
+            )
         self.table = table / jnp.sum(table)
         self.shape, self.num_classes = (table.ndim,), table.shape[0]
 
@@ -82,8 +85,8 @@ class Sites(AbstractCategoricalOracle):
 
         **Raises:** `ValueError` for another number of axes, or unless every row is nonnegative and sums to one.
         """
-        self.probabilities = jnp.asarray(probabilities, float)
-        if self.probabilities.ndim != 2:
+        self.probabilities = as_numbers("probabilities", probabilities, jnp.result_type(float))
+        if self.probabilities.ndim != 2 or not self.probabilities.size:
             raise ValueError(f"probabilities must have shape (L, K); got {self.probabilities.shape}.")
         check_distributions("probabilities", self.probabilities)
         length, self.num_classes = self.probabilities.shape

@@ -4,13 +4,13 @@ import abc
 
 import equinox as eqx
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, KeyArray, PyTree, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..schedule import AbstractMasking
 
 
-class AbstractCategoricalPath(eqx.Module):
+class AbstractCategoricalPath(eqx.Module, metaclass=Checked):
     r"""The distribution $q(x_t | x_1)$ of sites that are independently corrupted from the data towards a prior.
 
     Tokens are `(*shape)` integers and probabilities are `(*shape, K)`. A method that accepts either averages over
@@ -22,9 +22,6 @@ class AbstractCategoricalPath(eqx.Module):
 
     Raises `ValueError` if the path is not a mixture of data and prior.
     """
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def check_prior(self, prior: AbstractCategoricalPrior) -> None:

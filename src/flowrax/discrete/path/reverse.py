@@ -6,18 +6,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, Scalar, Tokens
 from ..prior import AbstractCategoricalPrior
 from ..sites import at_class, log_or_infinity
 from .base import AbstractCategoricalPath
 
 
-class AbstractReverse(eqx.Module):
+class AbstractReverse(eqx.Module, metaclass=Checked):
     """Computes the distribution of a reverse step from the predicted distribution of the data, for each site."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -111,8 +108,8 @@ def _joint(
     path: AbstractCategoricalPath, prior: AbstractCategoricalPrior, s: Scalar, t: Scalar, x: Tokens, log_p1: Array
 ) -> Array:
     r"""$\log \sum_{x_1} w(x_1)\, q(x_t, x_s | x_1)$ for weights $w$ with logarithm `log_p1`, normalised."""
-    seen = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
-    return jax.nn.log_softmax(seen + path.log_marginal(prior, t, log_p1), axis=-1)
+    log_likelihood = log_or_infinity(path.likelihood(prior, s, t, x)).astype(log_p1.dtype)
+    return jax.nn.log_softmax(log_likelihood + path.log_marginal(prior, t, log_p1), axis=-1)
 
 
 def variational_term(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import random
+from ..._base.arrays import as_real
 from ..._base.checks import check_count, check_instance
 from ..._base.typing import Array, KeyArray, Numbers, PyTree, Scalar, Tokens
 from ...schedule import DiscreteSchedule
@@ -188,7 +189,7 @@ class Transitions(AbstractTransitions):
             compiled = eqx.filter_jit(matrices)
             self.matrices, find = matrices, lambda i: compiled(jnp.asarray(i, jnp.int32))
         else:
-            given = np.asarray(matrices)
+            given = np.asarray(as_real("matrices", matrices))
             if given.ndim != 3 or num_steps not in (None, len(given)):
                 raise ValueError(f"matrices must be ({num_steps or 'T'}, K, K); got {given.shape}.")
             num_steps = len(given)

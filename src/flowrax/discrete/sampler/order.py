@@ -12,17 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
-from ..._base.checks import check_fields, check_not_negative
+from ..._base.arguments import Checked
+from ..._base.checks import check_not_negative
 from ..._base.typing import Array, KeyArray, Tokens
 from ..base import SamplerStep
 from ..sites import at_class
 
 
-class AbstractOrder(eqx.Module):
+class AbstractOrder(eqx.Module, metaclass=Checked):
     """The score of every site; the sites with the highest scores are unmasked first."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, log_p: Array, tokens: Tokens, step: SamplerStep) -> Array:

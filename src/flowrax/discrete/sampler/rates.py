@@ -18,17 +18,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, Condition, Scalar, Tokens
 from ..base import AbstractCategoricalModel
 from ..sites import at_class, spread
 
 
-class AbstractRateGuide(eqx.Module):
+class AbstractRateGuide(eqx.Module, metaclass=Checked):
     """A guide of the jump process: it multiplies the rate of every jump by a factor."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def log_factor(self, model: AbstractCategoricalModel, t: Scalar, x: Tokens, condition: Condition = None) -> Array:

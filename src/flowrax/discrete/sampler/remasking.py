@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from ..._base import random
+from ..._base.arguments import Checked
 from ..._base.checks import (
     check_between,
-    check_fields,
     check_fraction,
     check_grid,
     check_increasing,
@@ -33,11 +33,8 @@ from .clean_tokens import data_probabilities
 from .masks import given_of, mask_of
 
 
-class AbstractRemasking(eqx.Module):
+class AbstractRemasking(eqx.Module, metaclass=Checked):
     r"""The remasking probability $\sigma$ of each step."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def times(self, model: AbstractCategoricalModel, grid: Any) -> Array:
