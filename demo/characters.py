@@ -87,14 +87,13 @@ def bits(model: frx.CategoricalModel, rows: np.ndarray) -> np.ndarray:
     return -np.asarray(bound.value, np.float64) / (LENGTH * np.log(2))
 
 
-def ngram_bits(text: Corpus, rows: np.ndarray, before: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every window, `(order, n)`: alone, as the network sees it, and going on from the text `before`."""
+def ngram_bits(models: list[ngrams.NGrams], rows: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per character of every window, `(order, n)`: alone, as the network sees it, and continuing `before`."""
     alone, running = [], []
     flat = rows.reshape(-1)
     whole = np.concatenate([before[-LENGTH:], flat])
-    for order in range(1, most + 1):
-        model = ngrams.train(text.train, order, len(text.alphabet))
-        inside = np.arange(len(flat)) % LENGTH
+    inside = np.arange(len(flat)) % LENGTH
+    for model in models:
         alone.append(-model.log2_probabilities(flat, inside).reshape(rows.shape).mean(axis=1))
         after = model.log2_probabilities(whole, np.arange(len(whole)))[len(whole) - len(flat) :]
         running.append(-after.reshape(rows.shape).mean(axis=1))
@@ -138,9 +137,8 @@ def train(text: Corpus, settings: Settings, out: pathlib.Path, progress: bool) -
     return fit, curve
 
 
-def draws(model: frx.CategoricalModel, text: Corpus, settings: Settings, num_samples: int) -> dict[str, Any]:
-    """Text by several samplers, and what n-grams think of it."""
-    judge = ngrams.train(text.train, settings.orders, len(text.alphabet))
+def draws(model: frx.CategoricalModel, text: Corpus, judge: ngrams.NGrams, num_samples: int) -> dict[str, Any]:
+    """Text drawn by several samplers, and its bits per character under the n-grams `judge`."""
     inside = np.arange(LENGTH * num_samples) % LENGTH
     found = {}
     for name, (moves, grid) in SAMPLERS.items():
@@ -219,11 +217,12 @@ def main() -> None:
     model = fit.model
     assert isinstance(model, frx.CategoricalModel)
     rows = corpus.windows(text.test, LENGTH)[: settings.test_windows]
-    alone, running = ngram_bits(text, rows, text.validation, settings.orders)
+    models = [ngrams.train(text.train, order, len(text.alphabet)) for order in range(1, settings.orders + 1)]
+    alone, running = ngram_bits(models, rows, text.validation)
     ours = bits(model, rows)
     best = alone[np.argmin(alone.mean(axis=1))]
     validation = corpus.windows(text.validation, LENGTH)[: settings.test_windows]
-    lines, _ = ngram_bits(text, validation, text.train, settings.orders)
+    lines, _ = ngram_bits(models, validation, text.train)
     facts = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
@@ -248,7 +247,7 @@ def main() -> None:
             "running": [estimate(values) for values in running],
             "difference": estimate(ours - best),
         },
-        **draws(model, text, settings, 4 if args.quick else 64),
+        **draws(model, text, models[-1], 4 if args.quick else 64),
     }
     files.write_text(args.out / "characters.json", json.dumps(facts, indent=2) + "\n")
     files.write_figure(args.out / "characters.png", picture(curve, lines))

@@ -1,5 +1,6 @@
 """The fixture for several devices, and what it is for: one device and eight agree on all three verbs."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import flowrax as frx
-from flowrax.testing import run_on_devices
+from flowrax.testing import _run, run_on_devices
 
 KEY = jax.random.key(0)
 
@@ -162,18 +163,19 @@ def test_without_pytest(tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
-def starting(path):
-    """Starts another process, as a data loader would, and then hangs."""
-    other = subprocess.Popen(["sleep", "300"])
-    pathlib.Path(path).write_text(str(other.pid))
-    other.wait()
+# Starts another process, as a data loader would, and then hangs.
+STARTING = """
+import pathlib, subprocess, sys
+other = subprocess.Popen(["sleep", "300"])
+pathlib.Path(sys.argv[1]).write_text(str(other.pid))
+other.wait()
+"""
 
 
-@pytest.mark.accuracy
 def test_no_process_outlives_the_time_limit(tmp_path):
     path = tmp_path / "pid"
     with pytest.raises(subprocess.TimeoutExpired):
-        run_on_devices(starting, 1, str(path), timeout=15.0)
+        _run([sys.executable, "-c", STARTING, str(path)], dict(os.environ), 3.0)
     status = pathlib.Path("/proc") / path.read_text() / "stat"
     # Killed: gone, or a zombie that waits for its new parent.
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
