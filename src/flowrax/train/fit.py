@@ -18,6 +18,7 @@ from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
 from .arguments import check_numbers, check_optimizer, compared_by_value, default_optimizer
 from .by_value import ByValue
+from .plans import PlanRecord, sum_plans, warn_of_plans
 from .prefetch import Prefetch
 from .prepare import (
     Trainable,
@@ -46,7 +47,8 @@ class FitResult(eqx.Module, Generic[Trainable]):
     last_model: Trainable
     """The model with the last finite weights, not averaged."""
     history: dict[str, np.ndarray]
-    """`step`, `train_loss` and `validation_loss` at each validation."""
+    """At each validation `step`, `train_loss` and `validation_loss`; of the transport plans since the last one
+    `unconverged_plans`, how many did not converge, and `marginal_error`, the largest (NaN without plans)."""
     num_steps: int
     """The number of optimiser steps taken, including earlier runs of the same checkpoint."""
     best_step: int
@@ -154,7 +156,7 @@ def fit(
     )
 
 
-_COLUMNS = ("step", "train_loss", "validation_loss")
+_COLUMNS = ("step", "train_loss", "validation_loss", "unconverged_plans", "marginal_error")
 History = list[list[float]]
 
 
@@ -173,6 +175,8 @@ class _Run:
     patience: int | None
     prefetch: Prefetch | None = None
     file: RunFile | None = None
+    plans: dict[int, PlanRecord] = dataclasses.field(default_factory=dict)
+    """The transport plans of the last steps, by the first step of each chunk."""
 
     def __post_init__(self) -> None:
         self.train_key, self.validation_key = jax.random.split(self.key)
@@ -214,7 +218,10 @@ class _Run:
                 state, train_loss, failed = self._advance(state, until, bar)
                 if int(state.step) > step:
                     state, validation_loss = self._validate(state)
-                    history = [*history, [float(state.step), train_loss, validation_loss]]
+                    history = [
+                        *history,
+                        [float(state.step), train_loss, validation_loss, *self._plans(history, step, state)],
+                    ]
                     bar.show(train_loss, validation_loss)
                     if not (failed or self.validation is None or np.isfinite(validation_loss)):
                         failed = f"The held-out loss became NaN or infinite at step {until}"
@@ -250,9 +257,18 @@ class _Run:
     def _steps(self, state: TrainState, count: int) -> tuple[TrainState, Array, Array]:
         """The state after `count` steps, their mean loss, and whether the weights are finite."""
         orders = None if self.prefetch is None else self.prefetch.orders(int(state.step), count)
-        number = jnp.asarray(count, jnp.int32)
-        state, mean = advance(self.task, state, self.data, self.condition, self.train_key, number, orders)
+        number, step = jnp.asarray(count, jnp.int32), int(state.step)
+        state, mean, plans = advance(self.task, state, self.data, self.condition, self.train_key, number, orders)
+        self.plans[step] = plans
         return state, mean, has_finite_weights(state)
+
+    def _plans(self, history: History, step: int, state: TrainState) -> tuple[float, float]:
+        """The entries of the history about the transport plans after `step`; warns of the first that fail."""
+        unconverged, error = sum_plans(self.plans.values())
+        self.plans.clear()
+        if unconverged and not any(row[_COLUMNS.index("unconverged_plans")] for row in history):
+            warn_of_plans(unconverged, error, step + 1, int(state.step))
+        return float(unconverged), error
 
     def _last_finite(self, state: TrainState, until: int) -> tuple[TrainState, float, str]:
         """Repeats the steps from `state` one by one, up to the last weights whose loss is finite."""

@@ -13,6 +13,7 @@ from .._base.typing import Array, Bool, Condition, GradientTransformation, KeyAr
 from ..coupling import AbstractHostCoupling
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, bind_condition
+from .plans import PlanRecord, no_plan, plan_of
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: turns one stored row into one training event."""
@@ -87,6 +88,19 @@ class Task(eqx.Module):
         training: bool,
     ) -> Array:
         """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it found before."""
+        return self.batch_loss_and_plan(parameters, rows, condition, key, order=order, training=training)[0]
+
+    def batch_loss_and_plan(
+        self,
+        parameters: Any,
+        rows: Rows,
+        condition: Condition,
+        key: KeyArray,
+        *,
+        order: Array | None = None,
+        training: bool,
+    ) -> tuple[Array, PlanRecord]:
+        """[`batch_loss`][], and the record of the transport plan from which the pairs were drawn."""
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
@@ -111,7 +125,8 @@ class Task(eqx.Module):
 
         own = jax.random.split(keys[4], n)
         losses = jax.vmap(one)(t, noise, pairs.x1, condition, own)
-        return jnp.mean(losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses)
+        weighted = losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses
+        return jnp.mean(weighted), plan_of(pairs)
 
 
 def num_rows(rows: PyTree) -> int:
@@ -143,24 +158,28 @@ def advance(
     key: KeyArray,
     num_steps: Array,
     orders: Array | None = None,
-) -> tuple[TrainState, Array]:
-    """Takes `num_steps` optimiser steps; returns the new state and the mean loss of these steps.
+) -> tuple[TrainState, Array, PlanRecord]:
+    """Takes `num_steps` optimiser steps; returns the new state, the mean loss of these steps and their plans.
 
     It compiles once, whatever the number of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings
     of these steps where the host has found them already.
     """
 
-    def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, total = carry
+    def body(index: Array, carry: tuple[TrainState, Array, PlanRecord]) -> tuple[TrainState, Array, PlanRecord]:
+        state, total, plans = carry
         rows, loss_key = task.batch(data, key, state.step)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
 
-        def loss(parameters: Any) -> Array:
-            return task.batch_loss(parameters, chosen, own, loss_key, order=order, training=True)
+        def loss(parameters: Any) -> tuple[Array, PlanRecord]:
+            return task.batch_loss_and_plan(parameters, chosen, own, loss_key, order=order, training=True)
 
-        value, gradient = jax.value_and_grad(loss)(state.parameters)
-        extra = {"value": value, "grad": gradient, "value_fn": loss} if task.gives_loss else {}
+        (value, plan), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        extra = (
+            {"value": value, "grad": gradient, "value_fn": lambda parameters: loss(parameters)[0]}
+            if task.gives_loss
+            else {}
+        )
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters, **extra)
@@ -168,10 +187,11 @@ def advance(
         parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.parameters, updates)
         average = _average(state, parameters, task.average_decay)
         state = TrainState(parameters, average, optimizer, state.step + 1, state.best, state.best_loss, state.best_step)
-        return state, total + value.astype(jnp.float32)
+        return state, total + value.astype(jnp.float32), plans + plan
 
-    state, total = jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros((), jnp.float32)))
-    return state, total / num_steps.astype(jnp.float32)
+    first = state, jnp.zeros((), jnp.float32), no_plan()
+    state, total, plans = jax.lax.fori_loop(0, num_steps, body, first)
+    return state, total / num_steps.astype(jnp.float32), plans
 
 
 @eqx.filter_jit
