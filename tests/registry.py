@@ -96,6 +96,7 @@ TESTED = {
     "test_coupling": "coupling.ExactOT",
     "test_plans": "coupling.Plan coupling.Sinkhorn coupling.UnbalancedSinkhorn",
     "test_convergence": "coupling.LowRankSinkhorn",
+    "test_semidiscrete": "coupling.Semidiscrete",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }

@@ -2,7 +2,12 @@
 
 from .acceleration import Anderson as Anderson, Annealing as Annealing, Momentum as Momentum
 from .aligned import EquivariantOT as EquivariantOT, Kabsch as Kabsch
-from .base import AbstractCoupling as AbstractCoupling, AbstractHostCoupling as AbstractHostCoupling, Pairs as Pairs
+from .base import (
+    AbstractCoupling as AbstractCoupling,
+    AbstractDataCoupling as AbstractDataCoupling,
+    AbstractHostCoupling as AbstractHostCoupling,
+    Pairs as Pairs,
+)
 from .cost import (
     ConditionalCost as ConditionalCost,
     KabschDistance as KabschDistance,
@@ -15,5 +20,6 @@ from .low_rank import LowRankSinkhorn as LowRankSinkhorn
 from .pair_draw import AbstractDraw as AbstractDraw, JointDraw as JointDraw, PerData as PerData, PerNoise as PerNoise
 from .plan import Plan as Plan
 from .rotation import kabsch as kabsch, kabsch_cost as kabsch_cost
+from .semidiscrete import PotentialsRecord as PotentialsRecord, Semidiscrete as Semidiscrete
 from .sinkhorn import Sinkhorn as Sinkhorn, UnbalancedSinkhorn as UnbalancedSinkhorn
 from .transport import Convergence as Convergence

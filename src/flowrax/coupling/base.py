@@ -109,3 +109,14 @@ class AbstractHostCoupling(AbstractCoupling):
         message = "Some rows have no partner, because their costs are infinite; give each row a partner of finite cost."
         found = eqx.error_if(found, found < 0, message)
         return self.pairs(key, x0, x1, condition, found)
+
+
+class AbstractDataCoupling(AbstractCoupling):
+    """A coupling that chooses the row of the data set, all of which it knows, for each noise.
+
+    `fit` takes these rows in place of a random batch.
+    """
+
+    @abc.abstractmethod
+    def rows(self, key: KeyArray, x0: Batch) -> Int[Array, " n"]:
+        """The row of the data set that each noise is paired with."""

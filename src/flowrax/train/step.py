@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from .._base import random
 from .._base.checks import check_methods, time_dtype
 from .._base.typing import Array, Bool, Condition, GradientTransformation, KeyArray, PyTree, Rows
-from ..coupling import AbstractHostCoupling
+from ..coupling import AbstractDataCoupling, AbstractHostCoupling
+from ..coupling.in_order import in_order
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, bind_condition
 from .plans import PlanRecord, no_plan, plan_of
@@ -61,6 +62,14 @@ class Task(eqx.Module):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
         return random.randint(batch_key, (self.batch_size,), 0, num_rows(data)), loss_key
 
+    def rows_of_noise(self, rows: Array, data: Rows, condition: Condition, key: KeyArray) -> Array:
+        """The indices of the rows that the coupling chooses for the noise of one step, or `rows` if it chooses none."""
+        coupling = self.static.coupling
+        if not isinstance(coupling, AbstractDataCoupling):
+            return rows
+        x0, _ = self.ends(data[rows], key, jax.tree.map(lambda leaf: leaf[rows], condition))
+        return coupling.rows(jax.random.split(key, 5)[2], x0)
+
     def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
         """Noise and data before they are coupled.
 
@@ -104,7 +113,10 @@ class Task(eqx.Module):
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
-        if order is None:
+        if training and isinstance(model.coupling, AbstractDataCoupling):
+            # The rows are those that the coupling has chosen.
+            pairs = in_order(x0, x1, condition)
+        elif order is None:
             pairs = model.coupling(keys[2], x0, x1, condition)
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
@@ -168,6 +180,7 @@ def advance(
     def body(index: Array, carry: tuple[TrainState, Array, PlanRecord]) -> tuple[TrainState, Array, PlanRecord]:
         state, total, plans = carry
         rows, loss_key = task.batch(data, key, state.step)
+        rows = task.rows_of_noise(rows, data, condition, loss_key)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
 
