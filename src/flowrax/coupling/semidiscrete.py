@@ -19,7 +19,8 @@ from .base import AbstractDataCoupling, Pairs
 from .cost import Cost, centre_of
 from .exact_ot import ExactOT
 
-_CHUNK = 2**15
+# Costs of so many data and a batch of noise stay in the cache of a core.
+_CHUNK = 2**11
 
 
 class PotentialsRecord(eqx.Module):
