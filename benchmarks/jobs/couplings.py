@@ -77,7 +77,7 @@ def bias(report, d, quick):
     with warnings.catch_warnings():
         # A plan that did not converge is a result of this table.
         warnings.simplefilter("ignore")
-        settings["semidiscrete"] = fitted(data, 100 if quick else 2000), 1024
+        settings["semidiscrete"] = fitted(data, 100 if quick else 3000), 1024
     for name, (coupling, n) in settings.items():
         pair = eqx.filter_jit(lambda key, x0, x1, c=coupling: pairs_of(c, key, x0, x1))
         errors, costs = [], []
@@ -135,7 +135,7 @@ def case(name, method, seed, steps, *, data):
         warnings.simplefilter("ignore")
         chosen = methods()[method]
         if method == "semidiscrete":
-            chosen = fitted(rows, max(steps, 20) * 4 if name != "digits" else max(steps, 20) * 2, model.prior)
+            chosen = fitted(rows, 4 * steps, model.prior)
         if method == "reflow":
             teacher = train(model, rows, key, frx.Independent(), steps)
             flow = frx.sample

@@ -24,7 +24,6 @@ from .prepare import (
     Trainable,
     check_conditions,
     check_data,
-    check_data_coupling,
     check_pairing,
     check_schedules,
     coupled,
@@ -133,7 +132,6 @@ def fit(
         model = coupled(model, MeasuredPairs())
         rows = paired("x0", x0, rows)
         held_out = None if held_out is None else paired("validation_x0", validation_x0, held_out)
-    check_data_coupling(model, rows, augment)
     used = compared_by_value(default_optimizer(num_steps) if optimizer is None else optimizer)
     trained = without_priors(jax.tree.map(eqx.is_inexact_array, model))
     parameters, static = eqx.partition(model, trained)

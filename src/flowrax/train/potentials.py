@@ -145,28 +145,35 @@ class _Solver(eqx.Module):
         """The potentials from which the fit starts: the quantile of each datum's costs at its mass.
 
         They give data that are far from all noise about their mass from the first step on. Of more data than noises in
-        a batch it is the least cost in several batches.
+        a batch it is the least cost in several batches. The means of noise and data are matched first, which for
+        squared distances adds a linear function to the potentials.
         """
         coupling, size = self.coupling, self.batch_size
         m, dtype = coupling.num_rows, coupling.points.dtype
         masses = jnp.full(m, 1 / m, dtype) if coupling.masses is None else coupling.masses
         place = jnp.clip(size * masses, 0, size - 1).astype(jnp.int32)
+        shift = jnp.zeros_like(coupling.centre)
+        if coupling.cost is None:
+            shift = jnp.mean(coupling.noise(key, 4096), axis=0, keepdims=True) - coupling.centre
 
         def least(best: Array, key: KeyArray) -> tuple[Array, None]:
-            costs = jnp.sort(self.sample(key, size), axis=0)
+            costs = jnp.sort(self.sample(key, size, shift), axis=0)
             return jnp.minimum(best, jnp.take_along_axis(costs, place[None], axis=0)[0]), None
 
         keys = jax.random.split(key, min(8, max(1, m // size)))
         best = jax.lax.scan(least, jnp.full(m, jnp.inf, dtype), keys)[0]
+        best = best - 2 * coupling.points.reshape(m, -1) @ shift.reshape(-1)
         is_known = jnp.isfinite(best)
         mean = jnp.sum(jnp.where(is_known, best, 0)) / jnp.maximum(jnp.sum(is_known), 1).astype(dtype)
         return jnp.where(is_known, best - mean, 0)
 
-    def sample(self, key: KeyArray, number: int) -> Array:
-        """The costs of fresh noise and all data, `(number, m)`."""
+    def sample(self, key: KeyArray, number: int, shift: Array | None = None) -> Array:
+        """The costs of fresh noise, less `shift`, and all data, `(number, m)`."""
         noise_key, reference_key = jax.random.split(key)
         coupling = self.coupling
-        return coupling.costs(coupling.noise(noise_key, number), coupling.references(reference_key, number))
+        noise = coupling.noise(noise_key, number)
+        noise = noise if shift is None else noise - shift
+        return coupling.costs(noise, coupling.references(reference_key, number))
 
     def unit(self, key: KeyArray) -> Array:
         """The mean cost of independent pairs within labels."""

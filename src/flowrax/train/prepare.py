@@ -65,6 +65,7 @@ def check_data(
             check_shape(f"One row of {name}", x.shape[1:], rows.shape[1:])
             if augment is None:
                 check_range(name, model.prior, x, condition)
+    _check_data_coupling(model, rows, augment)
     return rows, held_out
 
 
@@ -191,7 +192,7 @@ def _is_schedule(leaf: Any) -> bool:
     return isinstance(leaf, AbstractSchedule)
 
 
-def check_data_coupling(model: Any, rows: Any, augment: Augment | None) -> None:
+def _check_data_coupling(model: Any, rows: Any, augment: Augment | None) -> None:
     """Raises `ValueError` for a coupling that was fitted to other data, or for another prior."""
     coupling = model.coupling
     if not isinstance(coupling, Semidiscrete):
