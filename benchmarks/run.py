@@ -9,7 +9,7 @@ import traceback
 
 from . import environment
 
-JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps", "discrete")
+JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps", "discrete", "couplings")
 
 
 def main(arguments=None):

@@ -56,6 +56,7 @@ BY_NAME = {
 BY_CLASS = {
     "coupling.Reflow": dict(flow=lambda x0, key, condition: x0),
     "coupling.Plan": dict(plan=lambda costs: jnp.ones_like(costs)),
+    "coupling.Semidiscrete": dict(data=jnp.ones((3, 2)), prior=frx.prior.Gaussian((2,))),
     "coupling.ConditionalCost": dict(by=lambda c: c),
     "density.DensityEstimator": dict(model=(2,), key=KEY),
     "density.Encoder": dict(example=jnp.zeros((), jnp.int32), labels=3, dtype=jnp.float32),
@@ -116,7 +117,8 @@ BY_CLASS = {
 # Records, classes that the package builds itself from checked values, and why the others are left out.
 INTERNAL = {
     "_base engine train": "results and parts of the engine",
-    "coupling.Pairs density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",
+    "coupling.Convergence coupling.Pairs coupling.PotentialsRecord "
+    "density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",
     "discrete.ExactDenoiser discrete.BlockLogitModel discrete.BlockModel": "models that samplers and oracles build",
     "dynamics.JumpTerm dynamics.Corrected guidance.GuidedPrediction guidance.MixedPrediction": "made by dynamics",
     "joint.FixedOutput joint.JointPaths joint.JointPrior joint.PartView joint.JointModel": "test_ranges names them",

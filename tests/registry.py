@@ -95,6 +95,8 @@ TESTED = {
     "test_pairs": "coupling.EquivariantOT coupling.Greedy coupling.Independent coupling.Kabsch coupling.Reflow",
     "test_coupling": "coupling.ExactOT",
     "test_plans": "coupling.Plan coupling.Sinkhorn coupling.UnbalancedSinkhorn",
+    "test_convergence": "coupling.LowRankSinkhorn",
+    "test_semidiscrete": "coupling.Semidiscrete",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }

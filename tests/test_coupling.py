@@ -81,15 +81,15 @@ def test_pairings_found_ahead_are_those_of_the_step_itself(getkey):
     prefetch = Prefetch(model.coupling, task, data, key, 1000)
     within, ahead = state, state
     for start in (0, 7):
-        within, within_loss = advance(task, within, data, None, key, steps)
-        ahead, ahead_loss = advance(task, ahead, data, None, key, steps, prefetch.orders(start, 7))
+        within, within_loss, _ = advance(task, within, data, None, key, steps)
+        ahead, ahead_loss, _ = advance(task, ahead, data, None, key, steps, prefetch.orders(start, 7))
         np.testing.assert_allclose(within_loss, ahead_loss, rtol=1e-6)
     prefetch.close()
     for one, other in zip(jax.tree.leaves(within), jax.tree.leaves(ahead), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     # Another pairing would have shown.
-    _, unpaired = advance(task, state, data, None, key, steps, jnp.tile(jnp.arange(20), (10, 1)))
-    _, paired = advance(task, state, data, None, key, steps)
+    _, unpaired, _ = advance(task, state, data, None, key, steps, jnp.tile(jnp.arange(20), (10, 1)))
+    _, paired, _ = advance(task, state, data, None, key, steps)
     assert abs(unpaired / paired - 1) > 0.01
 
 

@@ -40,13 +40,13 @@ COUPLINGS = {
     "independent": Independent(),
     "exact": ExactOT(block_size=5),
     **{f"exact-{name}": ExactOT(draw=draw) for name, draw in DRAWS.items()},
-    **{f"sinkhorn-{name}": Sinkhorn(num_iterations=5, draw=draw) for name, draw in DRAWS.items()},
-    "unbalanced": UnbalancedSinkhorn(num_iterations=5),
-    "unbalanced-joint": UnbalancedSinkhorn(num_iterations=5, draw=JointDraw()),
+    **{f"sinkhorn-{name}": Sinkhorn(max_iterations=5, draw=draw) for name, draw in DRAWS.items()},
+    "unbalanced": UnbalancedSinkhorn(max_iterations=5),
+    "unbalanced-joint": UnbalancedSinkhorn(max_iterations=5, draw=JointDraw()),
     "greedy": Greedy(draw=PerNoise()),
     "plan": Plan(lambda costs: jnp.exp(-costs)),
     "conditional": ExactOT(cost=ConditionalCost(by=lambda c: c["label"])),
-    "conditional-sinkhorn": Sinkhorn(num_iterations=5, cost=ConditionalCost(by=lambda c: c["label"], weight=2.0)),
+    "conditional-sinkhorn": Sinkhorn(max_iterations=5, cost=ConditionalCost(by=lambda c: c["label"], weight=2.0)),
     "kabsch": Kabsch(mask=lambda c: c["mask"]),
     "kabsch-data": Kabsch(noise_to_data=False, translate=True),
     "equivariant": EquivariantOT(block_size=4, mask=lambda c: c["mask"], draw=JointDraw()),
@@ -319,8 +319,8 @@ def test_conditional_pairs_are_found_ahead(getkey):
     data, condition = jax.random.normal(getkey(), (100, 2)), jax.random.normal(getkey(), (100, 1))
     state, key, steps = first_state(parameters, task.optimizer), getkey(), jnp.asarray(5, jnp.int32)
     prefetch = Prefetch(coupling, task, data, key, 100, condition)
-    within, loss = advance(task, state, data, condition, key, steps)
-    ahead, other = advance(task, state, data, condition, key, steps, prefetch.orders(0, 5))
+    within, loss, _ = advance(task, state, data, condition, key, steps)
+    ahead, other, _ = advance(task, state, data, condition, key, steps, prefetch.orders(0, 5))
     prefetch.close()
     np.testing.assert_allclose(loss, other, rtol=1e-6)
     for one, two in zip(jax.tree.leaves(within), jax.tree.leaves(ahead), strict=True):

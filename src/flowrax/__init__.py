@@ -81,7 +81,7 @@ from .stepper import (
     ReversibleAdjoint as ReversibleAdjoint,
     UniPC as UniPC,
 )
-from .train import FitResult as FitResult, fit as fit, load as load, save as save
+from .train import FitResult as FitResult, fit as fit, fit_semidiscrete as fit_semidiscrete, load as load, save as save
 from .verb import (
     EulerStep as EulerStep,
     MeanStep as MeanStep,

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_fields
+from .._base.checks import check_fields, is_traced
 from .._base.typing import Array, Batch, Condition, Float, Int, KeyArray, PyTree, Rows
+from .transport import Convergence
 
 
 class Pairs(eqx.Module):
@@ -23,6 +24,8 @@ class Pairs(eqx.Module):
     - `data_rows`: The row of the batch of data that each pair takes; conditions and masks of the data follow these
         rows.
     - `weights`: The weight of each pair in the loss, with mean one; None if all pairs have equal weight.
+    - `convergence`: How close the plan from which the pairs were drawn is to the one that was asked for; None for
+        pairs that no iteration found.
     """
 
     x0: Rows
@@ -30,6 +33,7 @@ class Pairs(eqx.Module):
     noise_rows: Int[Array, " n"]
     data_rows: Int[Array, " n"]
     weights: Float[Array, " n"] | None = None
+    convergence: Convergence | None = None
 
     def follow(self, condition: Condition) -> Condition:
         """Reorders the conditions (or masks, or labels) of the batch of data, leaves `(n, ...)`, to match the pairs."""
@@ -87,11 +91,32 @@ class AbstractHostCoupling(AbstractCoupling):
     def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
         check_paired_rows(x0, x1, condition)
 
-        def order(costs: PyTree[Array]) -> np.ndarray:
-            return self.order(jax.tree.map(np.asarray, costs))
-
-        form = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
         # The permutation is piecewise constant, so its derivative is zero wherever it exists.
         costs = jax.lax.stop_gradient(self.costs(x0, x1, condition))
+        if not is_traced(costs):
+            found = jnp.asarray(self.order(jax.tree.map(np.asarray, costs)))
+            return self.pairs(key, x0, x1, condition, found)
+
+        def order(costs: PyTree[Array]) -> np.ndarray:
+            # An error within a callback would end in a long traceback.
+            try:
+                return self.order(jax.tree.map(np.asarray, costs))
+            except ValueError:
+                return np.full(x0.shape[:1], -1, np.int32)
+
+        form = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
         found = jax.pure_callback(order, form, costs, vmap_method="sequential")
+        message = "Some rows have no partner, because their costs are infinite; give each row a partner of finite cost."
+        found = eqx.error_if(found, found < 0, message)
         return self.pairs(key, x0, x1, condition, found)
+
+
+class AbstractDataCoupling(AbstractCoupling):
+    """A coupling that chooses the row of the data set, all of which it knows, for each noise.
+
+    `fit` takes these rows in place of a random batch.
+    """
+
+    @abc.abstractmethod
+    def rows(self, key: KeyArray, x0: Batch) -> Int[Array, " n"]:
+        """The row of the data set that each noise is paired with."""

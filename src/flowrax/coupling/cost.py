@@ -32,9 +32,7 @@ class SquaredDistance(eqx.Module):
 
     def __call__(self, x1: Batch, x0: Batch, condition: Condition = None) -> Array:
         if self.mask is None:
-            # Subtract a common centre: far from the origin the squares would cancel and lose digits.
-            centre = jnp.mean(x1, axis=0, keepdims=True)
-            x1, x0 = ((x - centre).reshape(x.shape[0], -1) for x in (x1, x0))
+            x1, x0 = (x.reshape(x.shape[0], -1) for x in centred(x1, x0))
             return jnp.sum(x1**2, axis=1)[:, None] + jnp.sum(x0**2, axis=1)[None] - 2 * x1 @ x0.T
         mask = self.mask(condition)
         check_shape("mask", mask.shape, x1.shape[: mask.ndim])
@@ -109,6 +107,19 @@ class ConditionalCost(eqx.Module):
             same = jnp.all(labels[:, None] == labels[None], axis=2)
             return jnp.where(same, cost, jnp.inf)
         return cost + self.weight * SquaredDistance()(*[labels.astype(cost.dtype)] * 2)
+
+
+def centre_of(x: Batch) -> Batch:
+    """The mean of the finite numbers along the first axis, which is kept: a row of NaN does not move the others."""
+    is_finite = jnp.isfinite(x)
+    number = jnp.maximum(jnp.sum(is_finite, axis=0, keepdims=True), 1).astype(x.dtype)
+    return jnp.sum(jnp.where(is_finite, x, 0), axis=0, keepdims=True) / number
+
+
+def centred(x1: Batch, x0: Batch) -> tuple[Batch, Batch]:
+    """Both without the centre of the data: far from the origin their squares would cancel and lose digits."""
+    centre = centre_of(x1)
+    return x1 - centre, x0 - centre
 
 
 def of_rows(cost: Cost) -> Cost:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._base import random
 from .._base.checks import check_fields
 from .._base.typing import Array, Float, Int, KeyArray
+from .transport import AbstractRowsPlan
 
 Rows = tuple[Int[Array, " n"], Int[Array, " n"]]
 """The rows of noise and of data of each pair."""
@@ -35,6 +36,14 @@ class AbstractDraw(eqx.Module):
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
         """The log-mass of each row, if the draw takes every row once regardless of its mass; otherwise None."""
 
+    @abc.abstractmethod
+    def of_rows(self, key: KeyArray, plan: AbstractRowsPlan) -> Rows:
+        """`n` pairs drawn from a plan whose matrix is not in memory."""
+
+    @abc.abstractmethod
+    def log_mass_of_rows(self, plan: AbstractRowsPlan) -> Float[Array, " n"] | None:
+        """As [`log_mass`][], of a plan whose matrix is not in memory."""
+
 
 def _rows(order: Array) -> Array:
     return jnp.arange(order.shape[0], dtype=jnp.int32)
@@ -56,6 +65,13 @@ class PerData(AbstractDraw):
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
         return jax.nn.logsumexp(log_plan, axis=1)
 
+    def of_rows(self, key: KeyArray, plan: AbstractRowsPlan) -> Rows:
+        data = jnp.arange(plan.num_rows, dtype=jnp.int32)
+        return plan.partners(key, data), data
+
+    def log_mass_of_rows(self, plan: AbstractRowsPlan) -> Float[Array, " n"] | None:
+        return plan.log_mass()
+
 
 class PerNoise(AbstractDraw):
     r"""One pair for each row of noise, in the order of the noise: $i \sim \pi_{ij} / \sum_k \pi_{kj}$."""
@@ -68,6 +84,13 @@ class PerNoise(AbstractDraw):
 
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
         return jax.nn.logsumexp(log_plan, axis=0)
+
+    def of_rows(self, key: KeyArray, plan: AbstractRowsPlan) -> Rows:
+        noise = jnp.arange(plan.num_rows, dtype=jnp.int32)
+        return noise, plan.transposed().partners(key, noise)
+
+    def log_mass_of_rows(self, plan: AbstractRowsPlan) -> Float[Array, " n"] | None:
+        return plan.transposed().log_mass()
 
 
 class JointDraw(AbstractDraw):
@@ -96,4 +119,14 @@ class JointDraw(AbstractDraw):
         return drawn % n, drawn // n
 
     def log_mass(self, log_plan: Float[Array, "n n"]) -> Float[Array, " n"] | None:
+        return None
+
+    def of_rows(self, key: KeyArray, plan: AbstractRowsPlan) -> Rows:
+        if not self.replace:
+            raise ValueError("JointDraw(replace=False) needs the whole plan in memory; use another draw for many rows.")
+        row_key, partner_key = jax.random.split(key)
+        data = random.categorical(row_key, plan.log_mass(), shape=(plan.num_rows,)).astype(jnp.int32)
+        return plan.partners(partner_key, data), data
+
+    def log_mass_of_rows(self, plan: AbstractRowsPlan) -> Float[Array, " n"] | None:
         return None

@@ -1,74 +1,119 @@
-r"""Entropic transport plans $\pi = e^{u \oplus v - c / \varepsilon}$, with $c$ divided by its largest entry or not.
+r"""Entropic transport plans $\pi = e^{(f \oplus g - c) / \varepsilon}$, with $c$ divided by its largest entry or not.
 
 $$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
 + \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
 
-with $\rho = \infty$ where the marginals are fixed. The iterations work on logarithms, so that nothing under- or
-overflows:
-
-$$v \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_i (u_i - c_{ij} / \varepsilon)\big), \quad
-u \leftarrow \phi\, \big(\!-\log n - \operatorname{lse}_j (v_j - c_{ij} / \varepsilon)\big), \quad
-\phi = \frac{\rho}{\rho + \varepsilon}.$$
+with $\rho = \infty$ where the marginals are fixed. ott-jax finds the potentials $f$ and $g$.
 """
 
-import abc
-import math
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_number, check_shape, plain_int
-from .._base.typing import Array, Batch, Condition, KeyArray
-from .base import AbstractCoupling, Pairs, check_paired_rows
-from .cost import Cost, SquaredDistance, in_units
+from .._base.checks import check_count, check_number, check_positive, plain_int, time_dtype
+from .._base.typing import Array, Batch, Condition
+from .acceleration import AbstractAcceleration, Annealing
+from .chunked import by_chunks, chunked_point_cloud
+from .cost import Cost, SquaredDistance, centred, in_units
+from .ott_jax import ott_jax
 from .pair_draw import AbstractDraw, PerData
+from .plan import AbstractPlan
+from .transport import AbstractTransport, DensePlan, PotentialPlan, squared_distances, with_convergence
 
-
-class AbstractPlan(AbstractCoupling):
-    """Draws pairs from a transport plan of a batch. The pair of a row with zero mass has weight zero."""
-
-    cost: eqx.AbstractVar[Cost]
-    draw: eqx.AbstractVar[AbstractDraw]
-    independent: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its mass need not be one."""
-
-    def __call__(self, key: KeyArray, x0: Batch, x1: Batch, condition: Condition = None) -> Pairs:
-        check_paired_rows(x0, x1, condition)
-        log_plan = jax.lax.stop_gradient(self.log_plan(x0, x1, condition))
-        noise, data = self.draw.of_plan(key, log_plan)
-        log_mass = self.draw.log_mass(log_plan)
-        weights = None if log_mass is None else log_mass.shape[0] * jax.nn.softmax(log_mass)
-        return Pairs(x0[noise], x1[data], noise, data, weights)
+# The most rows whose costs are held in memory, and the number of rows computed at once for larger batches.
+_MOST_ROWS, _CHUNK = 8192, 1024
 
 
 class AbstractSinkhorn(AbstractPlan):
-    """An entropic plan, computed by a fixed number of iterations."""
+    """An entropic plan by ott-jax."""
 
     reg: eqx.AbstractVar[float]
+    reg_marginal: eqx.AbstractVar[float]
     absolute: eqx.AbstractVar[bool]
-    num_iterations: eqx.AbstractVar[int]
-    damping: eqx.AbstractVar[float]
-    r"""$\phi$, which is one where the marginals are fixed."""
+    tolerance: eqx.AbstractVar[float]
+    max_iterations: eqx.AbstractVar[int]
+    annealing: eqx.AbstractVar[Annealing | None]
+    acceleration: eqx.AbstractVar[AbstractAcceleration | None]
+    chunk_size: eqx.AbstractVar[int | None]
+
+    def __check_init__(self) -> None:
+        check_number("reg", self.reg)
+        check_positive("tolerance", self.tolerance)
+        check_count("max_iterations", self.max_iterations)
+        if self.chunk_size is not None:
+            check_count("chunk_size", self.chunk_size)
+            if not _is_plain(self.cost):
+                raise ValueError("chunk_size is for squared distances without a mask; leave out cost, or chunk_size.")
+
+    @eqx.filter_jit
+    def transport(self, x0: Batch, x1: Batch, condition: Condition = None) -> AbstractTransport:
+        if self.chunk_size is not None or (x1.shape[0] > _MOST_ROWS and _is_plain(self.cost)):
+            return self._in_chunks(x0, x1)
+        costs = self.cost(x1, x0, condition) if self.absolute else in_units(self.cost, x1, x0, condition)
+        costs = costs.astype(time_dtype(costs.dtype))
+        with ott_jax():
+            from ott.geometry.geometry import Geometry
+
+            out = self._solve(Geometry(cost_matrix=costs, epsilon=self._epsilon()))
+        f, g = out.potentials
+        return self._judge_solution(DensePlan(log_plan=(f[:, None] + g[None] - costs) / self.reg), out)
+
+    def _in_chunks(self, x0: Batch, x1: Batch) -> AbstractTransport:
+        """The plan of many rows, whose costs are computed anew in every iteration."""
+        size = min(self.chunk_size or _CHUNK, x1.shape[0])
+        x, y = (z.reshape(z.shape[0], -1).astype(time_dtype(z.dtype)) for z in centred(x1, x0))
+        if not self.absolute:
+            largest = jnp.max(by_chunks(lambda rows: jnp.max(squared_distances(rows, y), axis=1), x, size))
+            unit = jnp.sqrt(jnp.where(largest > 0, largest, 1))
+            x, y = x / unit, y / unit
+        with ott_jax():
+            out = self._solve(chunked_point_cloud(size)(x, y, epsilon=self._epsilon()))
+        f, g = out.potentials
+        return self._judge_solution(PotentialPlan(x=x, y=y, f=f, g=g, reg=self.reg, chunk_size=size), out)
+
+    def _epsilon(self) -> Any:
+        from ott.geometry.epsilon_scheduler import Epsilon
+
+        if self.annealing is None:
+            return Epsilon(self.reg)
+        return Epsilon(self.reg, self.annealing.start, self.annealing.decay)
+
+    def _solve(self, geometry: Any) -> Any:
+        from ott.problems.linear.linear_problem import LinearProblem
+        from ott.solvers.linear.sinkhorn import Sinkhorn as Solver
+
+        accelerated = {} if self.acceleration is None else self.acceleration.options()
+        solver = Solver(
+            threshold=self.tolerance,
+            max_iterations=self.max_iterations,
+            inner_iterations=min(10, self.max_iterations),
+            **accelerated,
+        )
+        tau = 1.0 if self.reg_marginal == float("inf") else self.reg_marginal / (self.reg_marginal + self.reg)
+        return solver(LinearProblem(geometry, tau_a=tau, tau_b=tau))
+
+    def _judge_solution(self, plan: AbstractTransport, out: Any) -> AbstractTransport:
+        is_balanced = self.reg_marginal == float("inf")
+        return with_convergence(
+            plan,
+            log_decrease=None if is_balanced else (-out.f / self.reg_marginal, -out.g / self.reg_marginal),
+            tolerance=self.tolerance,
+            solver_converged=jnp.asarray(out.converged),
+            num_iterations=jnp.asarray(out.n_iters),
+        )
 
     def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        costs = self.cost(x1, x0, condition) if self.absolute else in_units(self.cost, x1, x0, condition)
-        scaled = -costs / self.reg
-        log_marginal = -math.log(costs.shape[0])
+        """The logarithm of the plan between data (rows) and noise (columns), `(n, n)`; its mass need not be one."""
+        plan = self.transport(x0, x1, condition)
+        if isinstance(plan, PotentialPlan):
+            return plan.log_rows(jnp.arange(plan.num_rows, dtype=jnp.int32))
+        assert isinstance(plan, DensePlan)
+        return plan.log_plan
 
-        def update(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
-            u, _ = potentials
-            v = self.damping * (log_marginal - jax.nn.logsumexp(scaled + u[:, None], axis=0))
-            return self.damping * (log_marginal - jax.nn.logsumexp(scaled + v[None], axis=1)), v
 
-        zeros = jnp.zeros(costs.shape[:1], costs.dtype)
-        u, v = jax.lax.fori_loop(0, self.num_iterations, update, (zeros, zeros))
-        return scaled + u[:, None] + v[None]
+def _is_plain(cost: Cost) -> bool:
+    return isinstance(cost, SquaredDistance) and cost.mask is None
 
 
 def _check(**positive: float | int) -> None:
@@ -80,22 +125,35 @@ def _check(**positive: float | int) -> None:
 class Sinkhorn(AbstractSinkhorn):
     """Draws pairs from the entropic transport plan of a batch, on the device.
 
+    `Pairs.convergence` records the marginal error of the plan. One that did not converge is reported: by a warning
+    where the coupling is called outside of compiled code, and by a warning and in the history of `fit`.
+
     **Reference:** [@cuturi2013sinkhorn].
     """
 
     reg: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True, converter=plain_int)
+    tolerance: float = eqx.field(static=True)
+    max_iterations: int = eqx.field(static=True, converter=plain_int)
+    annealing: Annealing | None
+    acceleration: AbstractAcceleration | None
+    strict: bool = eqx.field(static=True)
+    chunk_size: int | None = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
-    damping: ClassVar[float] = 1.0
+    reg_marginal: ClassVar[float] = float("inf")
 
     def __init__(
         self,
         reg: float = 0.05,
         *,
         absolute: bool = False,
-        num_iterations: int = 100,
+        tolerance: float = 1e-3,
+        max_iterations: int = 2000,
+        annealing: Annealing | None = None,
+        acceleration: AbstractAcceleration | None = None,
+        strict: bool = False,
+        chunk_size: int | None = None,
         cost: Cost | None = None,
         draw: AbstractDraw | None = None,
     ) -> None:
@@ -105,20 +163,27 @@ class Sinkhorn(AbstractSinkhorn):
             conditions.
         - `absolute`: whether `reg` is in units of the cost itself instead; for squared distances, the square of the
             unit of the data.
-        - `num_iterations`: the number of iterations. The marginal of the data is exact after each of them; the marginal
-            of the noise is exact in the limit.
+        - `tolerance`: the iterations end when the absolute errors of the marginal of the noise sum to less than this.
+            They are measured every ten iterations.
+        - `max_iterations`: the most iterations.
+        - `annealing`: [`Annealing`][] of the regularisation. Default: none.
+        - `acceleration`: [`Momentum`][] or [`Anderson`][]. Default: none.
+        - `strict`: whether a plan that did not converge raises an error.
+        - `chunk_size`: the number of rows whose costs are computed at once, anew in every iteration, so that no
+            `(n, n)` matrix is held in memory; for squared distances without a mask. Default: all costs are held up to
+            8,192 rows, and chunks have 1,024 rows beyond.
         - `cost`: as in [`ExactOT`][].
         - `draw`: how pairs are drawn from the plan. Default: `PerData()`.
 
-        **Raises:** `ValueError` if `reg` or `num_iterations` is not positive.
+        **Raises:** `ValueError` if `reg`, `tolerance` or `max_iterations` is not positive, and, with `strict`, for a
+        plan that did not converge.
         """
-        _check(reg=reg, num_iterations=num_iterations)
-        self.reg, self.absolute, self.num_iterations = reg, absolute, num_iterations
+        _check(reg=reg)
+        self.reg, self.absolute, self.strict = reg, absolute, strict
+        self.tolerance, self.max_iterations, self.chunk_size = tolerance, max_iterations, chunk_size
+        self.annealing, self.acceleration = annealing, acceleration
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
-
-    def __check_init__(self) -> None:
-        check_number("reg", self.reg)
 
 
 class UnbalancedSinkhorn(AbstractSinkhorn):
@@ -126,7 +191,7 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
 
     The pairs of such rows count less in the loss: `Pairs.weights` is the mass of the row for which the pair was drawn,
     divided by the mean mass. [`JointDraw`][] already draws rows in proportion to their mass, so all its pairs have
-    equal weight.
+    equal weight. A plan that did not converge is reported as in [`Sinkhorn`][].
 
     **References:** [@chizat2018scaling], [@eyring2024unbalancedness].
     """
@@ -134,7 +199,12 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
     reg: float = eqx.field(static=True)
     reg_marginal: float = eqx.field(static=True)
     absolute: bool = eqx.field(static=True)
-    num_iterations: int = eqx.field(static=True, converter=plain_int)
+    tolerance: float = eqx.field(static=True)
+    max_iterations: int = eqx.field(static=True, converter=plain_int)
+    annealing: Annealing | None
+    acceleration: AbstractAcceleration | None
+    strict: bool = eqx.field(static=True)
+    chunk_size: int | None = eqx.field(static=True, converter=plain_int)
     cost: Cost
     draw: AbstractDraw
 
@@ -144,62 +214,28 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
         reg_marginal: float = 1.0,
         *,
         absolute: bool = False,
-        num_iterations: int = 100,
+        tolerance: float = 1e-3,
+        max_iterations: int = 2000,
+        annealing: Annealing | None = None,
+        acceleration: AbstractAcceleration | None = None,
+        strict: bool = False,
+        chunk_size: int | None = None,
         cost: Cost | None = None,
         draw: AbstractDraw | None = None,
     ) -> None:
         r"""**Arguments:**
 
         - `reg_marginal`: the penalty $\rho$ on the marginals, in the units of `reg`; a large value preserves them.
-        - `reg`, `absolute`, `num_iterations`, `cost`, `draw`: as in [`Sinkhorn`][].
+        - `tolerance`: as in [`Sinkhorn`][], for the gradient of the dual objective with respect to the potentials.
+        - `reg`, `absolute`, `max_iterations`, `annealing`, `acceleration`, `strict`, `chunk_size`, `cost`, `draw`: as
+            in [`Sinkhorn`][].
 
-        **Raises:** `ValueError` if `reg`, `reg_marginal` or `num_iterations` is not positive.
+        **Raises:** `ValueError` if `reg`, `reg_marginal`, `tolerance` or `max_iterations` is not positive.
         """
-        _check(reg=reg, reg_marginal=reg_marginal, num_iterations=num_iterations)
-        self.reg, self.reg_marginal, self.absolute, self.num_iterations = reg, reg_marginal, absolute, num_iterations
+        _check(reg=reg, reg_marginal=reg_marginal)
+        check_number("reg_marginal", reg_marginal)
+        self.reg, self.reg_marginal, self.absolute, self.strict = reg, reg_marginal, absolute, strict
+        self.tolerance, self.max_iterations, self.chunk_size = tolerance, max_iterations, chunk_size
+        self.annealing, self.acceleration = annealing, acceleration
         self.cost = SquaredDistance() if cost is None else cost
         self.draw = PerData() if draw is None else draw
-
-    def __check_init__(self) -> None:
-        check_number("reg", self.reg)
-        check_number("reg_marginal", self.reg_marginal)
-
-    @property
-    def damping(self) -> float:
-        return self.reg_marginal / (self.reg_marginal + self.reg)
-
-
-class Plan(AbstractPlan):
-    """Draws pairs from a plan that any function computes from the costs, such as a solver of ott-jax (extra `ot`).
-
-    ```python
-    def plan(costs):
-        geometry = ott.geometry.geometry.Geometry(cost_matrix=costs, epsilon=0.5)
-        problem = ott.problems.linear.linear_problem.LinearProblem(geometry)
-        return ott.solvers.linear.sinkhorn.Sinkhorn()(problem).matrix
-    ```
-    """
-
-    plan: Callable[[Array], Array] = eqx.field(static=True)
-    cost: Cost
-    draw: AbstractDraw
-
-    def __init__(
-        self, plan: Callable[[Array], Array], *, cost: Cost | None = None, draw: AbstractDraw | None = None
-    ) -> None:
-        """**Arguments:**
-
-        - `plan`: maps the `(n, n)` costs of data (rows) and noise (columns) to a plan of the same shape, which need not
-            be normalised. The function may mix dtypes and ranks. The weights of the pairs are proportional to the mass
-            of their rows.
-        - `cost`, `draw`: as in [`Sinkhorn`][].
-        """
-        self.plan, self.cost = plan, SquaredDistance() if cost is None else cost
-        self.draw = PerData() if draw is None else draw
-
-    def log_plan(self, x0: Batch, x1: Batch, condition: Condition = None) -> Array:
-        costs = self.cost(x1, x0, condition)
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            plan = self.plan(costs)
-        check_shape("plan(costs)", plan.shape, costs.shape)
-        return jnp.log(plan)

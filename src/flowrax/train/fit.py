@@ -18,6 +18,7 @@ from ..coupling import AbstractCoupling, AbstractHostCoupling, MeasuredPairs
 from ..loss import AbstractLoss
 from .arguments import check_numbers, check_optimizer, compared_by_value, default_optimizer
 from .by_value import ByValue
+from .plans import PlanRecord, sum_plans, warn_of_plans
 from .prefetch import Prefetch
 from .prepare import (
     Given,
@@ -46,7 +47,9 @@ class FitResult(eqx.Module, Generic[Trainable]):
     - `model`: The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no
         held-out loss was computed or finite.
     - `last_model`: The model with the last finite weights, not averaged.
-    - `history`: `step`, `train_loss` and `validation_loss` at each validation, arrays in a dictionary.
+    - `history`: `step`, `train_loss` and `validation_loss` at each validation, arrays in a dictionary; for the
+        transport plans since the validation before, `unconverged_plans`, the number that did not converge, and
+        `marginal_error`, the largest (NaN without plans).
     - `num_steps`: The number of optimiser steps taken, including earlier runs of the same checkpoint.
     - `best_step`: The step at which the weights of `model` were reached.
     - `stopped`: Why training ended, in one sentence.
@@ -169,7 +172,7 @@ def fit(
 
 
 _END = "The iterator of data ended"
-_COLUMNS = ("step", "train_loss", "validation_loss")
+_COLUMNS = ("step", "train_loss", "validation_loss", "unconverged_plans", "marginal_error")
 History = list[list[float]]
 
 
@@ -192,6 +195,8 @@ class _Run:
     file: RunFile | None = None
     failed: str = ""
     """Why training ended before its time, if it did."""
+    plans: dict[int, PlanRecord] = dataclasses.field(default_factory=dict)
+    """The transport plans of the last steps, by the first step of each chunk."""
 
     def __post_init__(self) -> None:
         self.train_key, self.validation_key = split_key(self.key)
@@ -237,7 +242,10 @@ class _Run:
                 state, train_loss, self.failed = self._advance(state, until, bar)
                 if int(state.step) > step:
                     state, validation_loss = self._validate(state)
-                    history = [*history, [float(state.step), train_loss, validation_loss]]
+                    history = [
+                        *history,
+                        [float(state.step), train_loss, validation_loss, *self._plans(history, step, state)],
+                    ]
                     bar.show(train_loss, validation_loss)
                     if not (self.failed or self.validation is None or np.isfinite(validation_loss)):
                         self.failed = f"The held-out loss became NaN or infinite at step {until}"
@@ -292,12 +300,21 @@ class _Run:
     def _steps(self, state: TrainState, count: int) -> tuple[TrainState, Array, Array]:
         """The state after `count` steps, their mean loss, and whether the weights are finite."""
         orders = None if self.prefetch is None else self.prefetch.orders(int(state.step), count)
-        number = jnp.asarray(count, jnp.int32)
+        number, step = jnp.asarray(count, jnp.int32), int(state.step)
         data, condition, first = self.data, self.condition, None
         if self.stream is not None:
-            (data, condition), first = self.stream.block(int(state.step)), state.step
-        state, mean = advance(self.task, state, data, condition, self.train_key, number, orders, first)
+            (data, condition), first = self.stream.block(step), state.step
+        state, mean, plans = advance(self.task, state, data, condition, self.train_key, number, orders, first)
+        self.plans[step] = plans
         return state, mean, has_finite_weights(state)
+
+    def _plans(self, history: History, step: int, state: TrainState) -> tuple[float, float]:
+        """The entries of the history about the transport plans after `step`; warns of the first that fail."""
+        unconverged, error = sum_plans(self.plans.values())
+        self.plans.clear()
+        if unconverged and not any(row[_COLUMNS.index("unconverged_plans")] for row in history):
+            warn_of_plans(unconverged, error, step + 1, int(state.step))
+        return float(unconverged), error
 
     def _last_finite(self, state: TrainState, until: int) -> tuple[TrainState, float, str]:
         """Repeats the steps from `state` one by one, up to the last weights whose loss is finite."""

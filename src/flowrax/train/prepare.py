@@ -13,7 +13,7 @@ from .._base.checks import check_function, check_instance, check_names, check_sh
 from .._base.condition import Batched
 from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, leaf_name, row_arrays
 from .._base.typing import Batch, Condition, KeyArray
-from ..coupling import AbstractCoupling
+from ..coupling import AbstractCoupling, AbstractDataCoupling, Semidiscrete
 from ..discrete import AbstractTransitions, CategoricalBound, CrossEntropy, GeneralisedKL, Hybrid
 from ..discrete.categorical_model import CategoricalModel
 from ..joint import IndependentTimes, JointMatching
@@ -184,11 +184,13 @@ def _events(model: Any, name: str, x: Any) -> Any:
 
 
 def without_priors(trained: Any) -> Any:
-    """Excludes priors and transition matrices of the noise from training."""
+    """Excludes priors, transition matrices of the noise and the potentials of a coupling from training."""
     if isinstance(trained, JointModel):
         return eqx.tree_at(lambda m: m.parts, trained, {name: without_priors(p) for name, p in trained.parts.items()})
     if isinstance(trained.interpolant, AbstractTransitions):
         trained = eqx.tree_at(lambda m: m.interpolant, trained, replace=False)
+    if isinstance(trained.coupling, AbstractDataCoupling):
+        trained = eqx.tree_at(lambda m: m.coupling, trained, replace=False)
     return eqx.tree_at(lambda m: m.prior, trained, replace=False)
 
 
@@ -250,3 +252,23 @@ def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
 
 def _is_schedule(leaf: Any) -> bool:
     return isinstance(leaf, AbstractSchedule)
+
+
+def check_data_coupling(model: Any, rows: Any, augment: Augment | None, *, in_memory: bool) -> None:
+    """Raises `ValueError` for a coupling that was fitted to other data, or for another prior."""
+    coupling = model.coupling
+    if not isinstance(coupling, Semidiscrete):
+        return
+    if not in_memory:
+        raise ValueError("A Semidiscrete coupling chooses among all rows; pass the data as an array in memory.")
+    if coupling.num_rows != rows.shape[0]:
+        raise ValueError(f"The coupling was fitted to {coupling.num_rows} rows but data has {rows.shape[0]}.")
+    if not eqx.tree_equal(coupling.prior, model.prior):
+        raise ValueError(
+            f"The coupling was fitted for the prior {coupling.prior} but the model has {model.prior}; fit it for the "
+            "prior of the model."
+        )
+    if augment is None:
+        difference = jnp.max(jnp.abs(coupling.points + coupling.centre - rows))
+        if difference > 1e-5 * (1 + jnp.max(jnp.abs(rows))):
+            raise ValueError("The coupling was fitted to other data, or to the same rows in another order.")

@@ -9,7 +9,6 @@ from .._base.arguments import check_path
 from .._base.describe import describe
 from .._base.files import check_writable
 from .checkpoint import read, write
-from .step import TrainState
 
 History = list[list[float]]
 
@@ -33,7 +32,7 @@ class RunFile:
         check_writable(self.path)
         self.run = {k: v for name, part in arguments.items() for k, v in describe(part, name, by_value=True).items()}
 
-    def restore(self, state: TrainState) -> tuple[TrainState, History]:
+    def restore(self, state: Any) -> tuple[Any, History]:
         """The saved state and history, or `state` and no history if there is no file.
 
         Raises `ValueError` that names the arguments in which the saved run differs.
@@ -49,7 +48,7 @@ class RunFile:
             )
         return checkpoint.restore(state, "this run"), checkpoint.metadata["history"]
 
-    def write(self, state: TrainState, history: History) -> None:
+    def write(self, state: Any, history: History) -> None:
         """Writes the state. A failure is a warning, because the training itself is not affected."""
         try:
             write(self.path, state, {"history": history}, self.run)

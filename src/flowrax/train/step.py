@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from .._base import random
 from .._base.checks import check_methods, time_dtype
 from .._base.typing import Array, Bool, Condition, GradientTransformation, KeyArray, PyTree, Rows
-from ..coupling import AbstractHostCoupling
+from ..coupling import AbstractDataCoupling, AbstractHostCoupling
+from ..coupling.in_order import in_order
 from ..loss import AbstractLoss
 from ..prior import AbstractGaussianPrior, Conditional, bind_condition
+from .plans import PlanRecord, no_plan, plan_of
 
 Augment = Callable[[KeyArray, Array], Array]
 """`augment(key, row)`: turns one stored row into one training event."""
@@ -65,6 +67,14 @@ class Task(eqx.Module):
         within = jnp.arange(self.batch_size, dtype=jnp.int32)
         return (step - first) * self.batch_size + within, drawn(key, step, 0, 1)[1]
 
+    def rows_of_noise(self, rows: Array, data: Rows, condition: Condition, key: KeyArray) -> Array:
+        """The indices of the rows that the coupling chooses for the noise of one step, or `rows` if it chooses none."""
+        coupling = self.static.coupling
+        if not isinstance(coupling, AbstractDataCoupling):
+            return rows
+        x0, _ = self.ends(data[rows], key, jax.tree.map(lambda leaf: leaf[rows], condition))
+        return coupling.rows(jax.random.split(key, 5)[2], x0)
+
     def ends(self, rows: Rows, key: KeyArray, condition: Condition = None) -> tuple[Rows, Rows]:
         """Noise and data before they are coupled.
 
@@ -92,10 +102,26 @@ class Task(eqx.Module):
         training: bool,
     ) -> Array:
         """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it found before."""
+        return self.batch_loss_and_plan(parameters, rows, condition, key, order=order, training=training)[0]
+
+    def batch_loss_and_plan(
+        self,
+        parameters: Any,
+        rows: Rows,
+        condition: Condition,
+        key: KeyArray,
+        *,
+        order: Array | None = None,
+        training: bool,
+    ) -> tuple[Array, PlanRecord]:
+        """[`batch_loss`][], and the record of the transport plan from which the pairs were drawn."""
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
-        if order is None:
+        if training and isinstance(model.coupling, AbstractDataCoupling):
+            # The rows are those that the coupling has chosen.
+            pairs = in_order(x0, x1, condition)
+        elif order is None:
             pairs = model.coupling(keys[2], x0, x1, condition)
         else:
             assert isinstance(model.coupling, AbstractHostCoupling)
@@ -116,7 +142,8 @@ class Task(eqx.Module):
 
         own = jax.random.split(keys[4], n)
         losses = jax.vmap(one)(t, noise, pairs.x1, condition, own)
-        return jnp.mean(losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses)
+        weighted = losses if pairs.weights is None else pairs.weights.astype(losses.dtype) * losses
+        return jnp.mean(weighted), plan_of(pairs)
 
 
 def drawn(key: KeyArray, step: Array, batch_size: int, n: int) -> tuple[Array, KeyArray]:
@@ -155,25 +182,30 @@ def advance(
     num_steps: Array,
     orders: Array | None = None,
     first: Array | None = None,
-) -> tuple[TrainState, Array]:
-    """Takes `num_steps` optimiser steps; returns the new state and the mean loss of these steps.
+) -> tuple[TrainState, Array, PlanRecord]:
+    """Takes `num_steps` optimiser steps; returns the new state, the mean loss of these steps and their plans.
 
     It compiles once, whatever the number of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings
     of these steps where the host has found them already. With `first`, `data` are the batches of the steps from
     `first`.
     """
 
-    def body(index: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, total = carry
+    def body(index: Array, carry: tuple[TrainState, Array, PlanRecord]) -> tuple[TrainState, Array, PlanRecord]:
+        state, total, plans = carry
         rows, loss_key = task.batch(data, key, state.step, first)
+        rows = task.rows_of_noise(rows, data, condition, loss_key)
         chosen, own = jax.tree.map(lambda leaf: leaf[rows], (data, condition))
         order = None if orders is None else orders[index]
 
-        def loss(parameters: Any) -> Array:
-            return task.batch_loss(parameters, chosen, own, loss_key, order=order, training=True)
+        def loss(parameters: Any) -> tuple[Array, PlanRecord]:
+            return task.batch_loss_and_plan(parameters, chosen, own, loss_key, order=order, training=True)
 
-        value, gradient = jax.value_and_grad(loss)(state.parameters)
-        extra = {"value": value, "grad": gradient, "value_fn": loss} if task.gives_loss else {}
+        (value, plan), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        extra = (
+            {"value": value, "grad": gradient, "value_fn": lambda parameters: loss(parameters)[0]}
+            if task.gives_loss
+            else {}
+        )
         # optax mixes dtypes internally.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer = task.optimizer.update(gradient, state.optimizer, state.parameters, **extra)
@@ -181,10 +213,11 @@ def advance(
         parameters = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.parameters, updates)
         average = _average(state, parameters, task.average_decay)
         state = TrainState(parameters, average, optimizer, state.step + 1, state.best, state.best_loss, state.best_step)
-        return state, total + value.astype(jnp.float32)
+        return state, total + value.astype(jnp.float32), plans + plan
 
-    state, total = jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros((), jnp.float32)))
-    return state, total / num_steps.astype(jnp.float32)
+    start = state, jnp.zeros((), jnp.float32), no_plan()
+    state, total, plans = jax.lax.fori_loop(0, num_steps, body, start)
+    return state, total / num_steps.astype(jnp.float32), plans
 
 
 @eqx.filter_jit

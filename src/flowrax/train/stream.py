@@ -17,6 +17,7 @@ from .prepare import (
     Trainable,
     check_alike,
     check_augment,
+    check_data_coupling,
     check_held_out,
     prepare_rows,
 )
@@ -145,6 +146,7 @@ def open_data(
         first, batch_size = _first_batch(source, prepare, batch_size, train_key)
         stream = Stream(source, prepare, first, batch_size, train_key, num_steps)
     check_augment(model, augment, first[0], key)
+    check_data_coupling(model, first[0], augment, in_memory=source is None)
     if held_out.rows is None:
         return Opened(first, (None, None), batch_size, stream)
     if is_iterable(held_out.rows):
