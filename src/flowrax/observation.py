@@ -1,16 +1,18 @@
 r"""Measurements $y = A x + \varepsilon$ with noise $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
 
+from ._base.arguments import Checked
 from ._base.arrays import as_floats
 from ._base.checks import check_finite, check_positive, check_shape
 from ._base.typing import Array, Event, Numbers, Shape
 
 
-class LinearGaussian(eqx.Module):
+class LinearGaussian(eqx.Module, metaclass=Checked):
     """A linear measurement of an event with independent Gaussian noise."""
 
     operator: Array
@@ -53,3 +55,10 @@ class LinearGaussian(eqx.Module):
         """The log-density of `y` given the event `x`, a scalar in nats."""
         constant = jnp.sum(jnp.log(self.noise_std)) + 0.5 * self.y.shape[0] * math.log(2 * math.pi)
         return -0.5 * jnp.sum(self.residual(x) ** 2) - constant
+
+
+if TYPE_CHECKING:
+    Observation = LinearGaussian
+else:
+    # Any object with its methods will do.
+    Observation = Any

@@ -12,6 +12,7 @@ import numpy as np
 
 from .checks import is_traced
 from .typing import Array, DType
+from .wording import described
 
 
 def as_real(name: str, x: Any) -> Array | np.ndarray:
@@ -38,7 +39,9 @@ def as_real(name: str, x: Any) -> Array | np.ndarray:
     try:
         array = jnp.asarray(x) if isinstance(x, jax.Array) or is_traced(x) else np.asarray(x)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not an array of real numbers: {error}") from error
+        raise ValueError(f"{name} is not an array of real numbers: {error}") from None
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{name} must be an array of real numbers; got random keys.")
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(
             f"{name} is complex ({array.dtype}), but numbers must be real; stack real and imaginary parts on an axis."
@@ -104,7 +107,10 @@ def _own(array: Array | np.ndarray) -> DType:
 
 def float_dtype(dtype: DType | None) -> jnp.dtype:
     """The dtype of a model or prior: JAX's default for None; raises `ValueError` unless it is floating and enabled."""
-    dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    try:
+        dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    except TypeError:
+        raise ValueError(f"dtype must be a floating-point dtype such as jnp.float32; got {described(dtype)}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype={dtype} is not a real floating-point dtype; pass for example float32.")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:

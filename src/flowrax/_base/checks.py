@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import inspect
 import operator
-import re
 import types
 import typing
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .typing import Array, DType, PyTree, Shape
+from .typing import Array, DType, Integer, Network, PyTree, Shape, Times
+from .wording import described, phrase
 
 
 def is_traced(*trees: Any) -> bool:
@@ -49,8 +48,8 @@ def check_time(name: str, t: float) -> float:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """The concrete numbers of `value`; None for traced values and for what is not numeric, such as placeholders."""
-    if value is None or isinstance(value, str | type) or is_traced(value):
+    """The concrete numbers of `value`; None for traced values and for what is not numeric."""
+    if value is None or isinstance(value, str | type) or is_traced(value) or np.ma.is_masked(value):
         return None
     try:
         array = np.asarray(value)
@@ -70,11 +69,11 @@ def _shown(value: Any) -> str:
 
 def _check_each(name: str, value: Any, is_good: Callable[[np.ndarray], Any], rule: str) -> None:
     """Raises `ValueError` with `rule` unless all elements are numbers that are good; ignores traced values."""
-    if isinstance(value, str):
-        raise ValueError(f"{name} must be a number; got {value!r}.")
+    if value is None or is_traced(value):
+        return
     numbers = _numbers(value)
     if numbers is None:
-        return
+        raise ValueError(f"{name} must be a number; got {described(value)}.")
     if np.any(np.isnan(numbers)):
         raise ValueError(f"{name} {'holds NaN' if numbers.ndim else 'must be a number'}; got {_shown(value)}.")
     if not np.all(is_good(numbers)):
@@ -128,25 +127,29 @@ def check_count(name: str, value: Any, least: int | None = 1) -> int:
     except TypeError:
         count = None
     if count is None:
-        raise ValueError(f"{name} must be an integer; got {_described(value)}.")
+        raise ValueError(f"{name} must be an integer; got {described(value)}.")
     if least is not None and count < least:
         raise ValueError(f"{name} must be at least {least}; got {count}.")
+    if count >= 2**31:
+        raise ValueError(f"{name} must be below 2^31; got {count}.")
     return count
 
 
-def plain_int(value: Any) -> Any:
+def plain_int(value: Integer | None) -> Any:
     """A NumPy integer as Python's, so that it may be static; anything else as it is, for `__check_init__` to judge."""
     return int(value) if isinstance(value, np.integer) else value
 
 
 def check_grid(grid: Any) -> int | None:
     """The number of steps that `grid` asks for, or None where it holds times; raises `ValueError` for anything else."""
-    if isinstance(grid, Tracer) or np.ndim(grid):
-        if not is_traced(grid):
-            check_finite("grid", grid)
+    if is_traced(grid):
         return None
-    if isinstance(grid, bool | np.bool_ | float | np.floating | str | type):
-        raise ValueError(f"grid must be a number of steps, at least one, or an array of times; got {_described(grid)}.")
+    numbers = _numbers(grid)
+    if numbers is None or isinstance(grid, bool) or not (numbers.ndim or isinstance(grid, int | np.integer)):
+        raise ValueError(f"grid must be a number of steps, at least one, or an array of times; got {described(grid)}.")
+    if numbers.ndim:
+        check_finite("grid", numbers)
+        return None
     count = check_count("grid", grid, None)
     if count < 1:
         raise ValueError(f"grid={count} steps are too few; at least 1 is needed.")
@@ -156,8 +159,8 @@ def check_grid(grid: Any) -> int | None:
 def check_instance(name: str, value: Any, base: Any) -> None:
     """Raises `ValueError` unless `value` is an instance of `base`, a class or a union of classes."""
     if not isinstance(value, base):
-        wanted = " or ".join(dict.fromkeys(_phrase(cls) for cls in typing.get_args(base) or (base,)))
-        raise ValueError(f"{name} must be {wanted}; got {_described(value)}.")
+        wanted = " or ".join(dict.fromkeys(phrase(cls) for cls in typing.get_args(base) or (base,)))
+        raise ValueError(f"{name} must be {wanted}; got {described(value)}.")
 
 
 def check_methods(name: str, value: Any, methods: tuple[str, ...]) -> None:
@@ -166,7 +169,7 @@ def check_methods(name: str, value: Any, methods: tuple[str, ...]) -> None:
     if missing or isinstance(value, type):
         lacks = f", without {', '.join(missing)}" if missing and not isinstance(value, str | type) else ""
         raise ValueError(
-            f"{name} must be an object with the methods {', '.join(methods)}; got {_described(value)}{lacks}."
+            f"{name} must be an object with the methods {', '.join(methods)}; got {described(value)}{lacks}."
         )
 
 
@@ -180,112 +183,129 @@ def check_names(name: str, given: Collection[str], known: Collection[str]) -> No
 def check_function(name: str, value: Any) -> None:
     """Raises `ValueError` for what cannot be called, and for a class."""
     if isinstance(value, type) or not callable(value):
-        raise ValueError(f"{name} must be a function or a module that is called as one; got {_described(value)}.")
+        raise ValueError(f"{name} must be a function or a module that is called as one; got {described(value)}.")
 
 
-def check_network(network: Any) -> None:
+def check_network(network: Any, name: str = "network") -> None:
     """Raises `ValueError` for what cannot be called as `network(t, x, condition)`, such as a class."""
-    if type(network) is not object and (not callable(network) or isinstance(network, type)):
-        raise ValueError(f"network must be a function network(t, x, condition) or a module; got {_described(network)}.")
+    if not callable(network) or isinstance(network, type):
+        raise ValueError(f"{name} must be a function network(t, x, condition) or a module; got {described(network)}.")
 
 
-def check_event_shape(shape: Any) -> Shape:
+def check_flag(name: str, value: Any) -> None:
+    """Raises `ValueError` for anything else than a truth value."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False; got {described(value)}.")
+
+
+def check_event_shape(shape: Any, name: str = "shape") -> Shape:
     """The shape of an event as a tuple of integers; raises `ValueError` for anything else."""
-    if isinstance(shape, str | type) or not hasattr(shape, "__iter__"):
-        raise ValueError(f"shape must be a tuple of integers such as (2,); got {_described(shape)}.")
-    return tuple(check_count("shape", size, 0) for size in shape)
+    if not isinstance(shape, tuple | list):
+        raise ValueError(f"{name} must be a tuple of integers such as (2,); got {described(shape)}.")
+    return tuple(check_count(name, size, 0) for size in shape)
 
 
-# The phrases of messages that do not follow from the names of classes.
-_PHRASES = {
-    "SaveAt": "a diffrax.SaveAt such as diffrax.SaveAt(ts=jnp.linspace(0, 1, 11))",
-    "AbstractModel": "a model such as Model(network, schedule, shape=...)",
-    "AbstractDivergence": "a divergence such as Exact()",
-    "AbstractLastStep": "a last step such as Tweedie()",
-    "AbstractTimes": "a distribution of times",
-    "AbstractUnitTimes": "a distribution of times on [0, 1]",
-    "AbstractDiffusion": "a diffusion coefficient",
-    "AbstractGuidance": "a guidance rule",
-    "AbstractDynamics": "a dynamics such as ProbabilityFlow()",
-    "AbstractContinuousModel": "a model of continuous events",
-    "AbstractCategoricalModel": "a model of categorical events",
-    "AbstractProbes": "a distribution of probes",
-}
+Check = Callable[[str, Any], Any]
+"""Raises `ValueError` with the name of an argument for a value that is not what its annotation says."""
 
 
-def _phrase(cls: type) -> str:
-    """The kind of object that a class stands for: `AbstractStepSizeController` of diffrax is "a diffrax step ..."."""
-    if cls.__name__ in _PHRASES:
-        return _PHRASES[cls.__name__]
-    stem = cls.__name__.removeprefix("Abstract")
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).lower() if stem != cls.__name__ else stem
-    words = f"diffrax {words}" if cls.__module__.startswith("diffrax") else words
-    return f"{'an' if words[0] in 'aeiouAEIOU' else 'a'} {words}"
+def rule_of(annotation: Any) -> Check | None:
+    """The check of values with this annotation; None for arrays and conditions, which their users check.
+
+    It covers modules, functions, integers, numbers, truth values, shapes, and dictionaries and sequences of these.
+    """
+    options = _options(annotation)
+    check = _rule_of_all([kind for kind in options if kind is not type(None)])
+    if check is None or type(None) not in options:
+        return check
+    return lambda name, value: None if value is None else check(name, value)
 
 
-def _described(value: Any) -> str:
-    """What a message says it got."""
-    if isinstance(value, type):
-        try:
-            parameters = inspect.signature(value).parameters.values()
-            bare = all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
-        except (TypeError, ValueError):
-            bare = False
-        return f"the class {value.__name__}: write {value.__name__}({'' if bare else '...'})"
-    if isinstance(value, str):
-        return f"the string {value!r}"
-    if value is None or isinstance(value, bool | int | float | np.number):
-        return str(value)
-    return f"an object of type {type(value).__name__}"
+def _options(annotation: Any) -> tuple[Any, ...]:
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
-class _Kind(NamedTuple):
-    """What the values of a field must be, as far as its annotation says."""
+def _rule_of_all(kinds: list[Any]) -> Check | None:
+    """The check of values that are of one of these kinds."""
+    modules = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, eqx.Module)]
+    functions = [kind for kind in kinds if typing.get_origin(kind) is Callable]
+    if modules and all(kind in modules or kind is bool for kind in kinds):
+        base = functools.reduce(operator.or_, kinds)
+        return lambda name, value: check_instance(name, value, base)
+    if kinds == [Network]:
+        return lambda name, value: check_network(value, name)
+    if functions and len(functions) + len(modules) == len(kinds):
+        return check_function
+    if float in kinds:
+        return _check_numbers if Array in kinds or kinds == [*_options(Times)] else _check_one_number
+    if kinds == [bool]:
+        return check_flag
+    if int in kinds and set(kinds) <= {int, np.integer}:
+        return lambda name, value: check_count(name, value, None)
+    if kinds == [Shape]:
+        return lambda name, value: check_event_shape(value, name)
+    if len(kinds) == 1 and typing.get_origin(kinds[0]) in (dict, Mapping, tuple, Sequence):
+        return _rule_of_parts(typing.get_origin(kinds[0]), typing.get_args(kinds[0]))
+    return None
 
-    base: Any
-    """The modules of which the value must be one, or None."""
-    is_function: bool
-    is_integer: bool
-    is_number: bool
+
+def _rule_of_parts(container: Any, args: tuple[Any, ...]) -> Check | None:
+    """The check of dictionaries by name, or of sequences with parts of one kind."""
+    if container in (dict, Mapping):
+        of_part = rule_of(args[1])
+
+        def check_parts(name: str, value: Any) -> None:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} must be a dictionary with names as keys; got {described(value)}.")
+            for part in value if of_part is not None else ():
+                of_part(f"{name}[{part!r}]", value[part])
+
+        return check_parts
+    of_one = rule_of(args[0]) if len(set(args) - {...}) == 1 else None
+    if of_one is None:
+        return None
+
+    def check_each(name: str, value: Any) -> None:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a tuple; got {described(value)}.")
+        for index, element in enumerate(value):
+            of_one(f"{name}[{index}]", element)
+
+    return check_each
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Raises `ValueError` unless all elements are numbers, not NaN; traced values are not checked."""
+    if isinstance(value, bool):
+        raise ValueError(f"{name} must be a number; got {value}.")
+    _check_each(name, value, lambda x: ~np.isnan(x), "must be a number")
+
+
+def _check_one_number(name: str, value: Any) -> None:
+    if getattr(value, "ndim", 0):
+        raise ValueError(f"{name} must be one number; got {described(value)}.")
+    _check_numbers(name, value)
 
 
 @functools.cache
-def _kinds(cls: type) -> dict[str, _Kind]:
-    """By field of a class of this package, what its annotation asks for."""
+def _rules_of_fields(cls: type) -> dict[str, Check]:
+    """By field of a class of this package, the check of its values."""
     if not cls.__module__.startswith(__name__.partition(".")[0]):
         return {}
-    hints, found = typing.get_type_hints(cls), {}
-    for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        options = set(typing.get_args(hint) if is_union else (hint,)) - {type(None)}
-        modules = [kind for kind in options if isinstance(kind, type) and issubclass(kind, eqx.Module)]
-        base = functools.reduce(operator.or_, modules) if modules and len(modules) == len(options) else None
-        functions = [kind for kind in options if typing.get_origin(kind) is Callable]
-        is_function = bool(functions) and len(functions) + len(modules) == len(options)
-        found[field.name] = _Kind(base, is_function, options == {int}, float in options)
-    return found
+    hints = typing.get_type_hints(cls)
+    rules = {field.name: rule_of(hints[field.name]) for field in dataclasses.fields(cls)}
+    return {name: rule for name, rule in rules.items() if rule is not None}
 
 
 def check_fields(module: eqx.Module) -> None:
     """Raises `ValueError` for a field whose value is not of its declared kind: NaN, a class in place of an object, ...
 
-    Abstract base classes call this in `__check_init__`, so that it holds for all classes of the package below them. It
-    covers fields that are declared as other modules, functions, integers or floats; the classes check their ranges.
+    Abstract base classes call this in `__check_init__`, so that it holds for all classes of the package below them.
+    The classes check the ranges of their numbers.
     """
-    for name, kind in _kinds(type(module)).items():
-        value = getattr(module, name)
-        # Placeholders of JAX's and Equinox's tree functions are plain objects.
-        if value is None or type(value) is object or is_traced(value):
-            continue
-        if kind.base is not None:
-            check_instance(name, value, kind.base)
-        elif kind.is_function:
-            check_function(name, value)
-        elif kind.is_integer:
-            check_count(name, value, None)
-        elif kind.is_number:
-            _check_each(name, value, lambda x: ~np.isnan(x), "must be a number")
+    for name, rule in _rules_of_fields(type(module)).items():
+        rule(name, getattr(module, name))
 
 
 def check_interval(t_min: float, t_max: float) -> None:

@@ -27,13 +27,18 @@ def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
-                raise
-            short = _explained(error, getattr(args[0], "network", None) if args else None)
-            short = short.with_traceback(_filtered(error.__traceback__))
+            short = shortened(error, args)
         raise short from None
 
     return wrapper
+
+
+def shortened(error: Exception, args: tuple[Any, ...]) -> Exception:
+    """The error of a call with these arguments with the frames outside flowrax and the libraries, and the last one."""
+    if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
+        return error
+    short = _explained(error, getattr(args[0], "network", None) if args else None)
+    return short.with_traceback(_filtered(error.__traceback__))
 
 
 def _explained(error: Exception, network: Any) -> Exception:

@@ -18,20 +18,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Array, Event, KeyArray
 
 VectorField = Callable[[Event], Event]
 
 
-class AbstractDivergence(eqx.Module):
+class AbstractDivergence(eqx.Module, metaclass=Checked):
     """An exact or random method for the divergence of a vector field of one event."""
 
     needs_key: eqx.AbstractClassVar[bool]
     """Whether the method is random, so that `probes` needs a key."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @property
     @abc.abstractmethod

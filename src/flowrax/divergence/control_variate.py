@@ -10,7 +10,6 @@ start and at the end of each step.
 
 from typing import ClassVar
 
-from .._base.checks import check_instance
 from .._base.typing import Array, Event, KeyArray
 from .base import AbstractDivergence, VectorField
 from .exact import Exact
@@ -41,7 +40,6 @@ class ControlVariate(AbstractDivergence):
             exact divergence and for another `ControlVariate`.
         - `exact`: the exact divergence at the ends of steps. Default: `Exact()`.
         """
-        check_instance("divergence", divergence, AbstractDivergence)
         if not divergence.needs_key or isinstance(divergence, ControlVariate):
             raise ValueError(
                 f"ControlVariate needs a random divergence, such as Hutchinson(2); got {type(divergence).__name__}."

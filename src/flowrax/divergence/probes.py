@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fields, time_dtype
+from .._base.arguments import Checked
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Shape
 
 
-class AbstractProbes(eqx.Module):
+class AbstractProbes(eqx.Module, metaclass=Checked):
     r"""A joint distribution of random vectors $\epsilon$, each with $\mathbb{E}[\epsilon \epsilon^\top] = I$."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, shape: Shape, dtype: DType) -> Array:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Array, Condition, Event, KeyArray, PyTree, Scalar, Shape
 from ..model import shaped
 from ..model.base import AbstractContinuousModel
@@ -18,7 +18,7 @@ NoiseMaker = Callable[[Shape, int], dfx.AbstractBrownianPath]
 """`make_noise(shape, index)` returns the Brownian path with number `index` of one sample, with values of `shape`."""
 
 
-class AbstractDynamics(eqx.Module):
+class AbstractDynamics(eqx.Module, metaclass=Checked):
     """An ODE or SDE that transports samples of a model in time, as terms for diffrax.
 
     The state may be any PyTree: `initial` builds it from one event, and `readout` returns the event it contains.
@@ -33,9 +33,6 @@ class AbstractDynamics(eqx.Module):
     """Whether the equation is stochastic."""
     default_tolerance: eqx.AbstractClassVar[float]
     """The default `rtol` and `atol` of adaptive solves."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def interval(self, model: AbstractContinuousModel) -> tuple[float, float]:

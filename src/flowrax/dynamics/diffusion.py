@@ -10,16 +10,14 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, check_instance, check_not_negative, check_number, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_instance, check_not_negative, check_number, check_positive
 from .._base.typing import Array, Scalar, Times
 from ..schedule import AbstractSchedule
 
 
-class AbstractDiffusion(eqx.Module):
+class AbstractDiffusion(eqx.Module, metaclass=Checked):
     """A diffusion coefficient $w(t)$, which may depend on the schedule."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, schedule: AbstractSchedule, t: Times) -> Array:

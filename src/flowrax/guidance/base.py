@@ -10,20 +10,18 @@ import abc
 
 import equinox as eqx
 
-from .._base.checks import check_fields, check_instance, check_methods
+from .._base.arguments import Checked
+from .._base.checks import check_methods
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model import scaled_score
 from ..model.base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
-from ..observation import LinearGaussian
+from ..observation import LinearGaussian, Observation
 from ..prior import AbstractPrior
 from ..schedule import AbstractSchedule, Scales
 
 
-class AbstractGuidance(eqx.Module):
+class AbstractGuidance(eqx.Module, metaclass=Checked):
     """An approximation of the likelihood score of an observation under a model."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(
@@ -108,7 +106,7 @@ class GuidedModel(AbstractWrappedModel):
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
 
-    def __init__(self, model: AbstractContinuousModel, observation: LinearGaussian, guidance: AbstractGuidance) -> None:
+    def __init__(self, model: AbstractContinuousModel, observation: Observation, guidance: AbstractGuidance) -> None:
         """**Arguments:**
 
         - `model`: a model that has a score.
@@ -118,8 +116,6 @@ class GuidedModel(AbstractWrappedModel):
         **Raises:** `ValueError` if the model has no score, or the operator of the observation does not match its
         events.
         """
-        check_instance("model", model, AbstractContinuousModel)
-        check_instance("guidance", guidance, AbstractGuidance)
         check_methods("observation", observation, ("check_event", "residual", "log_likelihood"))
         observation.check_event(model.shape)
         low, high = model.score_interval

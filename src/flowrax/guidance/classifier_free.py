@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_instance, check_number
+from .._base.checks import check_number
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
@@ -95,8 +95,6 @@ class ClassifierFree(AbstractWrappedModel):
         if null is None and other is None:
             raise ValueError("ClassifierFree needs null=<the null condition of training>, or other=<a model>.")
         self.model, self.other, self.null = model, model if other is None else other, null
-        check_instance("model", self.model, AbstractContinuousModel)
-        check_instance("other", self.other, AbstractContinuousModel)
         if self.other.shape != model.shape or self.other.dtype != model.dtype:
             raise ValueError(f"other has events of {self.other.shape}, but the model has events of {model.shape}.")
         if not eqx.tree_equal((self.other.schedule, self.other.prior), (model.schedule, model.prior)):

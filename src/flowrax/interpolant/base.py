@@ -4,21 +4,18 @@ import abc
 
 import equinox as eqx
 
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Event, KeyArray, Times
 from ..schedule import AbstractSchedule
 from .gamma import AbstractGamma
 
 
-class AbstractInterpolant(eqx.Module):
+class AbstractInterpolant(eqx.Module, metaclass=Checked):
     """A conditional path whose scales are given by a schedule."""
 
     schedule: eqx.AbstractVar[AbstractSchedule]
     gamma: eqx.AbstractVar[AbstractGamma | None]
     """The scale of the latent; None if the path has no latent."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def noise(self, key: KeyArray, x0: Event) -> Event:

@@ -6,18 +6,16 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_positive
 from .._base.typing import Array, Times
 
 
-class AbstractGamma(eqx.Module):
+class AbstractGamma(eqx.Module, metaclass=Checked):
     r"""The scale $\gamma$ of the latent, a function of time."""
 
     vanishes: eqx.AbstractClassVar[bool]
     r"""Whether $\gamma$ is zero at both ends, so that the path connects the two data sets without blurring them."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, t: Times) -> Array:

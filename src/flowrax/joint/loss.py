@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.arguments import Checked
 from .._base.checks import check_count, check_names, check_not_negative, in_single, plain_int, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, PyTree, Times
 from ..discrete import CrossEntropy, GeneralisedKL, Hybrid
@@ -36,7 +37,7 @@ class IndependentTimes(AbstractTimes):
         return jnp.prod(self.times.correction(t, t_min, t_max))
 
 
-class JointMatching(AbstractLoss):
+class JointMatching(AbstractLoss, metaclass=Checked):
     r"""$\sum_p \omega_p \mathcal{L}_p$ over the parts $p$ of a joint model, each with its own loss.
 
     - `losses`: the loss of each part, by name. Default: `CrossEntropy()` for categorical parts and `Matching()` for

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_instance, check_interval, check_names, check_network, time_dtype
+from .._base.arguments import Checked
+from .._base.checks import check_instance, check_interval, check_names, time_dtype
 from .._base.random import as_threefry
 from .._base.typing import Array, Condition, DType, KeyArray, Network, PyTree, Scalar
 from ..coupling import Independent
@@ -134,7 +135,6 @@ class JointModel(AbstractSampledModel):
         - `separate_times`: whether `t` is a dictionary too, with a time for each part. Such a model is trained on all
             combinations of times, and can therefore sample any part conditioned on any others. Default: False.
         """
-        check_network(network)
         if not isinstance(parts, Mapping) or not parts:
             raise ValueError("parts must be a dictionary of at least one Model or CategoricalModel by name.")
         for name, part in parts.items():
@@ -211,7 +211,7 @@ def _default(part: Part) -> AbstractDynamics | AbstractSampler:
     return part.default_sampler if isinstance(part, CategoricalModel) else ProbabilityFlow()
 
 
-class JointSampler(AbstractSampler):
+class JointSampler(AbstractSampler, metaclass=Checked):
     """Advances all parts by one step, each by its own dynamics or sampler, given the others at the start of the step.
 
     By default continuous parts take an Euler step of the probability flow and categorical parts an ancestral step; the
@@ -233,8 +233,6 @@ class JointSampler(AbstractSampler):
             )
         for name, given in (("dynamics", self.dynamics), ("clocks", self.clocks)):
             check_names(name, given, model.parts)
-        for name, how in self.dynamics.items():
-            check_instance(f"dynamics[{name!r}]", how, AbstractDynamics | AbstractSampler)
         times = even_times(model, grid)
         for name, how in self.dynamics.items():
             own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractSampler) else times

@@ -4,8 +4,9 @@ import abc
 
 import equinox as eqx
 
+from .._base.arguments import Checked
 from .._base.arrays import as_numbers
-from .._base.checks import check_batch, check_fields
+from .._base.checks import check_batch
 from .._base.rows import check_finite_leaves, columns_of, row_arrays
 from .._base.typing import Array, Condition, DType, Event, PyTree, Scalar, Shape
 from ..prior import AbstractPrior
@@ -43,16 +44,13 @@ class AbstractPrediction(eqx.Module):
         r"""$\nabla \log p_t(x_t)$; raises `ValueError` if the model has no score."""
 
 
-class AbstractModel(eqx.Module):
+class AbstractModel(eqx.Module, metaclass=Checked):
     """A distribution of events, connected to a simple source distribution by a path in time."""
 
     t_min: eqx.AbstractVar[float]
     t_max: eqx.AbstractVar[float]
     dtype: eqx.AbstractVar[DType]
     """The dtype of times and of network outputs."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @property
     @abc.abstractmethod

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import equinox as eqx
 
-from .._base.checks import check_instance
 from .._base.typing import Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, Gaussian
 from ..schedule import AbstractSchedule
@@ -59,8 +58,6 @@ class Bridge(AbstractContinuousModel):
 
         Raises `ValueError` unless both models have the same interpolant, with a latent, and the same events.
         """
-        check_instance("flow", flow, Model)
-        check_instance("latent", latent, Model)
         path, other = flow.interpolant, latent.interpolant
         if path.gamma is None or not eqx.tree_equal(path, other):
             raise ValueError("Bridge needs two models with the same interpolant.Latent; these have other interpolants.")

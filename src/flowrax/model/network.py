@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_fields, time_dtype
+from .._base.arguments import Checked
+from .._base.checks import time_dtype
 from .._base.typing import Array, Condition, DType, Event, KeyArray, Network, PyTree, Scalar
 
 
-class AbstractNetwork(eqx.Module):
+class AbstractNetwork(eqx.Module, metaclass=Checked):
     """A network that may be random in training (dropout). A plain callable `network(t, x, condition)` also works."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, t: Scalar, x: PyTree, condition: Condition = None, *, key: KeyArray | None = None) -> Any:

@@ -9,16 +9,14 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_positive
 from .._base.typing import Condition, Event, Network, Scalar
 from ..schedule import AbstractSchedule
 
 
-class AbstractPreconditioner(eqx.Module):
+class AbstractPreconditioner(eqx.Module, metaclass=Checked):
     """Scales the input and the output of a network."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(

@@ -22,16 +22,13 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Array, Event
 from ..schedule import AbstractSchedule, Scales
 
 
-class AbstractTarget(eqx.Module):
+class AbstractTarget(eqx.Module, metaclass=Checked):
     """One row of the table. `output` and `x` are single events, and `s` holds the scales at the time of `x`."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def from_pair(self, data: Event, noise: Event, s: Scales) -> Event:

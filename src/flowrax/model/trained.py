@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arrays import float_dtype
-from .._base.checks import check_event_shape, check_instance, check_interval, check_network, check_shape, is_traced
+from .._base.checks import check_event_shape, check_interval, check_shape, is_traced
 from .._base.typing import Condition, DType, Event, KeyArray, Network, Scalar, Shape
 from ..coupling import AbstractCoupling, Independent
 from ..interpolant import AbstractInterpolant, Affine, Latent
@@ -79,22 +79,16 @@ class Model(AbstractContinuousModel):
         Raises `ValueError` if the prior has another shape or dtype, or if the target does not fit the path, the prior,
         the coupling or the preconditioner.
         """
-        check_network(network)
-        check_instance("interpolant", interpolant, AbstractInterpolant | AbstractSchedule)
         self.network = network
         self.interpolant = Affine(interpolant) if isinstance(interpolant, AbstractSchedule) else interpolant
         self.target = Velocity() if target is None else target
         self.preconditioner = Unscaled() if preconditioner is None else preconditioner
         self.coupling = Independent() if coupling is None else coupling
-        check_instance("target", self.target, AbstractTarget)
-        check_instance("preconditioner", self.preconditioner, AbstractPreconditioner)
-        check_instance("coupling", self.coupling, AbstractCoupling)
         if isinstance(self.preconditioner, EDMPreconditioner) and not isinstance(self.target, Data):
             raise ValueError("EDMPreconditioner predicts the data; pass target=Data() with it.")
         self.shape = check_event_shape(shape)
         self.dtype = float_dtype(network_dtype(network) if dtype is None else dtype)
         self.prior = Gaussian(self.shape, dtype=self.dtype) if prior is None else prior
-        check_instance("prior", self.prior, AbstractPrior)
         check_prior(self.prior, self.shape, self.dtype)
         if self.interpolant.gamma is not None:
             check_latent(self.target)

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.checks import check_instance
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..prior import AbstractPrior, rescaled
@@ -21,6 +22,7 @@ from .base import TIME_MARGIN, AbstractContinuousModel, AbstractPrediction, Abst
 from .trained import data_interval
 
 
+@checked
 def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedModel":
     """Transfers a model to the path of another schedule without retraining.
 
@@ -47,7 +49,6 @@ def warp(model: AbstractContinuousModel, schedule: AbstractSchedule) -> "WarpedM
     **Raises:** `ValueError` if the ranges do not overlap, and for a model of a path that is not affine.
     """
     check_instance("model", model, AbstractContinuousModel)
-    check_instance("schedule", schedule, AbstractSchedule)
     return WarpedModel(model, schedule)
 
 

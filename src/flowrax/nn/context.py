@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.arguments import Checked
 from .._base.arrays import as_floats
 from .._base.checks import check_count, check_positive, check_shape, is_traced, time_dtype
 from .._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, Shape
@@ -19,7 +20,7 @@ from .._base.typing import Array, Condition, DType, KeyArray, Numbers, Scalar, S
 Layer = TypeVar("Layer", bound=eqx.Module)
 
 
-class FourierFeatures(eqx.Module):
+class FourierFeatures(eqx.Module, metaclass=Checked):
     """Fourier features of a scalar time; the frequencies are constants that neither optimisers nor weight decay change.
 
     **Reference:** [@tancik2020fourier].

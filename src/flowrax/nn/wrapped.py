@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import Checked
 from .._base.typing import Array, Condition, Event, KeyArray, Network, Scalar
 from ..model.network import (
     AbstractAverageVelocity,
@@ -83,7 +84,7 @@ class AverageVelocity(AbstractAverageVelocity):
         return call_network(self.network, t, x, (r - t, condition), key=key)
 
 
-class Projector(eqx.Module):
+class Projector(eqx.Module, metaclass=Checked):
     """The projector of representation alignment (Yu et al. 2025, appendix A): three linear layers with SiLU between."""
 
     layers: tuple[eqx.nn.Linear, ...]

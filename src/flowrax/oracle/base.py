@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.arrays import as_numbers
-from .._base.checks import check_instance
 from .._base.random import as_threefry
 from .._base.typing import Array, Condition, DType, Event, KeyLike, Numbers, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction
@@ -52,6 +52,7 @@ class AbstractOracle(AbstractPrior):
     def log_evidence(self, operator: Numbers, y: Numbers, noise_covariance: Numbers) -> Array:
         """The log-density of `y = A x + noise`, in nats; arguments as in [`posterior`][]."""
 
+    @checked
     def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
         keys = jax.random.split(as_threefry(key), math.prod(shape))
@@ -65,16 +66,26 @@ class AbstractOracle(AbstractPrior):
         one = jnp.ones((), self.dtype)
         return self.posterior_terms(one, jnp.zeros_like(one), x)[0]
 
+    @checked
     def log_prob(self, x: Numbers) -> Array:
         """The log-density of events `(..., d)`, in nats."""
-        return jnp.vectorize(self.log_density, signature="(d)->()")(as_numbers("x", x, self.dtype))
+        return jnp.vectorize(self.log_density, signature="(d)->()")(self._events(x))
 
+    @checked
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
         density = jnp.vectorize(lambda x: self.posterior_terms(alpha, sigma, x)[0], signature="(d)->()")
-        return density(as_numbers("x", x, self.dtype))
+        return density(self._events(x))
 
+    def _events(self, x: Numbers) -> Array:
+        """Events `(..., d)` as an array of the oracle's dtype."""
+        events = as_numbers("x", x, self.dtype)
+        if events.shape[-1:] != self.shape:
+            raise ValueError(f"x has shape {events.shape} but (..., {self.shape[0]}) is expected.")
+        return events
+
+    @checked
     def model(
         self,
         schedule: AbstractSchedule,
@@ -162,11 +173,8 @@ class OracleModel(AbstractContinuousModel):
         prior: AbstractGaussianPrior | None = None,
     ) -> None:
         """Arguments as in [`AbstractOracle.model`][]."""
-        check_instance("oracle", oracle, AbstractOracle)
-        check_instance("schedule", schedule, AbstractSchedule)
         self.schedule, self.given_source = schedule, source
         self.prior = Gaussian(oracle.shape, dtype=oracle.dtype) if prior is None else prior
-        check_instance("prior", self.prior, AbstractGaussianPrior)
         self.coordinates = None if self.prior.is_standard else whitening(self.prior)
         self.oracle = oracle
         if self.coordinates is not None:

@@ -13,18 +13,15 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 
 
-class AbstractPrior(eqx.Module):
+class AbstractPrior(eqx.Module, metaclass=Checked):
     """The distribution of one event of a fixed shape and dtype."""
 
     shape: eqx.AbstractVar[Shape]
     dtype: eqx.AbstractVar[DType]
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @property
     @abc.abstractmethod

@@ -4,13 +4,16 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
-from .._base.arrays import as_numbers, float_dtype
-from .._base.checks import check_number, check_shape, check_std
+from .._base.arguments import checked
+from .._base.arrays import as_numbers, as_real, float_dtype
+from .._base.checks import check_number, check_shape, check_std, is_traced
 from .._base.typing import Array, ArrayLike, DType, Event, Numbers, Scalar, Shape
 from .base import AbstractGaussianPrior
 
 
+@checked
 def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
     """Subtracts the mean over the valid nodes from each valid node, and sets all other nodes to zero.
 
@@ -21,13 +24,24 @@ def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
 
     **Returns:** an array like `x`, which is zero if no node is valid.
     """
+    x = jnp.asarray(as_real("x", x))
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {x.shape} but (..., nodes, features) is expected.")
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
     # Select, do not multiply: 0 x NaN is NaN, and padding may hold NaN.
-    counts = jnp.asarray(mask).astype(bool)[..., None]
+    counts = as_mask(mask)[..., None]
     kept = jnp.where(counts, x, 0)
     number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
     return jnp.where(counts, kept - jnp.sum(kept, axis=-2, keepdims=True) / number, 0)
+
+
+def as_mask(mask: ArrayLike) -> Array:
+    """The mask as truth values; raises `ValueError` for concrete numbers other than zero and one."""
+    array = jnp.asarray(as_real("mask", mask))
+    if not is_traced(array) and not np.all((np.asarray(array) == 0) | (np.asarray(array) == 1)):
+        raise ValueError("mask must be true or one for valid nodes and false or zero for others; it has other values.")
+    return array.astype(bool)
 
 
 class CentredGaussian(AbstractGaussianPrior):
@@ -68,7 +82,7 @@ class CentredGaussian(AbstractGaussianPrior):
         if len(self.shape) < 2:
             raise ValueError(f"CentredGaussian needs events (..., nodes, features); got shape {self.shape}.")
         self.dtype = float_dtype(dtype)
-        self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
+        self.mask = None if mask is None else as_mask(mask)
         if self.mask is not None:
             check_shape("mask", self.mask.shape, self.shape[:-1])
         mean, self.std = as_numbers("mean", mean, self.dtype), as_numbers("std", std, self.dtype)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_instance, check_not_negative, check_shape
+from .._base.arguments import checked
+from .._base.checks import check_not_negative, check_shape
 from .._base.typing import Array, DType, Event, KeyArray, Scalar, Shape
 from .base import AbstractGaussianPrior, AbstractPrior
 from .gaussian import Gaussian
@@ -27,7 +28,6 @@ class ScaledPrior(AbstractPrior):
         - `prior`: the distribution of `x0`.
         - `factor`: a positive scalar.
         """
-        check_instance("prior", prior, AbstractPrior)
         check_not_negative("factor", factor)
         self.prior, self.factor = prior, jnp.asarray(factor, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
@@ -57,7 +57,6 @@ class Blurred(AbstractPrior):
         - `prior`: the distribution of `x0`.
         - `std`: the standard deviation of the noise.
         """
-        check_instance("prior", prior, AbstractPrior)
         check_not_negative("std", std)
         self.prior, self.std = prior, jnp.asarray(std, prior.dtype)
         self.shape, self.dtype = prior.shape, prior.dtype
@@ -74,6 +73,7 @@ class Blurred(AbstractPrior):
         raise ValueError("The start of a path with a latent has a known density only for prior.Gaussian; use that.")
 
 
+@checked
 def blurred(prior: AbstractPrior, std: Scalar) -> AbstractPrior:
     """The distribution of a draw with independent normal noise added.
 
@@ -84,12 +84,14 @@ def blurred(prior: AbstractPrior, std: Scalar) -> AbstractPrior:
 
     **Returns:** the distribution of `x0 + std * z`: a `Gaussian` if the prior is one, otherwise a `Blurred`.
     """
+    check_not_negative("std", std)
     if isinstance(prior, Gaussian):
         total = jnp.hypot(prior.std, jnp.asarray(std, prior.dtype))
         return Gaussian(prior.shape, mean=prior.mean, std=total, dtype=prior.dtype)
     return Blurred(prior, std)
 
 
+@checked
 def rescaled(prior: AbstractPrior, factor: Scalar) -> AbstractPrior:
     """The distribution of a scaled draw.
 

@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_fields
+from .._base.arguments import Checked
 from .._base.typing import Array, DType, Times
 
 
@@ -54,7 +54,7 @@ class Singularities(NamedTuple):
     the data and the noise."""
 
 
-class AbstractSchedule(eqx.Module):
+class AbstractSchedule(eqx.Module, metaclass=Checked):
     r"""Maps time to the scales $\alpha$ of the data and $\sigma$ of the noise.
 
     Every method is elementwise in `t`, which lies in $[0, 1]$; rates are derivatives with respect to `t`.
@@ -62,9 +62,6 @@ class AbstractSchedule(eqx.Module):
 
     singularities: eqx.AbstractClassVar[Singularities]
     """Where the schedule's quantities are infinite; all else is finite on $[0, 1]$."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def alpha(self, t: Times) -> Array:

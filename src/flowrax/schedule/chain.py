@@ -17,13 +17,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.checks import check_count
+from .._base.arguments import Checked, checked
+from .._base.checks import check_count, check_fraction, check_not_negative, check_positive
 from .._base.typing import Array, ArrayLike, Numbers, Times
 from .base import Singularities
 from .variance_preserving import AbstractVariancePreserving
 
 
-class DiscreteSchedule(eqx.Module):
+class DiscreteSchedule(eqx.Module, metaclass=Checked):
     r"""The rates $\beta_0 \dots \beta_{T-1}$ of a chain of `T` steps and the tables derived from them.
 
     The index follows the usual code of the literature: 0 is the least noisy state and `T - 1` the noisiest. Index `i`
@@ -142,6 +143,7 @@ def _table(values: np.ndarray) -> Array:
     return jnp.asarray(values, float)
 
 
+@checked
 def ddpm_linear(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> DiscreteSchedule:
     r"""Rates that grow linearly with the index (Ho et al. 2020, section 4).
 
@@ -159,6 +161,7 @@ def ddpm_linear(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float =
     return DiscreteSchedule(np.linspace(beta_min, beta_max, check_count("num_steps", num_steps)))
 
 
+@checked
 def ddpm_cosine(
     num_steps: int = 1000, nu: float = 1.0, s: float = 0.008, beta_min: float = 0.0, beta_max: float = 0.999
 ) -> DiscreteSchedule:
@@ -178,6 +181,10 @@ def ddpm_cosine(
     **Returns:** a [`DiscreteSchedule`][].
     """
     num_steps = check_count("num_steps", num_steps)
+    check_positive("nu", nu)
+    check_not_negative("s", s)
+    check_fraction("beta_min", beta_min)
+    check_fraction("beta_max", beta_max)
     angle = (np.linspace(0, 1, num_steps + 1) ** nu + s) / (1 + s) * (np.pi / 2)
     scale = np.cos(angle) ** 2
     return DiscreteSchedule(np.clip(1 - scale[1:] / scale[:-1], beta_min, beta_max))

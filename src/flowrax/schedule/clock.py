@@ -11,16 +11,14 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_count, check_fields, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_count, check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSchedule
 
 
-class AbstractClock(eqx.Module):
+class AbstractClock(eqx.Module, metaclass=Checked):
     """A one-to-one map between this library's time and another convention."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def ours(self, theirs: Times) -> Array:

@@ -2,6 +2,7 @@ r"""The path of a schedule traversed at another speed: $x_t$ is the state of tha
 
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.checks import check_positive
 from .._base.typing import Array, Times
 from .base import AbstractSchedule, Singularities
@@ -65,6 +66,7 @@ class ResolutionShift(AbstractSchedule):
         return shift_time(self.schedule.time_at(log_snr), 1 / self.shift)
 
 
+@checked
 def shift_time(t: Times, shift: float) -> Array:
     r"""$t / (k - (k - 1) t)$, which moves times towards the noise end at 0 for $k > 1$.
 

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.arguments import Checked
 from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 
 BrownianRecord = dfx.BrownianIncrement | dfx.SpaceTimeLevyArea | dfx.SpaceTimeTimeLevyArea
 
 
-class GridBrownianPath(dfx.AbstractBrownianPath):
+class GridBrownianPath(dfx.AbstractBrownianPath, metaclass=Checked):
     """A Brownian motion that is defined only by its increments over the intervals of a grid."""
 
     times: Array

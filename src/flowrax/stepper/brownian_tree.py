@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base import random
+from .._base.arguments import Checked
 from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 from .brownian import BrownianRecord, num_areas
@@ -27,7 +28,7 @@ VARIANCES = (1.0, 1 / 12, 1 / 720)
 r"""The variances of $W$, $H$ and $K$ over a unit of time."""
 
 
-class BrownianTree(dfx.AbstractBrownianPath):
+class BrownianTree(dfx.AbstractBrownianPath, metaclass=Checked):
     """A Brownian motion that is defined at the times of a fine lattice; other times are rounded to it.
 
     The lattice has 2^24 intervals, or 2^30 where time is in float64, so that rounding changes the variance of a step

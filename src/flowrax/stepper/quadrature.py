@@ -6,11 +6,12 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import CheckedSolver
 from .._base.typing import PyTree
 from .init_solver import init_solver
 
 
-class Trapezoidal(dfx.AbstractWrappedSolver):
+class Trapezoidal(dfx.AbstractWrappedSolver, metaclass=CheckedSolver):
     r"""Integrates the first of two terms with `solver` and the second with the trapezoidal rule.
 
     For $\dot y = f(t, y) + g(t, y)$ where $f$ does not depend on the components that $g$ changes. The second term then

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._base.arguments import CheckedSolver
 from .._base.typing import Array, PyTree, Scalar
 
 # The largest number of stages that are unrolled. Differentiated as a loop they used 2 to 3 times as much memory and
@@ -23,7 +24,7 @@ from .._base.typing import Array, PyTree, Scalar
 _UNROLLED = 6
 
 
-class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
+class Reversible(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver, metaclass=CheckedSolver):
     r"""Makes an explicit Runge-Kutta method reversible, for [`ReversibleAdjoint`][], with the same order.
 
     A step costs two steps of the method. Between steps the solution is interpolated linearly: to have it at full

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import Checked
 from .._base.checks import check_positive
 from .._base.typing import Array, Bool, PyTree, Scalar
 from .accepted_steps import AcceptedSteps, March, share_of_interval
@@ -26,7 +27,7 @@ _MESSAGE = (
 )
 
 
-class ReversibleAdjoint(dfx.AbstractAdjoint):
+class ReversibleAdjoint(dfx.AbstractAdjoint, metaclass=Checked):
     """Gradients of a solve with a reversible solver, exact to rounding, in memory independent of the number of steps.
 
     Pass it to `diffrax.diffeqsolve`, [`sample`][] or [`log_prob`][], with `diffrax.ReversibleHeun()`,

@@ -5,15 +5,13 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, time_dtype
+from .._base.arguments import Checked
+from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Times
 
 
-class AbstractTimes(eqx.Module):
+class AbstractTimes(eqx.Module, metaclass=Checked):
     """A distribution of training times, from which the times of a batch are drawn."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, key: KeyArray, n: int, t_min: float, t_max: float, dtype: DType) -> Array:

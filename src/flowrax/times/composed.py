@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
-from .._base.checks import check_count, check_fields, check_fraction, check_interval, check_positive, plain_int
+from .._base.arguments import Checked, checked
+from .._base.checks import check_count, check_fraction, check_interval, check_positive, plain_int
 from .._base.typing import Array, DType, KeyArray, Times
 from ..schedule import shift_time
 from .base import AbstractTimes, AbstractUnitTimes
@@ -59,7 +60,7 @@ class Stepped(AbstractUnitTimes):
         return _cell(self.times.unit(key, n, dtype), self.num_steps) / self.num_steps
 
 
-class Discrete(eqx.Module):
+class Discrete(eqx.Module, metaclass=Checked):
     """Random indices: draws of a distribution on [0, 1], discretised to `num_steps` values.
 
     Index 0 corresponds to 0 in `times`. By convention index 0 is the least noisy state of a chain, so `times` must be
@@ -74,7 +75,6 @@ class Discrete(eqx.Module):
     the probability of the others. Default: `False`."""
 
     def __check_init__(self) -> None:
-        check_fields(self)
         check_count("num_steps", self.num_steps)
 
     def __call__(self, key: KeyArray, n: int) -> Array:
@@ -85,6 +85,7 @@ class Discrete(eqx.Module):
         return _cell(u, self.num_steps).astype(jnp.int32)
 
 
+@checked
 def time_to_index(t: Times, num_steps: int) -> Array:
     """The index of the nearest of `num_steps` evenly spaced points on [0, 1].
 

@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base import random
-from .._base.checks import check_count, check_instance, check_interval, check_number, check_positive
+from .._base.arguments import checked
+from .._base.arrays import as_real
+from .._base.checks import check_count, check_interval, check_number, check_positive, check_shape
+from .._base.rows import check_some
 from .._base.typing import Array, Batch, Event, KeyArray, Numbers, Scalar
 from ..schedule import AbstractSchedule, Linear
 
 
+@checked
 def linear_grid(num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
     """Equal steps in time, the grid that `grid=num_steps` stands for.
 
@@ -29,6 +33,7 @@ def linear_grid(num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array
     return _on_interval(np.linspace(0, 1, _check_steps(num_steps) + 1), t_min, t_max)
 
 
+@checked
 def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
     r"""Equal steps in $t^{1/p}$. For $p > 1$ they are short near the noise end; for $p < 1$ near the data end.
 
@@ -45,6 +50,7 @@ def power_grid(num_steps: int, exponent: float = 2.0, t_min: float = 0.0, t_max:
     return _exact_ends(roots**exponent, t_min, t_max)
 
 
+@checked
 def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: float = 1.0) -> Array:
     r"""Steps that shrink geometrically towards the data end: the last step is $10^{p (1 - 1/n)}$ times the first.
 
@@ -62,6 +68,7 @@ def log_grid(num_steps: int, exponent: float = -2.0, t_min: float = 0.0, t_max: 
     return _on_interval(np.expm1(powers) / np.expm1(powers[-1]), t_min, t_max)
 
 
+@checked
 def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0) -> Array:
     r"""Equal steps in log-SNR, which suit exponential solvers.
 
@@ -80,6 +87,7 @@ def log_snr_grid(schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0,
     return _snr_grid(schedule, num_steps, t_min, t_max, lambda low, high, u: low + u * (high - low))
 
 
+@checked
 def edm_grid(
     schedule: AbstractSchedule, num_steps: int, t_min: float = 0.0, t_max: float = 1.0, rho: float = 7.0
 ) -> Array:
@@ -111,7 +119,6 @@ def _snr_grid(
     t_max: float,
     space: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> Array:
-    check_instance("schedule", schedule, AbstractSchedule)
     check_interval(t_min, t_max)
     num_steps = check_count("num_steps", num_steps, None)
     singular = [t in (0.0, 1.0) and (t in schedule.singularities.log_snr) for t in (t_min, t_max)]
@@ -126,6 +133,7 @@ def _snr_grid(
     return jnp.asarray(np.concatenate([[t_min] * singular[0], inside, [t_max] * singular[1]]), float)
 
 
+@checked
 def rate_grid(
     rate: Callable[[Array], Array],
     num_steps: int,
@@ -171,6 +179,7 @@ def _inverse(times: np.ndarray, density: np.ndarray, levels: np.ndarray) -> np.n
     return times[piece] + np.clip(inside, 0, width[piece])
 
 
+@checked
 def entropy_rate(
     velocity: Callable[[Scalar, Event], Event],
     x0: Batch,
@@ -193,6 +202,9 @@ def entropy_rate(
     **Returns:** a function from a scalar time to the rate in nats per unit of time.
     """
     path = Linear() if schedule is None else schedule
+    x0, x1 = jnp.asarray(as_real("x0", x0)), jnp.asarray(as_real("x1", x1))
+    check_shape("x1", x1.shape, x0.shape)
+    check_some("x0", x0.size)
     probes = random.rademacher(key, x0.shape, x0.dtype)
 
     def rate(t: Scalar) -> Array:
@@ -207,6 +219,7 @@ def entropy_rate(
     return rate
 
 
+@checked
 def entropic_grid(
     velocity: Callable[[Scalar, Event], Event],
     x0: Batch,
@@ -235,6 +248,7 @@ def entropic_grid(
     return rate_grid(entropy_rate(velocity, x0, x1, key, schedule), num_steps, t_min, t_max, num_points)
 
 
+@checked
 def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
     """Repeats times of a grid: each start time `dilation` more times, and the end `padding` more times.
 
@@ -248,13 +262,12 @@ def pad_grid(grid: Numbers, padding: int = 0, dilation: int = 0) -> Array:
 
     **Returns:** times, `(n (dilation + 1) + padding + 1,)`.
     """
-    padding, dilation = check_count("padding", padding, None), check_count("dilation", dilation, None)
-    if padding < 0 or dilation < 0:
-        raise ValueError(f"padding and dilation must not be negative; got {padding} and {dilation}.")
-    grid = jnp.asarray(grid)
+    padding, dilation = check_count("padding", padding, 0), check_count("dilation", dilation, 0)
+    grid = _times(grid)
     return jnp.concatenate([jnp.repeat(grid[:-1], dilation + 1), jnp.repeat(grid[-1:], padding + 1)])
 
 
+@checked
 def discretize(grid: Numbers) -> Array:
     """The lengths of the steps of a grid.
 
@@ -264,9 +277,10 @@ def discretize(grid: Numbers) -> Array:
 
     **Returns:** the absolute differences of successive times, `(n,)`.
     """
-    return jnp.abs(jnp.diff(jnp.asarray(grid)))
+    return jnp.abs(jnp.diff(_times(grid)))
 
 
+@checked
 def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0, dilation: int = 0) -> Array:
     """The indices of a chain in the order of generation, from the noisiest to the least noisy.
 
@@ -293,6 +307,14 @@ def index_grid(num_steps: int, num_indices: int | None = None, padding: int = 0,
 
 def _check_steps(num_steps: int) -> int:
     return check_count("num_steps", num_steps)
+
+
+def _times(grid: Numbers) -> Array:
+    times = jnp.asarray(as_real("grid", grid))
+    if times.ndim != 1 or not times.size:
+        raise ValueError(f"grid has shape {times.shape} but (n + 1,) is expected.")
+    check_number("grid", times)
+    return times
 
 
 def _on_interval(unit: np.ndarray, t_min: float, t_max: float) -> Array:

@@ -9,18 +9,16 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_fields, check_positive
+from .._base.arguments import Checked
+from .._base.checks import check_positive
 from .._base.typing import Array, Condition, Event, Scalar
 from ..dynamics import AbstractScoreSDE
 from ..model.base import AbstractContinuousModel
 from ..model.trained import check_data_prediction
 
 
-class AbstractLastStep(eqx.Module):
+class AbstractLastStep(eqx.Module, metaclass=Checked):
     """Maps the final state of the dynamics to the sample."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def check(self, model: AbstractContinuousModel, t: Scalar) -> None:

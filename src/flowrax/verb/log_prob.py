@@ -8,10 +8,10 @@ $(x, \ell)$ with $\dot\ell = -\nabla \cdot v$ gives $\log p_{t_{\max}}(x) = \log
 import diffrax as dfx
 import numpy as np
 
+from .._base.arguments import checked
 from .._base.condition import Batched, cast_condition
 from .._base.random import as_threefry
 from .._base.result import LogProb
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Condition, Integer, KeyLike
 from ..discrete.base import AbstractCategoricalModel
 from ..discrete.likelihood_bound import categorical_bound
@@ -26,7 +26,7 @@ from .options import SolveOptions, check_model
 from .shared_condition import check_shared
 
 
-@short_traceback
+@checked
 def log_prob(
     model: AbstractModel,
     x: BatchLike,

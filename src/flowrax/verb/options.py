@@ -13,7 +13,7 @@ import diffrax as dfx
 import equinox as eqx
 import optimistix as optx
 
-from .._base.checks import check_count, check_fields, check_grid, check_instance, check_positive, check_time
+from .._base.checks import check_count, check_grid, check_instance, check_positive, check_time
 from .._base.typing import Array, Condition, Integer, KeyArray, PyTree
 from ..discrete.base import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
@@ -98,8 +98,6 @@ class SolveOptions(eqx.Module):
     progress: ProgressLike = False
 
     def __check_init__(self) -> None:
-        check_fields(self)
-        check_instance("progress", self.progress, ProgressLike)
         check_tolerances(self.rtol, self.atol)
         if self.grid is not None:
             check_grid(self.grid)

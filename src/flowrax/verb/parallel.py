@@ -17,11 +17,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.checks import check_count, check_not_negative
 from .._base.condition import Batched, split_condition
 from .._base.random import as_threefry
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, Integer, KeyArray, KeyLike, PyTree
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, SolveSpec, Stepping, evaluations_per_step
@@ -30,7 +30,7 @@ from .options import ModelEquation, SolveOptions, check_model, default_dynamics
 from .sample import check_starts, draw_start, solve_samples
 
 
-@short_traceback
+@checked
 def parallel_sample(
     model: AbstractContinuousModel,
     key: KeyLike,

@@ -14,7 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_count, check_instance, is_traced
+from .._base.arguments import checked
+from .._base.checks import check_count, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.result import (
@@ -28,14 +29,13 @@ from .._base.result import (
     raise_if_failed,
     without_failed,
 )
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Float, Int, Integer, KeyLike, PerSample
 from ..divergence import AbstractDivergence, Exact
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
 from ..guidance import AbstractGuidance, GuidedModel, PiGDM
 from ..model.base import AbstractContinuousModel, AbstractModel
-from ..observation import LinearGaussian
+from ..observation import Observation
 from .last_step import AbstractLastStep
 from .log_prob import log_prob
 from .options import DEFAULT_MAX_STEPS, check_model
@@ -97,10 +97,10 @@ class PosteriorSamples(eqx.Module):
         return jnp.exp(self.log_weights)
 
 
-@short_traceback
+@checked
 def posterior(
     model: AbstractModel,
-    observation: LinearGaussian,
+    observation: Observation,
     key: KeyLike,
     num_samples: Integer,
     *,
@@ -160,7 +160,6 @@ def posterior(
             f"posterior is for continuous events; {type(model).__name__} has none. Known tokens are given by sample's "
             "x0=, readings of them by discrete.Euler(guide=)."
         )
-    check_instance("method", method, AbstractGuidance)
     key = as_threefry(key)
     guided = GuidedModel(model, observation, method)
     chosen = (Exact() if divergence is None else divergence) if reweight else None

@@ -10,11 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.checks import check_count
 from .._base.condition import Batched, cast_condition, split_condition
 from .._base.random import as_threefry
 from .._base.result import Samples, raise_if_failed
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, Batch, BatchLike, Condition, Event, Integer, KeyArray, KeyLike, PyTree
 from ..discrete.base import AbstractSampler
 from ..discrete.sampling import sample_discretely
@@ -40,7 +40,7 @@ from .resolution import warned_if_unresolved
 from .shared_condition import check_shared
 
 
-@short_traceback
+@checked
 def sample(
     model: AbstractModel,
     key: KeyLike,

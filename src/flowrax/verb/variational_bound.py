@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from .._base import random
+from .._base.arguments import Checked, checked
 from .._base.arrays import as_numbers
 from .._base.checks import (
     check_batch,
     check_count,
-    check_fields,
     check_finite,
     check_increasing,
     check_instance,
@@ -36,11 +36,8 @@ from ..model.base import AbstractContinuousModel
 from ..prior import AbstractGaussianPrior, AbstractPrior
 
 
-class AbstractReconstruction(eqx.Module):
+class AbstractReconstruction(eqx.Module, metaclass=Checked):
     r"""The distribution $p(x | z)$ of the data given the least noisy latent, $z = \alpha x + \sigma \varepsilon$."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     @abc.abstractmethod
     def __call__(self, x: Event, z: Event, alpha: Array, sigma: Array) -> Array:
@@ -115,6 +112,7 @@ class VariationalBound(eqx.Module):
         return self.value / (self.size * math.log(2))
 
 
+@checked
 def variational_bound(
     model: AbstractContinuousModel,
     x: BatchLike,
@@ -162,7 +160,6 @@ def variational_bound(
     chosen = GaussianReconstruction() if reconstruction is None else reconstruction
     num_steps = None if num_steps is None else check_count("num_steps", num_steps)
     num_draws = check_count("num_draws", num_draws)
-    check_instance("reconstruction", chosen, AbstractReconstruction)
     task = _Bound(low, high, num_steps, max(1, (num_draws + 1) // 2), chosen)
     shared, own = split_condition(cast_condition(condition, model.dtype, rows.shape[0]))
     return _evaluate(task, model, rows, key, shared, own)

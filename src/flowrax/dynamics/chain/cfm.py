@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 
-from ..._base.checks import check_fields
+from ..._base.arguments import Checked
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -15,7 +15,7 @@ from ..diffusion import AbstractDiffusion
 from ..tempered import StochasticFlow
 
 
-class CFM(eqx.Module):
+class CFM(eqx.Module, metaclass=Checked):
     """The steps of flow matching, applied to one event; [`VDM`][] lists common arguments.
 
     `sample` takes the same steps on a grid with `solver=diffrax.Euler()` and the dynamics [`ProbabilityFlow`][] or
@@ -35,9 +35,6 @@ class CFM(eqx.Module):
         """
         self.schedule = Linear() if schedule is None else schedule
         self.target = Velocity() if target is None else target
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`.

@@ -6,7 +6,8 @@ Ho et al. 2020. Index $i$ corresponds to the time $t = 1 - (i + 1) / T$ of this 
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import check_count, check_fields, is_traced, plain_int
+from ..._base.arguments import Checked
+from ..._base.checks import check_count, is_traced, plain_int
 from ..._base.typing import Array, ArrayLike, Event, Int, KeyArray
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -15,7 +16,7 @@ from ...schedule import DiscreteSchedule, Scales
 from ...stepper.exponential.kernel import Kernel, add_noise, converted, kernel, tidy
 
 
-class DDPM(eqx.Module):
+class DDPM(eqx.Module, metaclass=Checked):
     r"""The steps of a diffusion chain with tabulated rates, applied to one event; [`VDM`][] lists common arguments.
 
     A step goes from index `i` to `i - 1`, or to any lower index `to`, as with the subset of indices that
@@ -47,7 +48,6 @@ class DDPM(eqx.Module):
         self.last_index = last_index
 
     def __check_init__(self) -> None:
-        check_fields(self)
         check_count("last_index", self.last_index, 0)
 
     def _row(self, index: Int[ArrayLike, ""]) -> Array:

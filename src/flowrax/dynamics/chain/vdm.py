@@ -7,7 +7,8 @@ $t + \mathrm{d}t$ with $\mathrm{d}t = \mathrm{d}s$. `dt` is positive in both.
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields, is_traced
+from ..._base.arguments import Checked
+from ..._base.checks import is_traced
 from ..._base.typing import Array, ArrayLike, Event, KeyArray, Scalar
 from ...model.base import AbstractPrediction
 from ...model.prediction import AffinePrediction
@@ -17,7 +18,7 @@ from ...stepper.exponential.kernel import Kernel, add_noise, check_positive_dt, 
 from ..tempered import HybridSDE, TemperedFlow
 
 
-class VDM(eqx.Module):
+class VDM(eqx.Module, metaclass=Checked):
     r"""The steps of a diffusion in continuous time, applied to one event.
 
     Each step takes a prediction at `(t, x)`: `predict(output, t, x)` from a network's output, or
@@ -50,9 +51,6 @@ class VDM(eqx.Module):
         - `target`: the quantity that the outputs passed to [`predict`][] represent. Default: `Data()`.
         """
         self.schedule, self.target = schedule, Data() if target is None else target
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     def predict(self, output: Event, t: Scalar, x: Event) -> AffinePrediction:
         """Data, noise, velocity and score from a network's output at `(t, x)`."""

@@ -25,7 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._base.checks import check_fields
+from ..._base.arguments import CheckedSolver
 from ..._base.typing import Array, DType, Event, PyTree, Scalar
 from ...model import gaussian_prior
 from ...model.base import AbstractContinuousModel
@@ -146,7 +146,7 @@ class Problem(eqx.Module):
         return scaled(1 / jnp.sqrt(t1 - t0), self.noise.contr(t0, t1).astype(like.dtype))
 
 
-class AbstractExponentialSolver(dfx.AbstractItoSolver):
+class AbstractExponentialSolver(dfx.AbstractItoSolver, metaclass=CheckedSolver):
     """A solver that integrates the linear part of a semilinear term exactly.
 
     Subclasses define diffrax's `order`, `init` and `step`. In `step`, [`problem`][] gives the data prediction and the
@@ -163,9 +163,6 @@ class AbstractExponentialSolver(dfx.AbstractItoSolver):
     """Whether the solver supports the reverse SDE in addition to the probability flow."""
     predicts_at_end: eqx.AbstractClassVar[bool]
     """Whether every step, including the last, evaluates the data prediction at its end."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
 
     def func(self, terms: dfx.AbstractTerm, t0: Scalar, y0: Event, args: PyTree) -> PyTree:
         return terms.vf(t0, y0, args)

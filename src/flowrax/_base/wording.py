@@ -1,0 +1,52 @@
+"""How messages name what was expected and what came instead."""
+
+import inspect
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+# The phrases of messages that do not follow from the names of classes.
+_PHRASES = {
+    "SaveAt": "a diffrax.SaveAt such as diffrax.SaveAt(ts=jnp.linspace(0, 1, 11))",
+    "AbstractModel": "a model such as Model(network, schedule, shape=...)",
+    "AbstractDivergence": "a divergence such as Exact()",
+    "AbstractLastStep": "a last step such as Tweedie()",
+    "AbstractTimes": "a distribution of times",
+    "AbstractUnitTimes": "a distribution of times on [0, 1]",
+    "AbstractDiffusion": "a diffusion coefficient",
+    "AbstractGuidance": "a guidance rule",
+    "AbstractDynamics": "a dynamics such as ProbabilityFlow()",
+    "AbstractContinuousModel": "a model of continuous events",
+    "AbstractCategoricalModel": "a model of categorical events",
+    "AbstractProbes": "a distribution of probes",
+}
+
+
+def phrase(cls: type) -> str:
+    """The kind of object that a class stands for: `AbstractStepSizeController` of diffrax is "a diffrax step ..."."""
+    if cls.__name__ in _PHRASES:
+        return _PHRASES[cls.__name__]
+    stem = cls.__name__.removeprefix("Abstract")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).lower() if stem != cls.__name__ else stem
+    words = f"diffrax {words}" if cls.__module__.startswith("diffrax") else words
+    return f"{'an' if words[0] in 'aeiouAEIOU' else 'a'} {words}"
+
+
+def described(value: Any) -> str:
+    """What a message says it got."""
+    if isinstance(value, type):
+        try:
+            parameters = inspect.signature(value).parameters.values()
+            bare = all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+        except (TypeError, ValueError):
+            bare = False
+        return f"the class {value.__name__}: write {value.__name__}({'' if bare else '...'})"
+    if isinstance(value, str):
+        return f"the string {value!r}"
+    if value is None or isinstance(value, bool | int | float | complex | np.number):
+        return str(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return f"an object of type {type(value).__name__}"
