@@ -120,7 +120,7 @@ def test_padding_and_indices():
         (lambda: linear_grid(3, 0.5, 0.5), "t_min=0.5 is not below t_max=0.5."),
         (lambda: power_grid(3, 0.0), "exponent must be positive; got 0.0."),
         (lambda: log_grid(3, 2.0), "exponent must be negative; got 2.0."),
-        (lambda: pad_grid([0.0, 1.0], padding=-1), "padding and dilation must not be negative; got -1 and 0."),
+        (lambda: pad_grid([0.0, 1.0], padding=-1), "padding must be at least 0; got -1."),
         (lambda: index_grid(5, 4), "num_steps=5 must lie between 1 and the number of indices, 4."),
         (
             lambda: rate_grid(lambda t: 1 / t, 3),

@@ -1,5 +1,6 @@
 """Positions and types together: the exact joint denoiser gives the joint law, and `fit` trains one network for both."""
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +120,48 @@ def test_errors():
     )
     with pytest.raises(ValueError, match="preconditioner"):
         frx.JointModel(Exact(), {**parts(), "position": scaled})
+
+
+GAUSSIAN = frx.oracle.Gaussian(np.ones(1, np.float32), 0.25 * np.eye(1, dtype=np.float32)).model(frx.Linear())
+ALONE = [
+    (frx.ReverseSDE(), None),
+    (frx.PredictorCorrector(frx.ProbabilityFlow(), snr=0.3), None),
+    (frx.PredictorCorrector(frx.ReverseSDE(), num_steps=2), dfx.Heun()),
+    (frx.Churn(0.3), frx.EDMHeun()),
+    (frx.Restart(0.3, 0.6, num_steps=2), frx.EDMHeun()),
+]
+
+
+def exact_velocity(t, x, condition):
+    return {"z": GAUSSIAN.predict(t["z"], x["z"]).velocity}
+
+
+@pytest.mark.parametrize(("dynamics", "solver"), ALONE)
+def test_a_part_alone_moves_as_a_model(dynamics, solver):
+    """A joint model of one part has, within the error of 20,000 draws, the moments of the model in the same steps."""
+    part = frx.Model(frx.SharedNetwork(), frx.Linear(), shape=(1,), dtype=np.float32)
+    joint = frx.JointModel(exact_velocity, {"z": part}, separate_times=True)
+    sampler = frx.JointSampler({"z": dynamics}, dfx.Euler() if solver is None else solver)
+    single = frx.Model(lambda t, x, c: GAUSSIAN.predict(t, x).velocity, frx.Linear(), shape=(1,), dtype=np.float32)
+    n = 20_000
+    got = frx.sample(joint, jax.random.key(0), n, dynamics=sampler, grid=6).x["z"]
+    expected = frx.sample(single, jax.random.key(1), n, dynamics=dynamics, solver=sampler.solver, grid=6).x
+    # Differences of means and of standard deviations, in units of their standard errors.
+    spread = float(jnp.std(expected))
+    assert abs(jnp.mean(got) - jnp.mean(expected)) < 4 * spread * (2 / n) ** 0.5
+    assert abs(jnp.std(got) - spread) < 4 * spread * (1 / n) ** 0.5
+
+
+REFUSED = {
+    "dynamics['position']=Langevin does not run in the time of the path, as all parts do.": frx.Langevin(0.9, 1.0),
+    "dynamics['position']=Churn goes back in time, where the other parts do not follow; it needs a model with "
+    "separate_times=True.": frx.Churn(0.1),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_dynamics_that_cannot_move_one_part_is_refused(message):
+    model = frx.JointModel(Exact(), parts())
+    with pytest.raises(ValueError) as error:
+        frx.sample(model, jax.random.key(0), 2, dynamics=frx.JointSampler({"position": REFUSED[message]}), grid=2)
+    assert str(error.value) == message

@@ -109,7 +109,7 @@ def float_dtype(dtype: DType | None) -> jnp.dtype:
     """The dtype of a model or prior: JAX's default for None; raises `ValueError` unless it is floating and enabled."""
     try:
         dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"dtype must be a floating-point dtype such as jnp.float32; got {described(dtype)}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype={dtype} is not a real floating-point dtype; pass for example float32.")

@@ -277,8 +277,10 @@ def _rule_of_parts(container: Any, args: tuple[Any, ...]) -> Check | None:
 
 def _check_numbers(name: str, value: Any) -> None:
     """Raises `ValueError` unless all elements are numbers, not NaN; traced values are not checked."""
-    if isinstance(value, bool):
-        raise ValueError(f"{name} must be a number; got {value}.")
+    if value is None or isinstance(value, bool | list | tuple):
+        raise ValueError(f"{name} must be a number; got {described(value)}.")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{name}={value} is too large for an integer; write {float(value):g}.")
     _check_each(name, value, lambda x: ~np.isnan(x), "must be a number")
 
 

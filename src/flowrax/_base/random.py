@@ -106,9 +106,8 @@ def rademacher(key: KeyLike, shape: Shape, dtype: DType) -> Array:
 
 def bernoulli(key: KeyLike, probability: float | Array, shape: Shape = ()) -> Array:
     """Booleans, true with the given probability."""
-    return jax.random.bernoulli(
-        as_threefry(key), _widened(probability) if isinstance(probability, jax.Array) else probability, shape
-    )
+    probability = _widened(probability) if isinstance(probability, jax.Array) else float(probability)
+    return jax.random.bernoulli(as_threefry(key), probability, shape)
 
 
 def categorical(key: KeyLike, logits: Array, *, axis: int = -1, shape: Shape | None = None) -> Array:

@@ -12,6 +12,9 @@ import jax
 
 _HIDDEN = ("flowrax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "jaxtyping", "beartype")
 
+# Their own frames tell nothing.
+_WRAPPERS = (os.path.join("_base", "tracebacks.py"), os.path.join("_base", "arguments.py"))
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -75,7 +78,8 @@ def _filtered(traceback: types.TracebackType | None) -> types.TracebackType | No
     kept = []
     while traceback is not None:
         name = traceback.tb_frame.f_code.co_filename
-        if traceback.tb_next is None or not (name.startswith(_hidden_folders()) or name.startswith("<")):
+        is_last = traceback.tb_next is None and not name.endswith(_WRAPPERS)
+        if is_last or not (name.startswith(_hidden_folders()) or name.startswith("<")):
             kept.append(traceback)
         traceback = traceback.tb_next
     short = None

@@ -21,7 +21,7 @@ from ..coupling import Independent
 from ..discrete import even_times
 from ..discrete.base import AbstractSampledModel, AbstractSampler, SamplerStep
 from ..discrete.categorical_model import CategoricalModel
-from ..dynamics import ProbabilityFlow
+from ..dynamics import Churn, ProbabilityFlow, Restart
 from ..dynamics.base import AbstractDynamics
 from ..engine import evaluations_per_step
 from ..model.network import AbstractNetwork, call_network
@@ -219,9 +219,11 @@ class JointSampler(AbstractSampler, metaclass=Checked):
     """
 
     dynamics: dict[str, AbstractDynamics | AbstractSampler] = eqx.field(default_factory=dict)
-    """The dynamics or sampler of each part that does not use its default. The state of a dynamics must be the event."""
+    """The dynamics or sampler of each part that does not use its default. A dynamics must run in the time of the path,
+    and [`Churn`][] and [`Restart`][], which go back in time, need a model with separate times."""
     solver: dfx.AbstractSolver = dfx.Euler()
-    """The solver of the continuous parts, which takes one step at a time. Default: `diffrax.Euler()`."""
+    """The solver of the continuous parts, as `sample` takes it for their dynamics. It starts anew at every step, so
+    that a multistep solver has no previous steps to use. Default: `diffrax.Euler()`."""
     clocks: dict[str, Callable[[Array], Array]] = eqx.field(default_factory=dict)
     """The time of a part as a non-decreasing function of the time of the steps; needs a model with separate times. A
     clock that stays at 1 keeps the part as given in `x0`, so that the other parts are drawn conditioned on it."""
@@ -233,6 +235,10 @@ class JointSampler(AbstractSampler, metaclass=Checked):
             )
         for name, given in (("dynamics", self.dynamics), ("clocks", self.clocks)):
             check_names(name, given, model.parts)
+        for name, part in model.parts.items():
+            how = self.dynamics.get(name, _default(part))
+            if isinstance(how, AbstractDynamics):
+                self._check_dynamics(name, how, model)
         times = even_times(model, grid)
         for name, how in self.dynamics.items():
             own = how.times(model.parts[name], len(times) - 1) if isinstance(how, AbstractSampler) else times
@@ -242,15 +248,30 @@ class JointSampler(AbstractSampler, metaclass=Checked):
                 )
         return times
 
+    def _check_dynamics(self, name: str, dynamics: AbstractDynamics, model: JointModel) -> None:
+        """Raises `ValueError` for a dynamics that cannot move one part while the others keep their time."""
+        kind, part = type(dynamics).__name__, model.parts[name]
+        if not isinstance(part, Model):
+            raise ValueError(f"dynamics[{name!r}]={kind} moves continuous events, but the part is categorical.")
+        ends = dynamics.interval(part)
+        if tuple(dynamics.path_time(part, t) for t in ends) != ends:
+            raise ValueError(f"dynamics[{name!r}]={kind} does not run in the time of the path, as all parts do.")
+        if isinstance(dynamics, Churn | Restart) and not model.separate_times:
+            raise ValueError(
+                f"dynamics[{name!r}]={kind} goes back in time, where the other parts do not follow; it needs a model "
+                "with separate_times=True."
+            )
+        dynamics.stepper(self.solver)
+
     @property
     def num_evaluations_per_step(self) -> int:
         """The evaluations of the network per step of the part that needs the most."""
-        jumps = [how.num_evaluations_per_step for how in self.dynamics.values() if isinstance(how, AbstractSampler)]
-        return max([self._stages, *jumps])
+        return max([self._evaluations(ProbabilityFlow()), *map(self._evaluations, self.dynamics.values())])
 
-    @property
-    def _stages(self) -> int:
-        return evaluations_per_step(self.solver)
+    def _evaluations(self, how: AbstractDynamics | AbstractSampler) -> int:
+        """The evaluations of the network in one step of a part."""
+        sampled = isinstance(how, AbstractSampler)
+        return how.num_evaluations_per_step if sampled else evaluations_per_step(how.stepper(self.solver))
 
     def step(
         self, model: JointModel, step: SamplerStep, x: dict[str, Array], condition: Condition, key: KeyArray
@@ -262,7 +283,7 @@ class JointSampler(AbstractSampler, metaclass=Checked):
         after = {}
         for number, name in enumerate(sorted(model.parts)):
             how = updates[name]
-            once = (how.num_evaluations_per_step if isinstance(how, AbstractSampler) else self._stages) == 1
+            once = self._evaluations(how) == 1
             alone = model.part_from_output(name, outputs) if once else model.part_view(name, starts, x)
             start, end = ends[name]
             first = None if step.first is None else step.first[name]
@@ -284,16 +305,18 @@ class JointSampler(AbstractSampler, metaclass=Checked):
         return jnp.clip(clock(step.start), low, high), jnp.clip(clock(step.end), low, high)
 
     def _integrate(self, dynamics: AbstractDynamics) -> Callable[..., Array]:
+        solver = dynamics.stepper(self.solver)
+
         def act(model: Model, step: SamplerStep, x: Array, condition: Condition, key: KeyArray) -> Array:
             ends = jnp.stack([step.start, step.end])
 
             def noise(shape: tuple[int, ...], index: int) -> dfx.AbstractBrownianPath:
                 own = jax.random.fold_in(key, index)
-                return GridBrownianPath(ends, shape, own, dtype=x.dtype, levy_area=levy_area_of(self.solver))
+                return GridBrownianPath(ends, shape, own, dtype=x.dtype, levy_area=levy_area_of(solver))
 
             terms, args = dynamics.terms(model, condition, noise)
-            state = self.solver.init(terms, step.start, step.end, x, args)
-            after, *_ = self.solver.step(terms, step.start, step.end, x, args, state, jnp.asarray(False))
-            return after
+            state = solver.init(terms, step.start, step.end, x, args)
+            after, *_, result = solver.step(terms, step.start, step.end, x, args, state, jnp.asarray(False))
+            return jnp.where(result == dfx.RESULTS.successful, after, jnp.nan)
 
         return act

@@ -135,6 +135,8 @@ class UNet(AbstractNetwork):
         num_blocks = check_count("num_blocks", num_blocks)
         num_heads = check_count("num_heads", num_heads)
         check_fraction("dropout", dropout)
+        if not multipliers:
+            raise ValueError("multipliers must have one number of channels for each resolution; it is empty.")
         self.shape = check_image(
             shape, 2 ** (len(multipliers) - 1), "since they are halved at every level but the last"
         )

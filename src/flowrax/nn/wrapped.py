@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arguments import Checked
+from .._base.checks import check_count
 from .._base.typing import Array, Condition, Event, KeyArray, Network, Scalar
 from ..model.network import (
     AbstractAverageVelocity,
@@ -95,6 +96,8 @@ class Projector(eqx.Module, metaclass=Checked):
         - `size`, `hidden`, `out_size`: the widths of the input, the two hidden layers and the output.
         - `key`: draws the weights.
         """
+        for name, width in (("size", size), ("hidden", hidden), ("out_size", out_size)):
+            check_count(name, width)
         widths, keys = (size, hidden, hidden, out_size), jax.random.split(key, 3)
         self.layers = tuple(eqx.nn.Linear(a, b, key=k) for a, b, k in zip(widths[:-1], widths[1:], keys, strict=True))
 

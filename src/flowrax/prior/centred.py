@@ -30,7 +30,10 @@ def remove_centre(x: Array, mask: ArrayLike | None = None) -> Array:
     if mask is None:
         return x - jnp.mean(x, axis=-2, keepdims=True)
     # Select, do not multiply: 0 x NaN is NaN, and padding may hold NaN.
-    counts = as_mask(mask)[..., None]
+    valid = as_mask(mask)
+    if valid.ndim >= x.ndim or valid.shape[-1:] != x.shape[-2:-1]:
+        raise ValueError(f"mask has shape {valid.shape} but (..., {x.shape[-2]}) is expected.")
+    counts = valid[..., None]
     kept = jnp.where(counts, x, 0)
     number = jnp.maximum(jnp.sum(counts, axis=-2, keepdims=True), 1).astype(x.dtype)
     return jnp.where(counts, kept - jnp.sum(kept, axis=-2, keepdims=True) / number, 0)

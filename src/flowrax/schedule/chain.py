@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arguments import Checked, checked
+from .._base.arrays import as_real
 from .._base.checks import check_count, check_fraction, check_not_negative, check_positive
 from .._base.typing import Array, ArrayLike, Numbers, Times
 from .base import Singularities
@@ -43,7 +44,7 @@ class DiscreteSchedule(eqx.Module, metaclass=Checked):
         - `rates`: $\beta_i$, `(T,)`, in order of the index. Raises `ValueError` unless each lies strictly between 0
             and 1.
         """
-        rates = np.asarray(rates, np.float64)
+        rates = np.asarray(as_real("rates", rates), np.float64)
         if rates.ndim != 1 or not rates.size or not np.all((0 < rates) & (rates < 1)):
             raise ValueError(
                 f"rates must be a list of numbers between 0 and 1; got shape {rates.shape}"

@@ -77,5 +77,6 @@ def shift_time(t: Times, shift: float) -> Array:
 
     **Returns:** the shifted times, with the shape of `t`; 0 and 1 are fixed points.
     """
+    check_positive("shift", shift)
     t = jnp.asarray(t)
     return t / (shift + (1 - shift) * t)

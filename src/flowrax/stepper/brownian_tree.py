@@ -20,6 +20,7 @@ import numpy as np
 
 from .._base import random
 from .._base.arguments import Checked
+from .._base.arrays import as_floats
 from .._base.checks import time_dtype
 from .._base.typing import Array, DType, KeyArray, Scalar, Shape
 from .brownian import BrownianRecord, num_areas
@@ -63,7 +64,7 @@ class BrownianTree(dfx.AbstractBrownianPath, metaclass=Checked):
         - `dtype`: the dtype of an increment.
         - `levy_area`: the diffrax record of increments that the solver needs. Default: `BrownianIncrement`.
         """
-        self.t0, self.t1, self.key = jnp.asarray(t0), jnp.asarray(t1), random.as_threefry(key)
+        (self.t0, self.t1), self.key = as_floats(t0=t0, t1=t1), random.as_threefry(key)
         self.shape, self.dtype, self.levy_area = tuple(shape), dtype, levy_area
         self.depth = lattice_depth(self.t0.dtype)
 

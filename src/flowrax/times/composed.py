@@ -96,6 +96,7 @@ def time_to_index(t: Times, num_steps: int) -> Array:
 
     **Returns:** integers with the shape of `t`; ties are rounded to the even index.
     """
+    check_count("num_steps", num_steps)
     return jnp.round(jnp.clip(jnp.asarray(t), 0, 1) * (num_steps - 1)).astype(jnp.int32)
 
 
