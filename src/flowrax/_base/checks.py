@@ -146,7 +146,7 @@ def check_grid(grid: Any) -> int | None:
     if is_traced(grid):
         return None
     numbers = _numbers(grid)
-    if numbers is None or isinstance(grid, bool) or not (numbers.ndim or isinstance(grid, int | np.integer)):
+    if numbers is None or isinstance(grid, bool) or not (numbers.ndim == 1 or isinstance(grid, int | np.integer)):
         raise ValueError(f"grid must be a number of steps, at least one, or an array of times; got {described(grid)}.")
     if numbers.ndim:
         check_finite("grid", numbers)
