@@ -36,7 +36,7 @@ class Unscaled(AbstractPreconditioner):
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
     ) -> Event:
-        return network(t, x, condition)
+        return as_output(network(t, x, condition), x.dtype)
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
         return False, False
