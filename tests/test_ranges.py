@@ -196,6 +196,9 @@ OUT_OF_RANGE = {
     "num_draws must be at least 1; got 0.": lambda: frx.variational_bound(
         frx.oracle.Gaussian(np.zeros(2), np.eye(2)).model(frx.EDM()), np.zeros((3, 2)), jax.random.key(0), num_draws=0
     ),
+    "t_max=1.5 is outside [0, 1]; t=0 is noise and t=1 is data.": lambda: frx.variational_bound(
+        frx.oracle.Gaussian(np.zeros(2), np.eye(2)).model(frx.EDM()), np.zeros((3, 2)), jax.random.key(0), t_max=1.5
+    ),
     "schedule must be a schedule; got the class Cosine: write Cosine().": lambda: frx.warp(MODEL, frx.Cosine),
     "flow must be a Model; got an object of type OracleModel.": lambda: frx.Bridge(MODEL, MODEL),
     "interval must be two increasing times; got (0.8, 0.2).": lambda: frx.ClassifierFree(
