@@ -226,7 +226,8 @@ def test_message(case):
 def test_too_few_steps_are_counted():
     message = (
         "sample: 3 of 3 solves failed: the limit of max_steps=2 was reached in 3; raise max_steps, loosen rtol and "
-        "atol, or look for NaN in the network's output. throw=False returns the successful rows."
+        "atol, take fixed steps by grid=, or look for NaN in the network's output. throw=False returns the successful "
+        "rows."
     )
     with pytest.raises(frx.SolveError) as error:
         sample(EDM, max_steps=2)()

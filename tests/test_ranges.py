@@ -14,6 +14,7 @@ import pytest
 import flowrax as frx
 from constructors import BY_CLASS, MODEL, arguments, hints_of, name_of, options_of, public_classes
 from flowrax import discrete, dynamics as dyn
+from flowrax._base.arguments import Checked
 
 CLASSES = public_classes()
 LINEAR = frx.Linear()
@@ -114,6 +115,44 @@ def test_fractions_and_truth_values_are_no_counts(untyped):
     assert len(counts) > 40
 
 
+def wrong_kinds(hint):
+    """Values that no argument with this annotation can have."""
+    kinds = options_of(hint)
+    may_be_none = type(None) in kinds
+    kinds = kinds - {type(None)}
+    wrong = ["text", b"1", 1j, object(), frx.Linear, lambda t: t, np.array(["1"]), {"a": 1.0}]
+    if kinds == {bool}:
+        return [*wrong, 1, 0.0, np.ones(2), None]
+    if float in kinds and kinds <= {int, float}:
+        return [
+            *wrong,
+            True,
+            [1.0],
+            np.ones(2),
+            jax.random.split(jax.random.key(0), 3),
+            *([] if may_be_none else [None]),
+        ]
+    if kinds == {int}:
+        return [*wrong, True, 1.5, [1], np.ones(2, int), 2**40, *([] if may_be_none else [None])]
+    if any(isinstance(kind, type) and issubclass(kind, eqx.Module) for kind in kinds):
+        # Functions stand for some objects.
+        return [value for value in wrong if not callable(value)]
+    return []
+
+
+def test_values_of_another_kind_are_refused(untyped):
+    """In words that name the argument, by every class that is checked by its annotations."""
+    told, asked = {}, 0
+    for name, cls in CLASSES.items():
+        for given, hint in hints_of(cls).items() if isinstance(cls, Checked) else ():
+            for value in wrong_kinds(hint):
+                asked += 1
+                if words := refusal(name, given, value):
+                    told[name, given, str(value)] = words
+    assert told == {}
+    assert asked > 2000
+
+
 @pytest.mark.parametrize("wrong", [frx.Linear, "linear", 3.5], ids=["class", "string", "number"])
 def test_only_objects_stand_for_parts(wrong, untyped):
     cases = [case for case in arguments_where(is_part)]
@@ -156,6 +195,9 @@ OUT_OF_RANGE = {
     "num_points must be at least 2; got 1.": lambda: GRIDS.rate_grid(lambda t: t, 3, num_points=1),
     "num_draws must be at least 1; got 0.": lambda: frx.variational_bound(
         frx.oracle.Gaussian(np.zeros(2), np.eye(2)).model(frx.EDM()), np.zeros((3, 2)), jax.random.key(0), num_draws=0
+    ),
+    "t_max=1.5 is outside [0, 1]; t=0 is noise and t=1 is data.": lambda: frx.variational_bound(
+        frx.oracle.Gaussian(np.zeros(2), np.eye(2)).model(frx.EDM()), np.zeros((3, 2)), jax.random.key(0), t_max=1.5
     ),
     "schedule must be a schedule; got the class Cosine: write Cosine().": lambda: frx.warp(MODEL, frx.Cosine),
     "flow must be a Model; got an object of type OracleModel.": lambda: frx.Bridge(MODEL, MODEL),

@@ -4,6 +4,7 @@ import re
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -134,3 +135,18 @@ def test_a_frame_of_mixed_numbers_is_rows():
 def test_the_log_prob_of_no_rows_is_empty(condition):
     got = frx.log_prob(model(), ROWS[:0], condition=condition, key=KEY, divergence=frx.Hutchinson())
     assert got.value.shape == got.standard_error.shape == (0,) and got.x0.shape == (0, 2)
+
+
+@pytest.mark.parametrize("grid", [None, 3])
+def test_the_bound_of_no_rows_is_empty(grid):
+    tokens = frx.CategoricalModel(
+        lambda t, x, c: jnp.zeros((3, 4)), frx.discrete.LogLinearMasking(), prior=frx.discrete.Masked((3,), 4)
+    )
+    got = frx.log_prob(tokens, np.zeros((0, 3), np.int32), key=KEY, grid=grid)
+    assert got.is_bound and got.value.shape == got.standard_error.shape == (0,)
+
+
+def test_no_rows_have_no_errors():
+    options = dict(divergence=frx.Hutchinson(16), target_standard_error=0.1, discretisation_error=True, grid=2)
+    got = frx.log_prob(model(), ROWS[:0], condition=np.ones(1), key=KEY, **options)
+    assert got.value.shape == got.num_probes.shape == got.discretisation_error.shape == (0,)

@@ -66,8 +66,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 if TYPE_CHECKING:
-    from diffrax._solver.base import _MetaAbstractSolver as CheckedSolver
-    from equinox._module._module import _ModuleMeta as Checked
+    from equinox._module._module import _ModuleMeta as Checked, _ModuleMeta as CheckedSolver
 else:
 
     class Checked(type(eqx.Module)):
@@ -96,7 +95,7 @@ def _rule_of(annotation: Any) -> Check | None:
     """The check of values with this annotation, of random keys too."""
     if annotation == KeyArray:
         return _check_key
-    if annotation == KeyArray | None:
+    if KeyArray in typing.get_args(annotation):
         return lambda name, value: None if value is None else _check_key(name, value)
     return rule_of(annotation)
 

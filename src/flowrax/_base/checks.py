@@ -15,18 +15,28 @@ import numpy as np
 from jax.core import Tracer
 
 from .typing import Array, DType, Integer, Network, PyTree, Shape, Times
-from .wording import described, phrase
+from .wording import described, phrase, shown
 
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer of a JAX transformation."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    # A loop is cheaper than a generator here, where each verb comes by several times.
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, Tracer):
+            return True
+    return False
 
 
 def check_shape(name: str, got: Shape, expected: Shape) -> None:
     """Raises `ValueError` unless the two shapes are equal."""
     if tuple(got) != tuple(expected):
         raise ValueError(f"{name} has shape {tuple(got)} but {tuple(expected)} is expected.")
+
+
+def check_broadcast(name: str, got: Shape, event_shape: Shape) -> None:
+    """Raises `ValueError` unless an array of shape `got` broadcasts to an event."""
+    if len(got) > len(event_shape) or any(a not in (1, b) for a, b in zip(got[::-1], event_shape[::-1], strict=False)):
+        raise ValueError(f"{name} of shape {got} does not broadcast to an event, {event_shape}.")
 
 
 def check_batch(name: str, x: Array | np.ndarray, event_shape: Shape, size: int | None = None) -> None:
@@ -58,15 +68,6 @@ def _numbers(value: Any) -> np.ndarray | None:
         return None
 
 
-def _shown(value: Any) -> str:
-    """A number for a message: itself, or an array on one line."""
-    return (
-        np.array2string(np.asarray(value), threshold=6, separator=", ").replace("\n", "")
-        if np.ndim(value)
-        else str(value)
-    )
-
-
 def _check_each(name: str, value: Any, is_good: Callable[[np.ndarray], Any], rule: str) -> None:
     """Raises `ValueError` with `rule` unless all elements are numbers that are good; ignores traced values."""
     if value is None or is_traced(value):
@@ -75,9 +76,9 @@ def _check_each(name: str, value: Any, is_good: Callable[[np.ndarray], Any], rul
     if numbers is None:
         raise ValueError(f"{name} must be a number; got {described(value)}.")
     if np.any(np.isnan(numbers)):
-        raise ValueError(f"{name} {'holds NaN' if numbers.ndim else 'must be a number'}; got {_shown(value)}.")
+        raise ValueError(f"{name} {'holds NaN' if numbers.ndim else 'must be a number'}; got {shown(value)}.")
     if not np.all(is_good(numbers)):
-        raise ValueError(f"{name} {rule}; got {_shown(value)}.")
+        raise ValueError(f"{name} {rule}; got {shown(value)}.")
 
 
 def check_number(name: str, value: Any) -> None:
@@ -115,7 +116,7 @@ def check_increasing(low: str, low_value: Any, high: str, high_value: Any) -> No
         _check_each(name, value, lambda x: ~np.isnan(x), "must be a number")
     first, second = _numbers(low_value), _numbers(high_value)
     if first is not None and second is not None and not np.all(first < second):
-        raise ValueError(f"{low}={_shown(low_value)} is not below {high}={_shown(high_value)}.")
+        raise ValueError(f"{low}={shown(low_value)} is not below {high}={shown(high_value)}.")
 
 
 def check_count(name: str, value: Any, least: int | None = 1) -> int:
@@ -145,7 +146,7 @@ def check_grid(grid: Any) -> int | None:
     if is_traced(grid):
         return None
     numbers = _numbers(grid)
-    if numbers is None or isinstance(grid, bool) or not (numbers.ndim or isinstance(grid, int | np.integer)):
+    if numbers is None or isinstance(grid, bool) or not (numbers.ndim == 1 or isinstance(grid, int | np.integer)):
         raise ValueError(f"grid must be a number of steps, at least one, or an array of times; got {described(grid)}.")
     if numbers.ndim:
         check_finite("grid", numbers)
@@ -258,8 +259,9 @@ def _rule_of_parts(container: Any, args: tuple[Any, ...]) -> Check | None:
         def check_parts(name: str, value: Any) -> None:
             if not isinstance(value, Mapping):
                 raise ValueError(f"{name} must be a dictionary with names as keys; got {described(value)}.")
-            for part in value if of_part is not None else ():
-                of_part(f"{name}[{part!r}]", value[part])
+            if of_part is not None:
+                for part, one in value.items():
+                    of_part(f"{name}[{part!r}]", one)
 
         return check_parts
     of_one = rule_of(args[0]) if len(set(args) - {...}) == 1 else None

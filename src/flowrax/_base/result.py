@@ -158,8 +158,8 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
     count = int(failed.sum())
     if limit:
         cause = (
-            f"the limit of max_steps={max_steps} was reached in {limit}; raise max_steps, loosen rtol and atol, "
-            "or look for NaN in the network's output."
+            f"the limit of max_steps={max_steps} was reached in {limit}; raise max_steps, loosen rtol and atol, take "
+            "fixed steps by grid=, or look for NaN in the network's output."
         )
     elif short:
         cause = (

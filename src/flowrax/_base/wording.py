@@ -50,3 +50,12 @@ def described(value: Any) -> str:
     if isinstance(value, np.ndarray | jax.Array):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     return f"an object of type {type(value).__name__}"
+
+
+def shown(value: Any) -> str:
+    """A number for a message: itself, or an array on one line."""
+    return (
+        np.array2string(np.asarray(value), threshold=6, separator=", ").replace("\n", "")
+        if np.ndim(value)
+        else str(value)
+    )

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._base.checks import check_number
+from .._base.checks import check_broadcast, check_number
 from .._base.typing import Array, Condition, DType, Event, Scalar, Shape
 from ..model.base import AbstractContinuousModel, AbstractPrediction, AbstractWrappedModel
 from ..prior import AbstractPrior
@@ -100,9 +100,7 @@ class ClassifierFree(AbstractWrappedModel):
         if not eqx.tree_equal((self.other.schedule, self.other.prior), (model.schedule, model.prior)):
             raise ValueError("other has another schedule or prior than the model; convert its schedule with warp.")
         self.weight = jnp.asarray(weight, model.dtype)
-        sizes = zip(self.weight.shape[::-1], model.shape[::-1], strict=False)
-        if self.weight.ndim > len(model.shape) or any(mine not in (1, size) for mine, size in sizes):
-            raise ValueError(f"weight of shape {self.weight.shape} does not broadcast to an event, {model.shape}.")
+        check_broadcast("weight", self.weight.shape, model.shape)
         self.start, self.stop = map(float, interval)
         if not self.start <= self.stop:
             raise ValueError(f"interval must be two increasing times; got {interval}.")

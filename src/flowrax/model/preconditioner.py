@@ -13,6 +13,7 @@ from .._base.arguments import Checked
 from .._base.checks import check_positive
 from .._base.typing import Condition, Event, Network, Scalar
 from ..schedule import AbstractSchedule
+from .network import as_output
 
 
 class AbstractPreconditioner(eqx.Module, metaclass=Checked):
@@ -35,7 +36,7 @@ class Unscaled(AbstractPreconditioner):
     def __call__(
         self, network: Network, schedule: AbstractSchedule, t: Scalar, x: Event, condition: Condition
     ) -> Event:
-        return network(t, x, condition)
+        return as_output(network(t, x, condition), x.dtype)
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:
         return False, False
@@ -63,7 +64,7 @@ class EDMPreconditioner(AbstractPreconditioner):
         alpha, sigma = schedule.alpha(t).astype(x.dtype), schedule.sigma(t).astype(x.dtype)
         std = jnp.sqrt((alpha * self.sigma_data) ** 2 + sigma**2)
         skip = alpha * (self.sigma_data / std) ** 2
-        raw = network(-schedule.log_snr(t) / 8, x / std, condition)
+        raw = as_output(network(-schedule.log_snr(t) / 8, x / std, condition), x.dtype)
         return skip * x + sigma * self.sigma_data / std * raw
 
     def singular_ends(self, schedule: AbstractSchedule) -> tuple[bool, bool]:

@@ -156,11 +156,7 @@ class Model(AbstractContinuousModel):
         Raises `ValueError` if the output does not have the shape of `x`.
         """
         keyed = with_key(self.network if network is None else network, key)
-
-        def in_dtype(t: Scalar, x: Event, condition: Condition) -> Event:
-            return as_output(keyed(t, x, condition), x.dtype)
-
-        out = self.preconditioner(in_dtype, self.schedule, t, x, condition)
+        out = as_output(self.preconditioner(keyed, self.schedule, t, x, condition), x.dtype)
         check_shape("The network's output", out.shape, x.shape)
         return self._project(out, condition)
 

@@ -4,6 +4,7 @@ Time enters by Gaussian Fourier features, $\phi(t) = [\sin 2\pi W t, \cos 2\pi W
 $W \sim \mathcal{N}(0, s^2)$.
 """
 
+import functools
 import math
 from typing import TypeVar
 
@@ -76,10 +77,13 @@ class FourierFeatures(eqx.Module, metaclass=Checked):
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)])
 
 
-def flat_condition(condition: object, dtype: DType) -> Array:
-    """All leaves of a condition concatenated to one vector, which is empty for None."""
-    leaves = [jnp.asarray(leaf, dtype).reshape(-1) for leaf in jax.tree.leaves(condition)]
-    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, dtype)
+def flat_condition(condition: object, dtype: DType, size: int | None = None) -> Array:
+    """All leaves of a condition concatenated to one vector, empty for None; raises `ValueError` for another size."""
+    leaves = map(functools.partial(jnp.asarray, dtype=dtype), jax.tree.leaves(condition))
+    vector = jnp.concatenate([jnp.zeros(0, dtype), *map(jnp.ravel, leaves)])
+    if size is not None and vector.size != size:
+        raise ValueError(f"The condition has {vector.size} elements but the network takes {size}.")
+    return vector
 
 
 class Context(eqx.Module):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.checks import check_count, check_fraction, check_shape
-from .._base.typing import Array, Condition, DType, Event, KeyArray, Scalar, Shape
+from .._base.typing import Array, Condition, Event, KeyArray, Scalar, Shape
 from ..model.network import AbstractNetwork
 from .context import FourierFeatures, flat_condition, zeroed
 
@@ -60,8 +60,8 @@ class MLP(AbstractNetwork):
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         check_shape("The network's event", x.shape, self.shape)
-        context = _context(self.features, self.condition_size, t, condition, x.dtype)
-        h = jnp.concatenate([context, x.reshape(-1)])
+        vector = flat_condition(condition, x.dtype, self.condition_size)
+        h = jnp.concatenate([self.features(t, x.dtype), vector, x.reshape(-1)])
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
         return self.layers[-1](h).reshape(x.shape)
@@ -143,18 +143,10 @@ class ResidualMLP(AbstractNetwork):
 
     def __call__(self, t: Scalar, x: Event, condition: Condition = None, *, key: KeyArray | None = None) -> Event:
         check_shape("The network's event", x.shape, self.shape)
-        context = _context(self.features, self.condition_size, t, condition, x.dtype)
-        context = self.activation(self.embed(context))
+        vector = flat_condition(condition, x.dtype, self.condition_size)
+        context = self.activation(self.embed(jnp.concatenate([self.features(t, x.dtype), vector])))
         h = self.read_in(x.reshape(-1))
         for index, block in enumerate(self.blocks):
             own = None if key is None else jax.random.fold_in(key, index)
             h = block(h, context, self.activation, own)
         return self.read_out(self.norm(h)).reshape(x.shape)
-
-
-def _context(features: FourierFeatures, size: int, t: Scalar, condition: Condition, dtype: DType) -> Array:
-    """`[features(t), condition]`; raises `ValueError` for a condition of another size."""
-    vector = flat_condition(condition, dtype)
-    if vector.size != size:
-        raise ValueError(f"The condition has {vector.size} elements but the network takes {size}.")
-    return jnp.concatenate([features(t, dtype), vector])

@@ -11,9 +11,10 @@ from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
+import numpy as np
 import optimistix as optx
 
-from .._base.checks import check_count, check_grid, check_instance, check_positive, check_time
+from .._base.checks import check_broadcast, check_count, check_grid, check_instance, check_positive, check_time
 from .._base.typing import Array, Condition, Integer, KeyArray, PyTree
 from ..discrete.base import AbstractSampledModel, AbstractSampler
 from ..divergence import AbstractDivergence
@@ -187,6 +188,8 @@ class SolveOptions(eqx.Module):
                 f"{type(dynamics).__name__} has state-dependent diffusion in the {reading} sense, "
                 f"but {type(solver).__name__} converges to the other; pass a solver of diffrax's {reading} kind."
             )
+        for name, tolerance in (("rtol", self.rtol), ("atol", self.atol)):
+            check_broadcast(name, () if tolerance is None else np.shape(tolerance), model.shape)
         if divergence is None:
             check_predictions(solver, model, start, end)
         if self.last_step is not None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .._base.arguments import checked
-from .._base.checks import check_count, check_not_negative
+from .._base.checks import check_count, check_not_negative, check_shape
 from .._base.condition import Batched, split_condition
 from .._base.random import as_threefry
 from .._base.result import NONFINITE, RESULTS, Samples, Stats, raise_if_failed
@@ -71,6 +71,7 @@ def parallel_sample(
     check_model(model, "parallel_sample")
     num_samples, window = check_count("num_samples", num_samples), check_count("window", window)
     check_not_negative("tolerance", tolerance)
+    check_shape("tolerance", jnp.shape(tolerance), ())
     key = as_threefry(key)
     moving = default_dynamics(model) if dynamics is None else dynamics
     options = SolveOptions(solver=dfx.Euler() if solver is None else solver, grid=grid)

@@ -97,7 +97,8 @@ def sample(
 
     **Returns:** [`Samples`][].
 
-    **Raises:** `ValueError` for a bad argument, [`SolveError`][] for a failed solve.
+    **Raises:** `ValueError` for a bad argument, [`SolveError`][] for a failed solve. Inside `jit` a failed solve raises
+    an error of JAX's, whose long text holds one sentence of ours; `throw=False` and `Samples.result` are shorter.
     """
     options = SolveOptions(
         solver=solver,

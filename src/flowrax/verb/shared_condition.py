@@ -22,7 +22,10 @@ def check_shared(model: AbstractModel, condition: Condition | Batched, n: int) -
     # Anything else than plain arrays is judged where it is converted.
     if not all(isinstance(leaf, jax.Array) or type(leaf) is np.ndarray for leaf in leaves):
         return
-    if any(leaf.shape[:1] != (n,) or leaf.dtype.kind not in "fiub" for leaf in leaves) or _takes(model, condition):
+    kinds = jnp.number, jnp.bool_
+    if any(leaf.shape[:1] != (n,) or not any(jnp.issubdtype(leaf.dtype, k) for k in kinds) for leaf in leaves):
+        return
+    if _takes(model, condition):
         return
     if _takes(model, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], condition)):
         raise ValueError(

@@ -26,6 +26,7 @@ from .._base.checks import (
     check_finite,
     check_increasing,
     check_instance,
+    check_interval,
     check_number,
     plain_int,
 )
@@ -149,6 +150,7 @@ def variational_bound(
     check_instance("model", model, AbstractContinuousModel)
     low = model.t_min if t_min is None else t_min
     high = model.t_max if t_max is None else t_max
+    check_interval(low, high)
     for name, t in (("t_min", low), ("t_max", high)):
         if t in model.schedule.singularities.log_snr:
             raise ValueError(f"The log-SNR is infinite at {name}={t}; pass a {name}= at which it is finite.")
