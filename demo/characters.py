@@ -89,7 +89,7 @@ def bits(model: frx.CategoricalModel, rows: np.ndarray) -> np.ndarray:
 
 
 def ngram_bits(models: list[ngrams.NGrams], rows: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per character of every window, `(order, n)`: of each window alone, as for the network, and after `before`."""
+    """Bits per character of every window, `(order, n)`: of each window alone, as for the network, or after `before`."""
     alone, running = [], []
     flat = rows.reshape(-1)
     whole = np.concatenate([before[-LENGTH:], flat])
