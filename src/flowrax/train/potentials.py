@@ -72,7 +72,7 @@ def fit_semidiscrete(
         samples, and the learning rate is in units of the mean cost of independent pairs.
     - `tolerance`, `num_check`: after the fit, `num_check` fresh noise samples are paired. A warning is given if the
         chi-squared of the masses exceeds its value from sampling alone by more than `tolerance`, the square of the
-        relative error of a mass, and by more than three standard errors.
+        relative error of a mass, plus three standard errors.
     - `checkpoint`: a path, from which an interrupted run with the same arguments resumes.
     - `progress`: whether to show a progress bar.
 
