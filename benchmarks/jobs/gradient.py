@@ -1,4 +1,4 @@
-"""Gradients through sampling in the plane: time relative to the forward solve, memory per step, rounding errors."""
+"""Gradients through sampling in the plane: time relative to the forward solve, memory by number of steps, rounding."""
 
 import diffrax as dfx
 import jax
