@@ -1,1 +1,1 @@
-"""flowrax against hand-written JAX and against its peers, as ratios within one process."""
+"""Compares flowrax with hand-written JAX and with other libraries, as ratios measured in one process."""

@@ -1,10 +1,10 @@
-"""Whether adapting the steps of a reverse SDE, or its variables, is worth the evaluations.
+"""Compares fixed and adaptive steps of a reverse SDE, and three choices of its variable, at equal cost.
 
-Prints, against the mean number of evaluations per sample, two weak errors at the end of the interval: the gap of the
-mean log-density in nats (blur within the components) and the total variation of the components' weights. Fixed grids
-against adaptive steps, in (x, t) and in log-SNR time for x, x / alpha and x / sigma. Adaptive `Heun` is the stochastic
-improved Euler of Jolicoeur-Martineau et al. (2021) on a Brownian tree. The first line has the errors of as many exact
-draws, below which nothing can be told. Run as `python benchmarks/adaptive_sde.py`.
+Prints the mean number of evaluations per sample with two weak errors at the end of the interval: the error of the
+mean log-density in nats (blur within the components) and the total variation of the components' weights. Steps are
+fixed or adaptive, in (x, t) or in log-SNR time for x, x / alpha and x / sigma. Adaptive `Heun` is the stochastic
+improved Euler method of Jolicoeur-Martineau et al. (2021) on a Brownian tree. The first line gives the errors of an
+equal number of exact draws; smaller errors cannot be resolved. Run as `python benchmarks/adaptive_sde.py`.
 """
 
 import sys
@@ -80,7 +80,7 @@ class Whitened(AbstractDynamics):
         return dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, make_noise(model.shape, 0))), None
 
 
-def laws():
+def distributions():
     keys = jax.random.split(jax.random.key(0), 3)
     means, factors = 2 * jax.random.normal(keys[0], (8, 2)), jax.random.normal(keys[1], (8, 2, 2)) / 2
     weights = jax.random.uniform(keys[2], (8,), minval=0.5, maxval=1.5)
@@ -90,13 +90,14 @@ def laws():
 
 
 @eqx.filter_jit
-def errors(law, x, exact):
-    """Gap of the mean log-density in nats, and total variation of the expected weights of the components."""
+def errors(distribution, x, exact):
+    """The error of the mean log-density in nats, and the total variation of the expected component weights."""
 
     def statistics(x):
         def one(x):
-            density = jax.vmap(lambda c: c.posterior_terms(jnp.ones(()), jnp.zeros(()), x)[0])(law.components)
-            return law.log_weights + density
+            components = distribution.components
+            density = jax.vmap(lambda c: c.posterior_terms(jnp.ones(()), jnp.zeros(()), x)[0])(components)
+            return distribution.log_weights + density
 
         joint = jax.vmap(one)(x)
         return jnp.mean(jax.nn.logsumexp(joint, axis=1)), jnp.mean(jax.nn.softmax(joint, axis=1), axis=0)
@@ -110,18 +111,18 @@ def run(name, model):
     x_form = frx.ReverseSDE(t_min=1e-3, t_max=0.999)
     times = x_form.interval(model)
     y_form, z_form = (Whitened(model, times, by_noise) for by_noise in (False, True))
-    law = model.source_at(times[1])
-    exact = law.sample(jax.random.key(1), (11 * NUM,))
-    floor = errors(law, exact[:NUM], exact[NUM:])
+    distribution = model.source_at(times[1])
+    exact = distribution.sample(jax.random.key(1), (11 * NUM,))
+    floor = errors(distribution, exact[:NUM], exact[NUM:])
     print(f"\n{name}: exact draws {float(floor[0]):.3f} {float(floor[1]):.3f}", flush=True)
 
     def report(dynamics, solver, **options):
         answer = frx.sample(model, jax.random.key(2), NUM, dynamics=dynamics, solver=solver, throw=False, **options)
         good = np.asarray(jnp.all(jnp.isfinite(answer.x), axis=1))
-        lost = int(NUM - good.sum())
-        density, weights = errors(law, jnp.where(good[:, None], answer.x, 0), exact[NUM:])
+        failed = int(NUM - good.sum())
+        density, weights = errors(distribution, jnp.where(good[:, None], answer.x, 0), exact[NUM:])
         cell = f"{float(jnp.mean(answer.stats.num_evaluations)):4.0f}: {float(density):6.3f} {float(weights):.3f}"
-        return cell + (f" ({lost} lost)" if lost else "")
+        return cell + (f" ({failed} failed)" if failed else "")
 
     def line(label, cells):
         print(f"  {label:34s}" + "   ".join(cells), flush=True)
@@ -146,9 +147,9 @@ def run(name, model):
 
 def main():
     for name, schedule in (("VP", frx.VariancePreserving()), ("linear", frx.Linear())):
-        for law, oracle in laws().items():
-            if len(sys.argv) < 2 or sys.argv[1] in f"{law}, {name}":
-                run(f"{law}, {name}", oracle.model(schedule))
+        for width, oracle in distributions().items():
+            if len(sys.argv) < 2 or sys.argv[1] in f"{width}, {name}":
+                run(f"{width}, {name}", oracle.model(schedule))
 
 
 if __name__ == "__main__":

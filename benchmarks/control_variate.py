@@ -1,9 +1,9 @@
-r"""Whether `ControlVariate` beats plain probes at equal cost, in solves of networks trained for a short while.
+"""Compares `ControlVariate` with plain probes at equal cost, for networks trained for a short time.
 
-On 8 x 8 digits, and on the same digits blown up to 28 x 28 with noise. Plain probes get as many more as the exact
-divergence at the ends of steps costs, `d / 6` for the stages of Dopri5. Prints root mean square differences in nats
-from the solve with the exact divergence on the same grid or at the same tolerance, and processor time over that of
-the exact one; run by `python -m benchmarks.control_variate`.
+The data are 8 x 8 digits, and the same digits enlarged to 28 x 28 with added noise. The exact divergence at the ends
+of the steps costs as much as `d / 6` probes for the six stages of Dopri5, so the plain estimate uses that many more
+probes. Prints the root mean square difference in nats from the solve with the exact divergence on the same grid or at
+the same tolerance, and the processor time relative to that solve. Run as `python -m benchmarks.control_variate`.
 """
 
 import functools
@@ -28,7 +28,7 @@ def enlarged():
 
 
 def seconds(functions, repeats=5):
-    """Median processor time of each, all of them in turn."""
+    """The median processor time of each function; the functions are run in turn."""
     times = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -68,7 +68,7 @@ def table(size, data, num_train, num_points, num_keys):
 
 
 def main():
-    print("| d | steps | probes beside the exact ends | plain probes, equal cost | plain | time | corrected | time |")
+    print("| d | steps | probes with exact ends | plain probes, equal cost | plain | time | corrected | time |")
     print("|---|---|---|---|---|---|---|---|")
     short = 4 if "--quick" in sys.argv else 1
     table(64, digits(), 1500 // short, 64 // short, 8)

@@ -1,4 +1,4 @@
-"""Threads, settled before JAX or torch start, and what a result must say of where it was measured."""
+"""Sets the number of threads before JAX and torch are imported, and records the machine and the versions."""
 
 import datetime
 import functools
@@ -20,15 +20,15 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "NPROC", "X
 
 
 def settle():
-    """Gives XLA and torch the same cores and as many threads; must run before either is imported."""
+    """Gives XLA and torch the same cores and numbers of threads; call it before either is imported."""
     cores = list(range(min(THREADS, os.cpu_count() or 1)))
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[:THREADS]
         os.sched_setaffinity(0, cores)
-    # XLA sizes its thread pool by NPROC, torch by the other two.
+    # XLA takes the size of its thread pool from NPROC, torch from the other two.
     for name in ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(len(cores))
-    # A torch thread that spins for another's work takes a core of a shared machine; it made torch ten times slower.
+    # By default idle torch threads spin and occupy cores; on a shared machine this made torch ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))

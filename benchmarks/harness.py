@@ -1,6 +1,6 @@
-"""Timing in alternation, ratios with their spread, bars, and one json per job.
+"""Alternating timings, ratios with their spread, bars (limits on measured values), and one JSON file per job.
 
-Absolute times of a shared machine mean little; the ratio of two variants of the same round means much more.
+Absolute times on a shared machine vary with its load; the ratio of two variants within one round varies much less.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from . import environment
 
 
 class Missing(Exception):
-    """A piece of flowrax, or a peer, that is not there."""
+    """Raised for a missing part of flowrax or a peer library that is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of each round, of the clock on the wall and of all cores together."""
+    """The wall time and the processor time of each round, in seconds."""
 
     wall: list[float]
     cpu: list[float]
@@ -31,7 +31,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Of two variants, round by round."""
+    """The ratio of two variants: median, minimum and maximum over the rounds."""
 
     median: float
     low: float
@@ -46,9 +46,10 @@ def say(line):
 
 
 def alternate(variants, rounds, at_least=0.05):
-    """Times `variants`, a dict of functions that block, in turn; every other round backwards.
+    """Times the functions in the dictionary `variants` in turn, in reverse order in every second round.
 
-    A variant faster than `at_least` seconds is repeated within its turn until it takes that long.
+    The functions must block until their result is ready. A variant faster than `at_least` seconds is repeated within
+    its turn to take about that long.
     """
     repeats = {}
     for name, function in variants.items():
@@ -74,20 +75,20 @@ def _clock(function, repeats):
 
 
 def ratio(times, name, other, clock="wall"):
-    """Of `name` to `other`."""
+    """The ratio of the times of `name` and `other` within each round."""
     ratios = np.asarray(getattr(times[name], clock)) / np.asarray(getattr(times[other], clock))
     return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
 
 
 def errors(x, truth):
-    """Of each sample the root mean square over its elements; then the worst, the median, and over all the rms."""
+    """The worst, median and root mean square over the samples of each sample's rms error over its elements."""
     error = np.asarray(x, np.float64) - np.asarray(truth, np.float64)
     each = np.sqrt(np.mean(error.reshape(error.shape[0], -1) ** 2, axis=1))
     return {"worst": float(each.max()), "median": float(np.median(each)), "rms": float(np.sqrt(np.mean(each**2)))}
 
 
 class Report:
-    """What one job found; written whenever something is added, so that a killed run keeps what it had."""
+    """The results of one job. The file is written after each addition, so a killed run keeps its results."""
 
     def __init__(self, job, title, quick, folder, machine=None):
         self.path = pathlib.Path(folder) / f"{job}.json"
@@ -122,14 +123,14 @@ class Report:
         self.save()
 
     def bar(self, name, value, *, at_most=None, at_least=None, also=None, clock="wall"):
-        """`value` is a [`Ratio`][] or a number, of `clock`; `also` the same by the other clock. One of two limits."""
+        """Adds a [`Ratio`][] or a number with one of the two limits; `also` is the ratio by the other clock."""
         value = value if isinstance(value, Ratio) else Ratio(float(value), float(value), float(value))
         if at_most is not None:
             limit, sense, met = at_most, "at most", value.median <= at_most
         elif at_least is not None:
             limit, sense, met = at_least, "at least", value.median >= at_least
         else:
-            raise ValueError("A bar has a limit: at_most or at_least.")
+            raise ValueError("A bar needs a limit: at_most or at_least.")
         entry = {
             "name": name,
             "limit": limit,
@@ -146,7 +147,7 @@ class Report:
         self.save()
 
     def compare(self, name, times, one, other, *, factor=1.0, clock="wall", at_most=None, at_least=None):
-        """A bar on the ratio of two variants, with the other clock's beside it."""
+        """Adds a bar for the ratio of two variants, measured by both clocks; the limit applies to `clock`."""
         second = "cpu" if clock == "wall" else "wall"
         value, also = (ratio(times, one, other, c).scaled(factor) for c in (clock, second))
         self.bar(name, value, also=also, clock=clock, at_most=at_most, at_least=at_least)
@@ -157,7 +158,7 @@ class Report:
         self.save()
 
     def point(self, curve, part="", **values):
-        """One point of a work-precision curve."""
+        """Adds a point to a work-precision curve."""
         found = [c for c in self.content["curves"] if (c["name"], c["part"]) == (curve, part)]
         if not found:
             found = [{"name": curve, "part": part, "points": []}]
@@ -168,7 +169,7 @@ class Report:
 
     @contextlib.contextmanager
     def optional(self, what):
-        """Goes on, with a line in the report, where a piece or a peer is missing."""
+        """Skips the block if a part of flowrax or a peer is missing, and reports it."""
         try:
             yield
         except Missing as missing:
@@ -184,7 +185,7 @@ class Report:
 
 
 def write_json(path, content):
-    """All of it or nothing: a reader never sees half a file."""
+    """Writes the file atomically: a reader never sees an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
         json.dump(content, file, indent=1)

@@ -1,4 +1,4 @@
-"""The trained networks of the jobs, their weights in torch, and solutions accurate enough to be the truth."""
+"""The trained networks of the jobs, copies of them in torch, and reference solutions."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def model_of(net, size, **interval):
 
 
 def ring():
-    """Eight Gaussians in the plane."""
+    """A mixture of eight Gaussians in the plane."""
     angle = jnp.arange(8) * jnp.pi / 4
     means = 3 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
     return frx.oracle.GaussianMixture(jnp.ones(8), means, jnp.tile(0.1 * jnp.eye(2), (8, 1, 1)))
@@ -43,7 +43,7 @@ def ring():
 
 @functools.cache
 def digits():
-    """8 x 8 images of digits in [-1, 1], dequantised; every sample is about as hard as any other."""
+    """8 x 8 images of digits in [-1, 1], dequantised; all samples need about equally many steps."""
 
     def data():
         from sklearn.datasets import load_digits
@@ -56,12 +56,12 @@ def digits():
 
 @functools.cache
 def mixture():
-    """25 Gaussians in 64 dimensions: some samples need half as many steps again as others."""
+    """A mixture of 25 Gaussians in 64 dimensions; some samples need 1.5 times as many steps as others."""
 
     def data():
         means = 2 * jax.random.normal(jax.random.key(5), (25, 64))
-        law = frx.oracle.GaussianMixture(jnp.ones(25), means, jnp.tile(0.05 * jnp.eye(64), (25, 1, 1)))
-        return law.sample(jax.random.key(6), (20_000,)), None
+        gaussians = frx.oracle.GaussianMixture(jnp.ones(25), means, jnp.tile(0.05 * jnp.eye(64), (25, 1, 1)))
+        return gaussians.sample(jax.random.key(6), (20_000,)), None
 
     return _trained("mixture", 64, data, 6000)
 
@@ -77,7 +77,7 @@ def _trained(name, size, data, num_steps):
     if path.exists():
         try:
             return frx.load(path, like)[0]
-        except ValueError as error:  # Written by another version, or for another network.
+        except ValueError as error:  # The file was written by another version or for another network.
             say(f"  {error}")
     rows, augment = data()
     say(f"  training {name} for {num_steps} steps, once")
@@ -97,13 +97,13 @@ def fingerprint(model):
 
 
 def doubled(model):
-    """The same network in float64; inside [`double`][] only."""
+    """The same network in float64; use it inside [`double`][] only."""
     cast = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, model.network)
     return frx.Model(cast, model.interpolant, model.target, shape=model.shape, t_min=model.t_min, t_max=model.t_max)
 
 
 def truth(model, x0, name):
-    """The end of the probability flow from each `x0`, in float64 at tolerance 1e-10; kept on disk."""
+    """The end points of the probability flow from `x0`, in float64 at tolerance 1e-10; cached on disk."""
     start = np.asarray(x0)
     digest = hashlib.sha256(start.tobytes() + fingerprint(model).encode()).hexdigest()[:12]
     path = environment.CACHE / f"truth-{name}-{digest}.npy"
@@ -117,7 +117,7 @@ def truth(model, x0, name):
 
 
 def solve_tightly(field, x0, start, end):
-    """Dopri8 at tolerance 1e-10, each row by itself."""
+    """Solves each row separately by Dopri8 at tolerance 1e-10."""
 
     @jax.jit
     def solve(x0):
@@ -136,14 +136,14 @@ def solve_tightly(field, x0, start, end):
 
 
 def velocity(model):
-    """`(t, x) -> v` for one event."""
+    """The velocity `(t, x) -> v` for one event."""
     return lambda t, x: model.predict(t, x).velocity
 
 
 def bare_loop(model, repeats):
-    """`repeats` evaluations of the whole batch in one compiled loop, each depending on the last.
+    """`repeats` evaluations of the whole batch in one compiled loop, each depending on the one before.
 
-    The weights are arguments: as constants of the compiled program they cost nine percent more.
+    The weights are arguments of the compiled program; as constants they cost nine percent more.
     """
 
     @eqx.filter_jit
@@ -160,7 +160,7 @@ def noise(n, size, seed=1):
 
 
 def to_torch(model):
-    """The same weights as a torch module `(t, x)`, `t` a scalar or one per row."""
+    """A torch module `(t, x)` with the same weights; `t` is a scalar or has one value per row."""
     library = torch()
     net = model.network
 

@@ -1,4 +1,4 @@
-"""Writes the results in benchmarks/results/*.json into docs/benchmarks.md, so that no result is typed by hand.
+"""Writes the results in benchmarks/results/*.json into docs/benchmarks.md.
 
 The text between `<!-- NAME -->` and `<!-- /NAME -->` is generated. Run `python -m benchmarks.page`.
 """
@@ -30,7 +30,7 @@ def load(folder):
 
 
 def fill(page, results, reasons):
-    """The page with every marked part regenerated; the section of a job without results says so."""
+    """The page with all marked parts regenerated; a job without results is marked "Not measured yet."."""
     parts = {"machine": machine(results), "summary": summary(results)}
     for job in ORDER:
         parts[job] = section(results[job], reasons) if job in results else "Not measured yet."

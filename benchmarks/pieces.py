@@ -1,4 +1,4 @@
-"""The one place where names of flowrax that may be missing, and peers, are looked up."""
+"""Looks up other libraries, and names of flowrax that some versions do not have."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ from .harness import Missing
 
 
 def piece(*paths) -> Any:
-    """The first of some dotted names of the package."""
+    """The first of these dotted names that exists in the package."""
     for path in paths:
         found: Any = frx
         for part in path.split("."):
@@ -49,7 +49,7 @@ def kabsch_cost():
 
 
 def block_ot(size):
-    """Exact transport within blocks of `size` rows."""
+    """A coupling by exact transport within blocks of `size` rows."""
     exact = piece("ExactOT")
     for name in ("block_size", "block"):
         if name in getattr(exact, "__dataclass_fields__", {}):
@@ -73,7 +73,7 @@ def torch():
 
 @functools.cache
 def k_diffusion_sampling():
-    """k-diffusion's samplers alone: its package imports training code with a dozen libraries nothing here calls."""
+    """The samplers of k-diffusion, without its training code, which imports a dozen libraries not used here."""
     torch()
     found = importlib.machinery.PathFinder.find_spec("k_diffusion")
     if found is None or not found.submodule_search_locations:
@@ -81,7 +81,7 @@ def k_diffusion_sampling():
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(found.submodule_search_locations)
     helpers = types.ModuleType("k_diffusion.utils")
-    # The one helper that the samplers used here call.
+    # The only helper that these samplers call.
     helpers.__dict__["append_dims"] = lambda x, ndim: x.reshape(x.shape + (1,) * (ndim - x.ndim))
     package.__dict__["utils"] = helpers
     sys.modules.update({"k_diffusion": package, "k_diffusion.utils": helpers})

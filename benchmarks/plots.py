@@ -7,7 +7,7 @@ from . import environment
 
 FIGURES = environment.ROOT / "docs" / "figures"
 BLUE, RED, GREY = "#1f5fa8", "#c2410c", "0.45"
-# flowrax is blue throughout, so that a glance finds it.
+# flowrax is blue in all figures.
 STYLES = [
     ("flowrax DPM", {"color": BLUE, "marker": "o"}),
     ("flowrax UniPC", {"color": BLUE, "marker": "s", "linestyle": "--"}),
@@ -22,7 +22,7 @@ STYLES = [
 
 
 def draw(results):
-    """`results` maps a job's name to its json; the names of the files that were drawn."""
+    """Draws the figures for `results`, a dictionary from jobs to their JSON; returns the names of the files."""
     drawn = []
     if "adaptive" in results and results["adaptive"]["curves"]:
         drawn.append(save(precision(results["adaptive"]["curves"], "evaluations per sample"), "adaptive"))
@@ -41,7 +41,7 @@ def save(figure, name):
 
 
 def precision(curves, xlabel):
-    """Cost against the error of the worst sample and of the median one, a row per part."""
+    """The error of the worst and of the median sample against the cost, in one row of axes per part."""
     parts = list(dict.fromkeys(curve["part"] for curve in curves))
     figure = Figure(figsize=(9.6, 3.7 * len(parts) + 0.3), layout="constrained")
     axes = figure.subplots(len(parts), 2, squeeze=False, sharey="row")
@@ -68,7 +68,7 @@ def style(name):
 
 
 def bars(results):
-    """Every bar: how far each ratio is within its limit or beyond it."""
+    """All bars, each relative to its limit."""
     rows = [(job, bar) for job, content in results.items() for bar in content["bars"] if bar["limit"] > 0]
     figure = Figure(figsize=(9.6, 0.27 * len(rows) + 0.9), layout="constrained")
     axis = figure.subplots()

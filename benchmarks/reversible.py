@@ -1,11 +1,11 @@
-"""What a gradient through 50, 500 and 5,000 steps of reversible Heun costs, by adjoint: time, memory, rounding.
+"""Time, memory and rounding error of the gradient through 50, 500 and 5,000 steps of reversible Heun, by adjoint.
 
 Prints a table for 256 samples in two dimensions and an MLP of 3 x 256 SiLU units: the processor time of value and
-gradient, also over that of the own forward pass (medians of five, alternating), the temporary memory that XLA asks
-for, and the relative root mean square error of the float32 gradient against float64, also over that of plain
-autodiff. With respect to x0, the samples are mapped over, as `sample` does; with respect to x0 and the weights it is
-one solve of the stacked batch, whose weights' cotangents are summed at each step. Run as `python
-benchmarks/reversible.py [steps ...]`.
+gradient, in seconds and relative to the forward pass (medians of five alternating runs), the temporary memory of the
+compiled program, and the relative root mean square error of the float32 gradient against float64, also relative to the
+error of plain autodiff. Gradients with respect to x0 map over the samples, as `sample` does. Gradients with respect to
+x0 and the weights come from one solve of the stacked batch, which sums the cotangents of the weights at each step. Run
+as `python benchmarks/reversible.py [steps ...]`.
 """
 
 import os
@@ -97,7 +97,7 @@ def differentiated(function, stacked):
 
 
 def rows(arrays, static, x0, num_steps, stacked):
-    """One line of the table per adjoint."""
+    """The rows of the table, one for each adjoint."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (arrays, x0))
         exact = differentiated(lambda a, x: scanned(eqx.combine(a, static), x, num_steps), stacked)(*wide)[1]
@@ -129,10 +129,11 @@ def main():
     x0 = jax.random.normal(jax.random.key(1), (BATCH, 2))
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(
-        "| steps | gradient of | adjoint | seconds | over its forward | temporary MB | error | over that of autodiff |"
+        "| steps | gradient with respect to | adjoint | seconds | time / forward | temporary MB | error "
+        "| error / autodiff's |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for num_steps in [int(given) for given in sys.argv[1:]] or [50, 500, 5000]:
+    for num_steps in [int(argument) for argument in sys.argv[1:]] or [50, 500, 5000]:
         for stacked in (False, True):
             for row in rows(arrays, static, x0, num_steps, stacked):
                 print(row, flush=True)

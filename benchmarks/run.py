@@ -1,4 +1,7 @@
-"""Runs the jobs, each into its own json: `python -m benchmarks.run [--quick] [--job NAME ...]`, then draws the page."""
+"""Runs the jobs, writes one JSON file each, and regenerates the page of results.
+
+Run as `python -m benchmarks.run [--quick] [--job NAME ...]`.
+"""
 
 import argparse
 import importlib
@@ -14,8 +17,8 @@ JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_s
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
-    parser.add_argument("--job", action="append", choices=JOBS, help="only this one; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="small shapes, to try a job out; measures nothing well")
+    parser.add_argument("--job", action="append", choices=JOBS, help="run only this job; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="small shapes, to try a job; not a measurement")
     options = parser.parse_args(arguments)
     environment.settle()
     folder = results_folder(options.quick)
@@ -23,13 +26,13 @@ def main(arguments=None):
     if folder == environment.RESULTS:
         importlib.import_module("benchmarks.page").main()
     else:
-        print(f"The page is not drawn from these: {folder}")
+        print(f"The results are in {folder}; the page was not changed.")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
 def results_folder(quick):
-    """The quick form, and a run without the peers, write elsewhere, so that they never pass for the whole."""
+    """The folder of the results; quick runs and runs without the peers have folders of their own."""
     if quick:
         return environment.CACHE / "quick"
     peers = ("torch", "torchdiffeq", "flow_matching", "torchcfm", "bionemo")
@@ -38,7 +41,7 @@ def results_folder(quick):
 
 
 def run_job(name, quick, folder):
-    """One job; whether it came to its end."""
+    """Runs one job; returns whether it finished."""
     from . import harness
 
     module = importlib.import_module(f"benchmarks.jobs.{name}")

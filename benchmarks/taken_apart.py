@@ -1,9 +1,9 @@
-"""What the bars of the page are made of, as counts that no load of the machine disturbs.
+"""Operation counts that explain the measured ratios and do not depend on the load of the machine.
 
-Prints, in evaluations of the bare network: the products (`dot_general`) of an exact divergence and of a mapped
-reverse-mode Jacobian; the operations that XLA counts in the compiled forward and gradient of the reversible solvers,
-where the body of a loop counts once; and how the steps of adaptive solves spread over samples. Then the processor
-time of one assignment of `ExactOT`. Run as `python -m benchmarks.taken_apart`.
+Prints, in units of an evaluation of the bare network, the operations in products (`dot_general`) of an exact divergence
+and of a mapped reverse-mode Jacobian, and the operations that XLA counts in the compiled forward pass and gradient of
+the reversible solvers, where the body of a loop counts once. Then prints how the numbers of adaptive steps are spread
+over the samples, and the processor time of one assignment of `ExactOT`. Run as `python -m benchmarks.taken_apart`.
 """
 
 import time
@@ -23,7 +23,7 @@ from .jobs import adaptive, gradient  # noqa: E402
 
 
 def products(function, x):
-    """Floating-point operations of all `dot_general` of a function, loops of known length multiplied out."""
+    """The floating-point operations in every `dot_general` of a function, times the lengths of the enclosing scans."""
 
     def walk(jaxpr, times):
         total = 0
@@ -94,7 +94,7 @@ def assignment():
         before = time.thread_time()
         coupling.order(costs)
         seconds.append(time.thread_time() - before)
-    print(f"assigning 4,096 points of the plane in blocks of 64: {1e3 * np.median(seconds):.1f} ms of one core")
+    print(f"assignment of 4,096 points in the plane in blocks of 64: {1e3 * np.median(seconds):.1f} ms on one core")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long the verbs take on an oracle, compilation left out; each time stands beside the work it paid for."""
+"""Times of `sample` and `log_prob` for an oracle, without compilation, recorded with the numbers of evaluations."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The spread of a log-density's random estimate at equal cost, probes fixed along the trajectory."""
+"""Standard errors of random estimates of a log-density at equal cost, with probes fixed along each trajectory."""
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ PROBES = (12, 16, 24)
 TIMES = 21
 
 
-def compare(report, model, law, quick):
+def compare(report, model, distribution, quick):
     points, keys = (4, 20) if quick else (24, 100)
     x = trajectories(model, points)
     for count in PROBES:
         rademacher = spread(model, frx.Hutchinson(count), x, keys)
-        other = spread(model, frx.Hutchinson(count, distribution=law), x, keys)
+        other = spread(model, frx.Hutchinson(count, distribution=distribution), x, keys)
         report.number(f"Rademacher, {count} probes: standard error", rademacher, "nats")
         report.bar(f"Hadamard / Rademacher standard error, {count} probes", other / rademacher, at_most=0.85)
 
 
 def trajectories(model, points):
-    """`(points, times, d)` along exact trajectories."""
+    """States along trajectories of the model, `(points, times, d)`."""
     import diffrax as dfx
 
     saveat = dfx.SaveAt(ts=jnp.linspace(model.t_min, model.t_max, TIMES))
@@ -31,7 +31,7 @@ def trajectories(model, points):
 
 
 def spread(model, divergence, x, keys):
-    """Root mean square over the points of the standard deviation over keys of the integrated divergence."""
+    """The standard deviation over keys of the integrated divergence, as a root mean square over the points."""
     field, times = nets.velocity(model), jnp.linspace(model.t_min, model.t_max, TIMES)
 
     @jax.jit

@@ -1,8 +1,8 @@
-"""What the divergence costs beside the field, and how precise it is, on a 3 x 256 SiLU network.
+"""The cost and the precision of divergences of a 3 x 256 SiLU network.
 
-Prints times of (field + divergence) over those of the field alone, medians of alternating runs in one process; then,
-for a network trained for a short while on 8 x 8 digits, the standard deviation of each estimator of the trace at 24
-products. Run as `python benchmarks/trace_estimators.py`; `--quick` runs two dimensions only.
+Prints the time of field and divergence relative to the time of the field alone (medians of alternating runs in one
+process), then, for a network trained for a short time on 8 x 8 digits, the standard deviation of each estimator of the
+trace with 24 products. Run as `python benchmarks/trace_estimators.py`; `--quick` runs two dimensions only.
 """
 
 import functools
@@ -24,7 +24,7 @@ CHUNKS = {2: (2,), 8: (4, 8), 64: (2, 4, 8, 16, 64), 784: (1, 4, 16, 49)}
 
 
 def medians(functions, repeats=5):
-    """Median seconds of each function, all of them in turn."""
+    """The median time of each function in seconds; the functions are run in turn."""
     for function in functions.values():
         jax.block_until_ready(function())
     times = {name: [] for name in functions}
@@ -77,8 +77,8 @@ def deviations(num_products=24, num_points=8, num_draws=200):
     data = digits()
     model = trained(data)
     divergences = {
-        type(law).__name__.lower(): frx.Hutchinson(num_products, law)
-        for law in (Rademacher(), Hadamard(), Sphere(), GaussianProbes())
+        type(probes).__name__.lower(): frx.Hutchinson(num_products, probes)
+        for probes in (Rademacher(), Hadamard(), Sphere(), GaussianProbes())
     }
     divergences |= {"hutch++": frx.divergence.HutchPP(num_products), "xtrace": frx.divergence.XTrace(num_products)}
     keys = jax.random.split(jax.random.key(4), num_draws)

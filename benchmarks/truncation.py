@@ -1,8 +1,8 @@
-"""What it costs to start from N(0, sigma(0)^2) and not from the exact marginal at t = 0, where some data is left.
+"""The error in log-density from starting at N(0, sigma(0)^2) instead of the exact marginal at t = 0.
 
-Prints a table of |log p - closed form| over draws of a 25-component mixture in two dimensions, per schedule, for the
-ordinary Gaussian source and, to show that the solver has no part in it, for the exact one. With r = alpha(0) / sigma(0)
-and data x the mean error is at most r |E x| + r^2 E|x|^2, to second order. Run as `python benchmarks/truncation.py`.
+Prints |log p - closed form| over draws of a 25-component mixture in two dimensions, for each schedule, with the usual
+Gaussian source and with the exact one, which shows the error of the solver alone. With r = alpha(0) / sigma(0) and data
+x the mean error is at most r |E x| + r^2 E|x|^2, to second order. Run as `python benchmarks/truncation.py`.
 """
 
 import jax
@@ -43,7 +43,7 @@ def main():
     oracle = mixture()
     mean = jnp.linalg.norm(oracle.weights @ oracle.means)
     square = oracle.weights @ (jnp.trace(oracle.covariances, axis1=1, axis2=2) + jnp.sum(oracle.means**2, axis=1))
-    print("| schedule | r | bound on the mean error | mean error | worst error | of the solver alone, worst |")
+    print("| schedule | r | bound on the mean error | mean error | worst error | worst error of the solver alone |")
     print("|---|---|---|---|---|---|")
     for name, schedule in SCHEDULES.items():
         gaussian = errors(oracle, schedule, frx.prior.Gaussian((2,), std=schedule.sigma(0.0)))

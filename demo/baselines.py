@@ -1,4 +1,4 @@
-"""The densities that scikit-learn would give: a Gaussian mixture and a kernel estimate, each chosen by validation."""
+"""Density estimates by scikit-learn: a Gaussian mixture and a kernel density estimate, selected by validation."""
 
 import warnings
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from data import Digits, dequantise
 
 
 class Baseline(NamedTuple):
-    """A fitted density: what was chosen, and log-likelihoods of x in nats per image."""
+    """A fitted density: the selected settings, and log-likelihoods of x in nats per image."""
 
     name: str
     choice: str
@@ -21,12 +21,12 @@ class Baseline(NamedTuple):
 
 
 def _training_rows(digits: Digits, copies: int) -> np.ndarray:
-    """Several draws of the dequantisation noise: without them both estimates fit the noise of one draw."""
+    """The training images with several draws of the dequantisation noise; the estimates overfit a single draw."""
     return np.concatenate([digits.standardise(dequantise(digits.train, seed)) for seed in range(100, 100 + copies)])
 
 
 def gaussian_mixture(digits: Digits, validation: np.ndarray, test: np.ndarray, *, quick: bool) -> Baseline:
-    """Best number of components, covariance type and regularisation; `validation`, `test` are x."""
+    """Selects the number of components, covariance type and regularisation; `validation` and `test` are x."""
     rows = _training_rows(digits, 1 if quick else 4)
     grid = [("diag", 60, 0.03)] + [("full", 12, r) for r in (0.035, 0.06)]
     if not quick:
@@ -37,7 +37,7 @@ def gaussian_mixture(digits: Digits, validation: np.ndarray, test: np.ndarray, *
             components, covariance_type=kind, reg_covar=regularisation, max_iter=30, random_state=0
         )
         with warnings.catch_warnings():
-            # Stopping early is a regulariser as well, and validation judges it.
+            # Stopping the fit early also regularises it; the validation score includes this effect.
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(rows)
         value = float(_log_density(digits, mixture, validation).mean())
@@ -48,7 +48,7 @@ def gaussian_mixture(digits: Digits, validation: np.ndarray, test: np.ndarray, *
 
 
 def kernel_density(digits: Digits, validation: np.ndarray, test: np.ndarray, *, quick: bool) -> Baseline:
-    """Best bandwidth of a Gaussian kernel in z; `validation`, `test` are x."""
+    """Selects the bandwidth of a Gaussian kernel in z; `validation` and `test` are x."""
     rows = _training_rows(digits, 1 if quick else 4)
     values = {}
     for bandwidth in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6):

@@ -1,6 +1,7 @@
-"""Masked diffusion of characters on a real text, beside n-grams: `python demo/characters.py --out FOLDER`.
+"""Masked diffusion of the characters of a real text, compared with n-grams.
 
-A second run with the same folder goes on where the first stopped, or reuses what it trained.
+Run as `python demo/characters.py --out FOLDER`. A second run with the same folder resumes training, or reuses the
+trained weights if training has finished.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from flowrax.discrete.base import AbstractSampler
 
 
 class Settings(NamedTuple):
-    """Everything that shapes the trained weights."""
+    """The settings of the network, its training and the evaluation."""
 
     width: int = 128
     depth: int = 4
@@ -67,7 +68,7 @@ SAMPLERS: dict[str, tuple[AbstractSampler, int | None]] = {
 
 
 def untrained(text: Corpus, settings: Settings) -> frx.CategoricalModel:
-    """A transformer that is not told the time, and masks as one class more than the characters."""
+    """A transformer without time as input; the mask is one class more than the characters."""
     prior = frx.discrete.Masked.exclusive((LENGTH,), len(text.alphabet))
     network = frx.nn.Transformer(
         (LENGTH,),
@@ -82,13 +83,13 @@ def untrained(text: Corpus, settings: Settings) -> frx.CategoricalModel:
 
 
 def bits(model: frx.CategoricalModel, rows: np.ndarray) -> np.ndarray:
-    """The bound of every window, in bits per character, `(n,)`."""
+    """The upper bound on the bits per character of every window, `(n,)`."""
     bound = frx.log_prob(model, rows, key=jax.random.key(7), lanes=64)
     return -np.asarray(bound.value, np.float64) / (LENGTH * np.log(2))
 
 
 def ngram_bits(models: list[ngrams.NGrams], rows: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per character of every window, `(order, n)`: alone, as the network sees it, and continuing `before`."""
+    """Bits per character of every window, `(order, n)`: of each window alone, as for the network, or after `before`."""
     alone, running = [], []
     flat = rows.reshape(-1)
     whole = np.concatenate([before[-LENGTH:], flat])
@@ -101,7 +102,7 @@ def ngram_bits(models: list[ngrams.NGrams], rows: np.ndarray, before: np.ndarray
 
 
 def train(text: Corpus, settings: Settings, out: pathlib.Path, progress: bool) -> tuple[frx.FitResult, dict[str, Any]]:
-    """Fits the network, and measures the bound on the validation text as it goes."""
+    """Fits the network, and evaluates the bound on the validation text at regular intervals."""
     rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, settings.warm_up, settings.num_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.contrib.muon(rate))
     model, note = untrained(text, settings), out / "curve.json"
@@ -109,11 +110,11 @@ def train(text: Corpus, settings: Settings, out: pathlib.Path, progress: bool) -
     validation = corpus.windows(text.validation, LENGTH)[: settings.test_windows]
     curve = json.loads(note.read_text()) if note.exists() else {"settings": settings._asdict(), "points": []}
     if curve["settings"] != settings._asdict():
-        raise SystemExit(f"{out} belongs to other settings; use another folder.")
+        raise SystemExit(f"{out} holds a run with other settings; use another folder.")
     fit = None
     for until in range(settings.report_every, settings.num_steps + 1, settings.report_every):
         start, before = time.perf_counter(), time.process_time()
-        # Fitted as far as `until`, from the checkpoint of the call before.
+        # Training continues to step `until` from the checkpoint of the previous call.
         fit = frx.fit(
             model,
             data,
@@ -141,17 +142,19 @@ def draws(model: frx.CategoricalModel, text: Corpus, judge: ngrams.NGrams, num_s
     """Text drawn by several samplers, and its bits per character under the n-grams `judge`."""
     inside = np.arange(LENGTH * num_samples) % LENGTH
     found = {}
-    for name, (moves, grid) in SAMPLERS.items():
-        x = np.asarray(frx.sample(model, jax.random.key(5), num_samples, dynamics=moves, grid=grid).x)
+    for name, (sampler, grid) in SAMPLERS.items():
+        x = np.asarray(frx.sample(model, jax.random.key(5), num_samples, dynamics=sampler, grid=grid).x)
         score = -judge.log2_probabilities(x.reshape(-1), inside).reshape(x.shape).mean(axis=1)
         found[name] = {"ngram_bits": estimate(score), "text": [text.decode(row) for row in x[:2]]}
     row = corpus.windows(text.test, LENGTH)[10]
-    given = np.where((np.arange(LENGTH) >= 48) & (np.arange(LENGTH) < 80), len(text.alphabet), row).astype(np.int32)
+    hidden = (np.arange(LENGTH) >= 48) & (np.arange(LENGTH) < 80)
+    masked = np.where(hidden, len(text.alphabet), row).astype(np.int32)
     filled = frx.sample(
-        model, jax.random.key(6), 3, x0=np.tile(given, (3, 1)), dynamics=discrete.Unmask(discrete.Entropy())
+        model, jax.random.key(6), 3, x0=np.tile(masked, (3, 1)), dynamics=discrete.Unmask(discrete.Entropy())
     ).x
     infilled = [text.decode(x[48:80]) for x in np.asarray(filled)]
-    return {"samplers": found, "infilling": {"given": text.decode(given), "truth": text.decode(row), "fills": infilled}}
+    infilling = {"given": text.decode(masked), "truth": text.decode(row), "fills": infilled}
+    return {"samplers": found, "infilling": infilling}
 
 
 def estimate(values: np.ndarray) -> list[float]:
@@ -160,7 +163,7 @@ def estimate(values: np.ndarray) -> list[float]:
 
 
 def picture(curve: dict[str, Any], alone: np.ndarray) -> Figure:
-    """Bits per character of the validation text against steps, with a line for each order of n-grams."""
+    """Plots the bits per character of the validation text during training, with a line for each order of n-grams."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     steps = [point["step"] for point in curve["points"]]
@@ -187,12 +190,12 @@ def page(facts: dict[str, Any]) -> str:
         "",
         f"Held-out text, {facts['test_windows']} windows; ± is the standard error over windows.",
         "",
-        "| | bits per character, window alone | going on from the text before |",
+        "| | bits per character, window alone | bits per character given the preceding text |",
         "| --- | --- | --- |",
     ]
     for order, (alone, running) in enumerate(zip(held["alone"], held["running"], strict=True), start=1):
         lines.append(f"| {order}-gram | {alone[0]:.3f} ± {alone[1]:.3f} | {running[0]:.3f} ± {running[1]:.3f} |")
-    lines.append(f"| masked diffusion, at most | {held['model'][0]:.3f} ± {held['model'][1]:.3f} | |")
+    lines.append(f"| masked diffusion (upper bound) | {held['model'][0]:.3f} ± {held['model'][1]:.3f} | |")
     less = held["difference"]
     lines += ["", f"Masked diffusion minus the best n-gram, window alone: {less[0]:+.3f} ± {less[1]:.3f}.", ""]
     lines += ["| sampler | bits per character under the longest n-gram | one sample |", "| --- | --- | --- |"]
@@ -208,7 +211,7 @@ def main() -> None:
     """Runs every stage and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the report and the checkpoint")
-    parser.add_argument("--quick", action="store_true", help="everything small: a check that it runs, not a result")
+    parser.add_argument("--quick", action="store_true", help="small settings, to check that the script runs")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

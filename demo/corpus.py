@@ -1,4 +1,4 @@
-"""The text: the language reference that ships with Python for `help()`, as numbers of characters, split by position."""
+"""The text: the language reference that Python's `help()` shows, encoded by character and split by position."""
 
 import hashlib
 import re
@@ -14,39 +14,39 @@ RARE = 100
 
 
 class Corpus(NamedTuple):
-    """Characters as integers, one after the other."""
+    """The text as integers, one for each character."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     alphabet: str
-    """Its position is the number of a character; the last one stands for all that are rare."""
+    """A character's index in this string is its number; the last character replaces all rare ones."""
     digest: str
-    """SHA-256 of the text: other versions of Python have other words."""
+    """SHA-256 of the text, which differs between versions of Python."""
 
     @property
     def before_test(self) -> np.ndarray:
-        """All that stands before the held-out text."""
+        """The text before the held-out part."""
         return np.concatenate([self.train, self.validation])
 
     def decode(self, numbers: np.ndarray) -> str:
-        """The text; what is no character, a mask, is a full block."""
+        """The text, with masks shown as full blocks."""
         return "".join(self.alphabet[i] if i < len(self.alphabet) else "█" for i in np.asarray(numbers).tolist())
 
 
 def clean(topics: dict[str, str]) -> str:
-    """Lower case and single spaces; no tables or underlines, and every paragraph once, since the topics repeat some."""
-    seen: dict[str, None] = {}
+    """The text in lower case with single spaces, without tables, underlines and repeated paragraphs."""
+    paragraphs: dict[str, None] = {}
     for topic in topics.values():
         for paragraph in re.split(r"\n\s*\n", topic):
             if "+--" not in paragraph:
                 text = re.sub(r"([*=~^#-])\1{3,}", " ", paragraph.translate(PLAIN).lower())
-                seen[" ".join(text.split())] = None
-    return " ".join(paragraph for paragraph in seen if paragraph)
+                paragraphs[" ".join(text.split())] = None
+    return " ".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def load() -> Corpus:
-    """85 % to train, then 5 % to watch the training by, and the last 10 % held out."""
+    """The first 85 % of the text for training, the next 5 % for validation and the last 10 % for testing."""
     from pydoc_data.topics import topics
 
     text = clean(topics)
@@ -59,5 +59,5 @@ def load() -> Corpus:
 
 
 def windows(text: np.ndarray, stride: int, length: int = LENGTH) -> np.ndarray:
-    """`(n, length)`: pieces of the text, `stride` apart; the last, incomplete one is left out."""
+    """Windows of the text at distances of `stride`, `(n, length)`; an incomplete last window is left out."""
     return np.lib.stride_tricks.sliding_window_view(text, length)[::stride].copy()

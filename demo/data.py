@@ -1,4 +1,4 @@
-r"""The digits as densities on $\mathbb{R}^{64}$: split, dequantise, standardise, and the units of a log-likelihood.
+r"""The digits as continuous data in $\mathbb{R}^{64}$: split, dequantisation, standardisation and units of likelihood.
 
 A grey level $k \in \{0, \dots, 16\}$ becomes $x = (k + u) / 17$ with $u \sim U[0, 1)$, then $z = (x - m) / s$ with the
 mean $m$ and standard deviation $s$ of each pixel of $x$ over the training images. Hence
@@ -16,7 +16,7 @@ SIZE = SIDE * SIDE
 
 
 class Digits(NamedTuple):
-    """Grey levels as float32 `(n, 64)`, split once, and the standardisation by the training images alone."""
+    """Grey levels as float32 `(n, 64)`, in a fixed split, and the moments of the training images."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -25,15 +25,15 @@ class Digits(NamedTuple):
     std: np.ndarray
 
     def standardise(self, x: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-        """From x in [0, 1] to z."""
+        """Maps x in [0, 1] to z."""
         return (x - self.mean) / self.std
 
     def restore(self, z: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-        """From z to x in [0, 1]."""
+        """Maps z to x in [0, 1]."""
         return self.mean + self.std * z
 
     def log_density_of_x(self, log_density_of_z: np.ndarray) -> np.ndarray:
-        """Nats per image: the Jacobian of the standardisation taken into account."""
+        """Log-densities of x in nats per image, which include the Jacobian of the standardisation."""
         return np.asarray(log_density_of_z, np.float64) - float(np.sum(np.log(self.std, dtype=np.float64)))
 
 
@@ -44,14 +44,14 @@ def load(seed: int = 0) -> Digits:
     levels = load_digits().data.astype(np.float32)
     levels = levels[np.random.default_rng(seed).permutation(len(levels))]
     train, validation, test = np.split(levels, [1437, 1617])
-    # The moments of x over the noise u in closed form: it adds 1/2 to the mean and 1/12 to the variance.
+    # Moments over the noise u in closed form: u adds 1/2 to the mean of k + u and 1/12 to its variance.
     mean = (train.mean(axis=0, dtype=np.float64) + 1 / 2) / LEVELS
     std = np.sqrt(train.var(axis=0, dtype=np.float64) + 1 / 12) / LEVELS
     return Digits(train, validation, test, mean.astype(np.float32), std.astype(np.float32))
 
 
 def dequantise(levels: np.ndarray, seed: int) -> np.ndarray:
-    """Gives x in [0, 1), of the shape of `levels`, with one draw of noise per pixel."""
+    """Returns x in [0, 1), with the shape of `levels` and one draw of noise per pixel."""
     noise = np.random.default_rng(seed).random(levels.shape, dtype=np.float32)
     return (levels + noise) / np.float32(LEVELS)
 

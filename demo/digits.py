@@ -1,6 +1,7 @@
-"""From real images to samples, log-likelihoods with error bars and a posterior: `python demo/digits.py --out FOLDER`.
+"""Samples, log-likelihoods with error bars and posteriors of a flow trained on images of digits.
 
-A second run with the same folder reuses the trained weights; one that was killed goes on where it stopped.
+Run as `python demo/digits.py --out FOLDER`. A second run with the same folder reuses the trained weights, and resumes
+an interrupted training.
 """
 
 import argparse
@@ -28,7 +29,7 @@ TIMES = np.array([0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
 
 
 class Stopwatch:
-    """Prints what is being done, and keeps how long each stage took."""
+    """Prints the name of each stage and records its duration."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -43,10 +44,10 @@ class Stopwatch:
 
 
 def arguments() -> argparse.Namespace:
-    """Of the command line."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the report, figures and checkpoint")
-    parser.add_argument("--quick", action="store_true", help="everything small: a check that it runs, not a result")
+    parser.add_argument("--quick", action="store_true", help="small settings, to check that the script runs")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser.parse_args()
 
@@ -72,7 +73,7 @@ def compare(
 
 
 def describe(settings: flow.Settings) -> str:
-    """The flow in a line of the table."""
+    """The flow's settings, for the table."""
     return (
         f"residual perceptron, {settings.depth} blocks of width {settings.width}, dropout {settings.dropout}, "
         f"best of {settings.num_steps:,} steps"
@@ -82,12 +83,12 @@ def describe(settings: flow.Settings) -> str:
 def facts(
     training: flow.Training, values: flow.Likelihoods, posteriors: flow.Posteriors, steps: float
 ) -> dict[str, Any]:
-    """What is not in the table of log-likelihoods."""
+    """Further results, which are not in the table of log-likelihoods."""
     z = (values.estimate - values.exact) / values.standard_error
     half = posteriors.observed.shape[1]
     hidden = posteriors.draws[..., half:]
     error = hidden.mean(axis=1) - posteriors.truth[:, half:]
-    # A truth that is one more draw lies this far from the mean of k draws.
+    # The expected squared distance between the mean of k draws and one more draw.
     expected = hidden.var(axis=1, ddof=1) * (1 + 1 / hidden.shape[1])
     return {
         "training_seconds": training.seconds,
@@ -109,22 +110,22 @@ def facts(
 
 
 def sentences(facts: dict[str, Any], prior_error: float) -> list[str]:
-    """The facts in words."""
+    """The results in sentences."""
     trained = "reused from an earlier run" if facts["checkpoint_reused"] else "trained now"
     if facts["training_was_interrupted"]:
-        trained += "; the time is that after an interruption"
-    missed = facts["posterior_hidden_half_rms_error_of_mean"]
-    foretold = facts["posterior_hidden_half_rms_error_expected"]
+        trained += "; the time since an interruption"
+    error = facts["posterior_hidden_half_rms_error_of_mean"]
+    expected = facts["posterior_hidden_half_rms_error_expected"]
     return [
         f"Training: {facts['training_seconds']:.0f} s on {_cores()} cores, {facts['training_steps']:,} steps, best at "
         f"{facts['best_step']:,} ({trained}). {facts['stopped']}",
         f"Adaptive solves: {facts['sampling_steps_mean']:.1f} steps per sample, {facts['likelihood_steps_mean']:.1f} "
         "per log-likelihood.",
-        f"Hutchinson: standard error {facts['hutchinson_standard_error_mean']:.2f} nats per image; errors in units of "
-        f"it have standard deviation {facts['hutchinson_z_standard_deviation']:.2f}.",
-        f"Posterior: residual {facts['posterior_residual_per_noise_unit']:.2f} per noise unit (1 is right). The mean "
-        f"of the draws misses the hidden half by {missed:.3f} rms, their spread foretells {foretold:.3f}, and the mean "
-        f"of the training images misses it by {prior_error:.3f}.",
+        f"Hutchinson: standard error {facts['hutchinson_standard_error_mean']:.2f} nats per image; the errors "
+        f"divided by their standard errors have standard deviation {facts['hutchinson_z_standard_deviation']:.2f}.",
+        f"Posterior: the residual is {facts['posterior_residual_per_noise_unit']:.2f} noise standard deviations "
+        f"(expected: 1). In the hidden half, the mean of the draws has an rms error of {error:.3f} (expected from the "
+        f"spread of the draws: {expected:.3f}), and the mean of the training images {prior_error:.3f}.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, flushed to the disk, then renamed."""
+"""Atomic writes: a temporary file in the same folder is written, flushed to the disk and renamed."""
 
 import io
 import os
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Replaces `path` in one step."""
+    """Replaces `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
@@ -19,7 +19,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # Temporary files are for their owner alone; what is kept follows the user's own mask.
+        # Temporary files are readable by their owner only; the final file follows the user's umask.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -30,12 +30,12 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(path: pathlib.Path, content: str) -> None:
-    """Replaces `path` in one step, in UTF-8."""
+    """Writes text in UTF-8 atomically."""
     write_bytes(path, content.encode())
 
 
 def write_figure(path: pathlib.Path, figure: "matplotlib.figure.Figure") -> None:
-    """Replaces `path` by the figure as PNG."""
+    """Writes the figure as PNG atomically."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_bytes(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""The flow: network, training, samples, likelihoods and posteriors, each by one call of flowrax."""
+"""The flow: network, training, samples, likelihoods and posteriors, each from one call to flowrax."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from data import LEVELS, SIZE, Digits
 
 
 class Settings(NamedTuple):
-    """Everything that shapes the trained weights, chosen on the validation images."""
+    """The settings of the network and its training, chosen on the validation images."""
 
     width: int = 256
     depth: int = 4
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the checkpoint's files: another choice of settings is another file."""
+        """The name of the checkpoint's files, which differs between settings."""
         return f"flow-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
 
 
@@ -44,19 +44,19 @@ QUICK = Settings(width=128, depth=3, dropout=0.1, num_steps=1500)
 
 
 class Training(NamedTuple):
-    """What came of a call of `train`."""
+    """The result of `train`."""
 
     fit: frx.FitResult
     seconds: float
-    """Wall time of the run that ended the training, which may be an earlier one."""
+    """Wall time of the run in which training ended, which may be an earlier run."""
     interrupted: bool
-    """Whether that run went on from a checkpoint, so that `seconds` is the last part only."""
+    """Whether that run resumed from a checkpoint, so that `seconds` covers its part only."""
     reused: bool
-    """Whether nothing was left to train."""
+    """Whether training had finished in an earlier run."""
 
 
 class Likelihoods(NamedTuple):
-    """Of x, in nats per image, `(n,)` each."""
+    """Log-likelihoods of x in nats per image, `(n,)`: exact, and estimated with standard errors."""
 
     exact: np.ndarray
     estimate: np.ndarray
@@ -66,7 +66,7 @@ class Likelihoods(NamedTuple):
 
 
 class Posteriors(NamedTuple):
-    """Draws of whole digits given noisy upper halves, all in units of x."""
+    """Draws of whole digits given noisy upper halves, in units of x."""
 
     truth: np.ndarray
     """`(digits, 64)`."""
@@ -79,7 +79,7 @@ class Posteriors(NamedTuple):
 
 
 def untrained(settings: Settings) -> frx.Model:
-    """A residual perceptron that is the velocity of the path from noise to standardised digits."""
+    """A model whose velocity is a residual perceptron, from noise to standardised digits."""
     network = frx.nn.ResidualMLP(
         (SIZE,),
         key=jax.random.key(settings.seed),
@@ -91,7 +91,7 @@ def untrained(settings: Settings) -> frx.Model:
 
 
 def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress: bool = True) -> Training:
-    """Fits the flow, or goes on from (or reuses) the checkpoint in `folder`."""
+    """Fits the flow; resumes from the checkpoint in `folder`, or reuses its weights if training has finished."""
 
     def augment(key: jax.Array, levels: jax.Array) -> jax.Array:
         x = (levels + jax.random.uniform(key, levels.shape, levels.dtype)) / LEVELS
@@ -109,7 +109,7 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
         untrained(settings),
         digits.train,
         jax.random.key(settings.seed + 1),
-        # More times near the data, where a grey level's cell is narrow and most of the likelihood is won.
+        # More times near the data, where resolving the narrow cells of the grey levels gains most of the likelihood.
         loss=frx.Matching(times=frx.times.LogitNormal(settings.time_mean, settings.time_std)),
         optimizer=optimizer,
         num_steps=settings.num_steps,
@@ -128,13 +128,13 @@ def train(digits: Digits, settings: Settings, folder: pathlib.Path, *, progress:
 
 
 def draw(model: frx.Model, digits: Digits, num_samples: int) -> tuple[np.ndarray, float]:
-    """`(num_samples, 64)` samples of x, and the mean number of adaptive steps."""
+    """Samples of x, `(num_samples, 64)`, and the mean number of adaptive steps."""
     samples = frx.sample(model, jax.random.key(10), num_samples)
     return np.asarray(digits.restore(samples.x)), float(samples.stats.num_steps.mean())
 
 
 def paths(model: frx.Model, digits: Digits, num_paths: int, times: np.ndarray) -> np.ndarray:
-    """`(num_paths, times, 64)`: the states on the way from noise to data, in units of x."""
+    """The states along trajectories from noise to data in units of x, `(num_paths, times, 64)`."""
     saveat = diffrax.SaveAt(ts=jnp.asarray(times, model.dtype))
     samples = frx.sample(model, jax.random.key(11), num_paths, saveat=saveat)
     assert samples.trajectory is not None
@@ -142,13 +142,13 @@ def paths(model: frx.Model, digits: Digits, num_paths: int, times: np.ndarray) -
 
 
 def validation_log_likelihood(model: frx.Model, digits: Digits, x: np.ndarray) -> float:
-    """Nats per image, exact; what the settings above were chosen by."""
+    """The mean exact log-likelihood in nats per image, by which the settings were chosen."""
     value = frx.log_prob(model, digits.standardise(x), rtol=1e-4, atol=1e-4).value
     return float(digits.log_density_of_x(np.asarray(value)).mean())
 
 
 def likelihoods(model: frx.Model, digits: Digits, x: np.ndarray, num_probes: int) -> Likelihoods:
-    """Of the rows of `x`: exact, and by random probes with their standard errors."""
+    """The log-likelihoods of the rows of `x`: exact, and by random probes with their standard errors."""
     z = digits.standardise(x)
     exact = frx.log_prob(model, z, divergence=frx.Exact(chunk_size=SIZE))
     estimate = frx.log_prob(model, z, divergence=frx.Hutchinson(num_probes), key=jax.random.key(12))
@@ -164,14 +164,13 @@ def likelihoods(model: frx.Model, digits: Digits, x: np.ndarray, num_probes: int
 def posteriors(
     model: frx.Model, digits: Digits, x: np.ndarray, *, num_draws: int, noise_std: float, grid: int = 200
 ) -> Posteriors:
-    """For each row of `x`: its upper half is observed with noise, and whole digits are drawn given that."""
+    """Observes the upper half of each row of `x` with noise, and draws whole digits given the observation."""
     upper = SIZE // 2
     noise = np.random.default_rng(13).standard_normal((len(x), upper), dtype=np.float32)
     observed = x[:, :upper] + noise_std * noise
-    # PiGDM's score of the observation is exact only as sigma goes to 0; four times the usual diffusion lets the paths
-    # forget on the way what it got wrong before.
+    # PiGDM's likelihood score is exact only as sigma goes to 0; four times the usual diffusion corrects earlier errors.
     dynamics = frx.ReverseSDE(frx.dynamics.SBDM(4.0))
-    # The model lives in z, the detector in x = mean + std z.
+    # The model is in units of z, the observation in units of x = mean + std z.
     operator = np.eye(upper, SIZE, dtype=np.float32) * digits.std
     draws, residual = [], []
     for index, y in enumerate(observed):

@@ -1,11 +1,11 @@
-r"""Interpolated Kneser-Ney smoothing, with discounts of its own for counts of one, two and more.
+r"""Interpolated Kneser-Ney smoothing with separate discounts for counts of one, two and more.
 
 $$p_n(w | h) = \frac{\max(c(hw) - D_{c(hw)}, 0) + \lambda(h)\, p_{n-1}(w | h')}{c(h)},\qquad
 \lambda(h) = \sum_j D_j\, N_j(h),$$
 
 where $h'$ is $h$ without its first character, $N_j(h)$ counts the characters that follow $h$ exactly $j$ times (three
 or more for the last), and below the highest order $c(hw)$ is the number of characters that precede $hw$ (Chen &
-Goodman 1999, section 3). Nothing but uniform stands below the order one.
+Goodman 1999, section 3). Below order one, $p_0$ is uniform.
 """
 
 from typing import NamedTuple
@@ -14,26 +14,26 @@ import numpy as np
 
 
 class Level(NamedTuple):
-    """The counts of one order; grams and their contexts are numbers to the base of the alphabet, sorted."""
+    """The counts of one order; grams and contexts are sorted integers in base `num_classes`, one digit a character."""
 
     grams: np.ndarray
     counts: np.ndarray
     discounts: np.ndarray
-    """`D` of counts 0, 1, 2 and more."""
+    """The discounts `D` of counts 0, 1, 2 and more."""
     contexts: np.ndarray
     totals: np.ndarray
     weights: np.ndarray
-    """The mass that a context leaves to the order below."""
+    """The discounted mass of each context, which the next lower order distributes."""
 
 
 class NGrams(NamedTuple):
-    """Probabilities of a character given the `order - 1` before it."""
+    """Probabilities of a character given the `order - 1` characters before it."""
 
     levels: tuple[Level, ...]
     num_classes: int
 
     def log2_probabilities(self, text: np.ndarray, reach: np.ndarray) -> np.ndarray:
-        """Of every character, `(n,)`, where `reach` says how many characters before it may be seen."""
+        """The log-probability of every character, `(n,)`, given at most `reach` characters before it."""
         p = np.full(len(text), 1 / self.num_classes)
         for order, level in enumerate(self.levels, start=1):
             here = np.flatnonzero(reach[order - 1 :] >= order - 1) + order - 1
@@ -43,7 +43,7 @@ class NGrams(NamedTuple):
 
 
 def train(text: np.ndarray, order: int, num_classes: int) -> NGrams:
-    """Counts a text."""
+    """Counts the n-grams of a text."""
     levels = []
     for n in range(1, order + 1):
         if n == order:
@@ -56,10 +56,10 @@ def train(text: np.ndarray, order: int, num_classes: int) -> NGrams:
 
 
 def _level(grams: np.ndarray, counts: np.ndarray, num_classes: int) -> Level:
-    seen = [max(int(np.sum(counts == j)), 1) for j in (1, 2, 3, 4)]
-    y = seen[0] / (seen[0] + 2 * seen[1])
-    # Where few grams are rare the estimate may leave [0, j].
-    discounts = np.array([0.0, *(np.clip(j - (j + 1) * y * seen[j] / seen[j - 1], 0, j) for j in (1, 2, 3))])
+    frequency = [max(int(np.sum(counts == j)), 1) for j in (1, 2, 3, 4)]
+    y = frequency[0] / (frequency[0] + 2 * frequency[1])
+    # With few rare grams the estimate may lie outside [0, j].
+    discounts = np.array([0.0, *(np.clip(j - (j + 1) * y * frequency[j] / frequency[j - 1], 0, j) for j in (1, 2, 3))])
     contexts, start = np.unique(grams // num_classes, return_index=True)
     totals = np.add.reduceat(counts, start)
     weights = np.add.reduceat(discounts[np.minimum(counts, 3)], start)

@@ -1,4 +1,4 @@
-"""What the demo says: a table, metrics as JSON, one HTML page with every picture inside."""
+"""The report of the demo: a table, metrics as JSON, and one HTML page that contains its figures."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ import numpy as np
 from data import bits_per_dimension
 
 Row = tuple[str, str, np.ndarray, float | None]
-"""Name, how it was chosen, log-likelihoods of the test images in nats, and the error of their mean by random probes."""
+"""Name, settings, log-likelihoods of the test images in nats, and the error of their mean due to random probes."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -22,7 +22,7 @@ figure { margin: 2rem 0; } img { max-width: 100%; } figcaption { color: #555; fo
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Of a sample: its mean and the standard error of that."""
+    """The mean of a sample and its standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
@@ -42,7 +42,7 @@ def row_metrics(row: Row) -> dict[str, Any]:
 
 
 def summary(rows: list[Row], lines: list[str]) -> str:
-    """For the terminal."""
+    """The report as text for the terminal."""
     head = f"{'test log-likelihood':<24}{'nats':>16}{'bits/dim':>18}"
     table = []
     for row in rows:
@@ -71,7 +71,7 @@ def _table(rows: list[Row]) -> str:
         ]
         lines.append("<tr>" + "".join(cells) + "</tr>")
     head = (
-        "<tr><th>density</th><th class=number>nats per image</th><th class=number>error of the mean by probes</th>"
+        "<tr><th>density</th><th class=number>nats per image</th><th class=number>error of the mean due to probes</th>"
         "<th class=number>bits per dimension</th><th>chosen by validation</th></tr>"
     )
     return f"<table>{head}{''.join(lines)}</table>"
@@ -90,11 +90,11 @@ def page(rows: list[Row], lines: list[str], pictures: list[tuple[pathlib.Path, s
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>flowrax on handwritten digits</title><style>{STYLE}</style></head>
 <body><h1>flowrax on handwritten digits</h1>
-<p>scikit-learn's 1,797 digits of 8 x 8 pixels, split into 1,437 to train, 180 to validate and 180 to test. Grey levels
-k = 0 … 16 become x = (k + u) / 17 with uniform u, drawn afresh at every step of training. Log-likelihoods are those of
-x, each model on the same test images with the same draw of u; ± is the standard error over the test images. Bits per
-dimension are those of the grey levels: -(log p(x) - 64 log 17) / (64 log 2). Every setting was chosen on the validation
-images.</p>
+<p>scikit-learn's 1,797 digits of 8 x 8 pixels, split into 1,437 for training, 180 for validation and 180 for testing.
+Grey levels k = 0 … 16 become x = (k + u) / 17 with uniform u, drawn anew at every training step. The table gives
+log-likelihoods of x, for all models on the same test images with the same draw of u; ± is the standard error over the
+test images. Bits per dimension refer to the grey levels: -(log p(x) - 64 log 17) / (64 log 2). All settings were chosen
+on the validation images.</p>
 {_table(rows)}
 <ul>{facts}</ul>
 {"".join(figures)}

@@ -96,7 +96,7 @@ def test_a_grid_within_jit_runs_the_right_way(x64):
 def test_singular_velocities_are_named():
     model = frx.Model(lambda t, x, c: 1 / jnp.abs(t - 0.5) ** 1.5 + 0 * x, frx.Linear(), shape=(1,), dtype=np.float32)
     with pytest.raises(
-        frx.SolveError, match="^sample: 1 of 1 solves failed: in 1 the smallest step that time resolves"
+        frx.SolveError, match="^sample: 1 of 1 solves failed: in 1 the error of the smallest possible step"
     ):
         frx.sample(model, KEY, 1, x0=np.float32([[0.0]]))
 

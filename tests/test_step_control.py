@@ -47,7 +47,7 @@ def test_a_controller_of_the_user_forces_nothing_in_silence(dynamics, adjoint):
     draws = frx.sample(gaussian(0.1, 0.1), jax.random.key(0), 4, throw=False, **options)
     assert np.asarray(draws.result == frx.RESULTS.dt_min_reached).all()
     assert np.isnan(draws.x).all()
-    with pytest.raises(frx.SolveError, match="the smallest step that time resolves, or dtmin, was over"):
+    with pytest.raises(frx.SolveError, match="the error of the smallest possible step, or of dtmin, exceeded"):
         raise_if_failed("sample", draws, draws.result, 4096)
 
 

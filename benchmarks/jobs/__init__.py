@@ -1,1 +1,1 @@
-"""One job per module: `TITLE`, and `run(report, quick)`."""
+"""One job per module, which defines `TITLE` and `run(report, quick)`."""

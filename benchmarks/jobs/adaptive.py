@@ -62,12 +62,12 @@ def draw(model, x0, tolerance):
 
 
 def ends(answer):
-    """The states in what a variant returns, with or without its numbers of steps."""
+    """The final states from the result of a variant, which may be a pair of states and numbers of steps."""
     return answer[0] if isinstance(answer, tuple) else answer
 
 
 def mapped(model, x0, tolerance, coefficients):
-    """What a user of diffrax writes: one adaptive solve, mapped over the batch, compiled once."""
+    """Plain diffrax: one adaptive solve, mapped over the batch and compiled once."""
     gains = {} if coefficients is None else {"pcoeff": coefficients[0], "icoeff": coefficients[1]}
     controller = dfx.PIDController(rtol=tolerance, atol=tolerance, **gains)
 
@@ -86,13 +86,13 @@ def mapped(model, x0, tolerance, coefficients):
 
 
 def peers(model, x0, report):
-    """torchdiffeq called directly, as torchcfm, SiT and flowfusion do; flow_matching's own solver."""
+    """torchdiffeq called directly, as torchcfm, SiT and flowfusion do, and the solver of flow_matching."""
     torch, torchdiffeq = pieces.torch(), pieces.peer("torchdiffeq")
     net, start = nets.to_torch(model), nets.as_torch(x0)
     gap = np.max(
         np.abs(network_values(net, start[:10]) - np.asarray(jax.vmap(nets.velocity(model), (None, 0))(0.3, x0[:10])))
     )
-    assert gap < 1e-4, f"the torch copy of the network is off by {gap}"
+    assert gap < 1e-4, f"the torch copy of the network differs by {gap}"
     found = {"torchdiffeq": lambda: torchdiffeq_solve(torch, torchdiffeq, net, start, TOLERANCE)}
     with report.optional("flow_matching"):
         solver = pieces.peer("flow_matching.solver")
@@ -122,7 +122,7 @@ def torchdiffeq_solve(torch, torchdiffeq, net, start, tolerance):
 
 
 def even(report, x0, rounds):
-    """The same where all samples are equally hard, so that no lane of a plain vmap is ever idle."""
+    """The same comparison for samples of equal difficulty, for which hardly any lane of a plain vmap is idle."""
     model = nets.digits()
     variants = {
         "flowrax": lambda: draw(model, x0, TOLERANCE).x.block_until_ready(),
@@ -135,7 +135,7 @@ def even(report, x0, rounds):
 
 
 class compilations:
-    """The compilations within a `with` block."""
+    """Collects the durations of the compilations within a `with` block."""
 
     def __enter__(self):
         self.found, self.open = [], True
@@ -151,7 +151,7 @@ class compilations:
 
 
 def precision(report, model, x0, truth, quick):
-    """Evaluations and error at several tolerances."""
+    """Numbers of evaluations and errors at several tolerances."""
     for tolerance in (1e-3, 1e-5) if quick else (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
         answer = draw(model, x0, tolerance)
         cost = float(jnp.mean(answer.stats.num_evaluations))

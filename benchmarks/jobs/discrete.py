@@ -1,4 +1,4 @@
-"""One step of tokens, and the loss, from logits that are given: what a sampler costs beside its network."""
+"""The cost of sampling steps and losses for tokens from precomputed logits, without the network."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def one(report, rounds, case, num_classes, batch):
 
 
 def resident(*arguments):
-    """The peer's, in processes of its own; the median of three."""
+    """The memory that a call of the peer needs, in MiB: the median of three runs, each in a new process."""
     command = [sys.executable, "-m", "benchmarks.discrete_steps", *map(str, arguments)]
     found = []
     for _ in range(3):

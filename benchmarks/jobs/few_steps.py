@@ -1,4 +1,4 @@
-"""Few evaluations: error of exponential multistep methods on one grid of noise levels, same model, same start."""
+"""Errors of exponential multistep methods at few evaluations, with the same model, noise levels and starting points."""
 
 import diffrax as dfx
 import jax
@@ -13,7 +13,7 @@ TITLE = "Few evaluations: DPM-Solver++ 2M and UniPC"
 COUNTS = (5, 10, 20, 40)
 BARS = (10, 20)
 SIGMA_MIN, RHO = 0.02, 7
-# What counts as a match: two float32 evaluations of one formula differ by less.
+# Ratios up to this count as equal: two float32 evaluations of the same formula differ by less.
 MATCH = 1.02
 
 
@@ -67,7 +67,7 @@ def judge(report, where, errors):
 
 
 def grid(model, count):
-    """`count + 1` levels of sigma / alpha, the last zero, and the times where the model has them."""
+    """`count + 1` levels of sigma / alpha, the last of them zero, and the corresponding times of the model."""
     top = float(jnp.exp(-model.schedule.log_snr(jnp.asarray(model.t_min, jnp.float32)) / 2))
     ramp = np.linspace(0, 1, count)
     levels = (top ** (1 / RHO) + ramp * (SIGMA_MIN ** (1 / RHO) - top ** (1 / RHO))) ** RHO
@@ -81,13 +81,13 @@ def ours(model, x0, solver, times):
 
 
 def denoiser(model):
-    """`(t, x) -> E[x1 | x_t]` between torch tensors."""
+    """`(t, x) -> E[x1 | x_t]` for torch tensors."""
     predict = jax.jit(lambda t, x: jax.vmap(lambda x: model.predict(t, x).data)(x))
     return lambda t, x: nets.as_torch(predict(jnp.asarray(t, jnp.float32), jnp.asarray(x.numpy())))
 
 
 def k_diffusion(model, x0, levels, times):
-    """Its state is x / alpha, whose noise level is sigma / alpha."""
+    """The sampler of k-diffusion, whose state is x / alpha, with noise level sigma / alpha."""
     sampling, torch = pieces.k_diffusion_sampling(), pieces.torch()
     predict, alpha = denoiser(model), alphas(model, times)
     table = {round(float(level), 5): k for k, level in enumerate(np.asarray(levels, np.float32))}
@@ -107,10 +107,10 @@ def alphas(model, times):
 
 
 def diffusers(model, x0, times, name, linear):
-    """Its scheduler on our noise levels: the better of its first-order last step and none."""
+    """A scheduler of diffusers on the same noise levels, with a first-order last step."""
     torch, library = pieces.torch(), pieces.peer(f"diffusers.schedulers.{MODULES[name]}")
     predict = denoiser(model)
-    # The linear path's level is its sigma, the VP path's is sigma / alpha.
+    # The noise level is sigma for the linear path and sigma / alpha for the VP path.
     sigmas = [1 - t for t in times] if linear else list(grid(model, len(times) - 1)[0])
     options = {"algorithm_type": "dpmsolver++"} if name.startswith("DPM") else {"predict_x0": True}
     scheduler = getattr(library, name)(

@@ -1,4 +1,4 @@
-"""Fixed grids: what the verb costs beside a hand-written scan of the same arithmetic."""
+"""The cost of `sample` on a fixed grid relative to a hand-written scan of the same arithmetic."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -25,7 +25,7 @@ def run(report, quick):
             "lax.scan": lambda f=by_hand: jax.block_until_ready(f(x0)),
         }
         gap = float(jnp.max(jnp.abs(variants["flowrax"]() - variants["lax.scan"]())))
-        assert gap < 1e-3, f"the two loops disagree by {gap}"
+        assert gap < 1e-3, f"the two loops differ by {gap}"
         times = harness.alternate(variants, rounds, at_least=0.3)
         report.timing(times, name)
         report.compare(f"{name} {STEPS}: flowrax / lax.scan", times, "flowrax", "lax.scan", clock="cpu", at_most=1.03)

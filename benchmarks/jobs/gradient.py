@@ -1,4 +1,4 @@
-"""Gradients through sampling in the plane: time against the solve itself, memory against steps, rounding."""
+"""Gradients through sampling in the plane: time relative to the forward solve, memory by number of steps, rounding."""
 
 import diffrax as dfx
 import jax
@@ -32,12 +32,12 @@ def forward(model, **options):
 
 
 def gradient(model, **options):
-    """Of half the squared norm of the end, by the start."""
+    """The gradient of half the squared norm of the end points with respect to the starting points."""
     return jax.jit(jax.grad(lambda x0: jnp.sum(end(model, x0, **options) ** 2) / 2))
 
 
 def fixed(report, model, x0, steps, rounds):
-    """Forward and gradient of each scheme on a grid; what is missing is left out, line by line."""
+    """The forward solve and the gradient of each scheme on a grid."""
     functions, memory = {}, {}
     checkpointed = {"solver": dfx.Heun(), "adjoint": dfx.RecursiveCheckpointAdjoint()}
     functions["Heun, forward"] = forward(model, solver=dfx.Heun(), grid=steps)
@@ -80,7 +80,7 @@ def temporary(function, x0):
 
 
 def rounding(report, model, x0, counts):
-    """Float32 gradients against the same scheme in float64, beside those of float32 autodiff of the same scheme."""
+    """Errors of float32 gradients and of float32 autodiff against the same scheme in float64."""
     start = np.asarray(x0)
     for name, make in reversible_solvers().items():
         for steps in counts:
@@ -115,7 +115,7 @@ def adaptive(report, model, x0, rounds):
     still, ours, slow = functions
     report.compare("adaptive Dopri5: gradient / forward", times, ours, still, clock="cpu", at_most=3.6)
     report.compare("RecursiveCheckpointAdjoint / adaptive gradient", times, slow, ours, clock="cpu", at_least=1.0)
-    # The steps are read off the very program whose gradient is judged: another one rounds to other steps.
+    # The steps come from the program whose gradient is tested: another program would round to other steps.
     found, accepted = with_steps(model, x0, options)
     autodiff = replayed(model, accepted, x0)
     start = np.asarray(x0)
@@ -128,7 +128,7 @@ def adaptive(report, model, x0, rounds):
 
 
 def with_steps(model, x0, options):
-    """The default gradient, and the end of every step that its solve accepted."""
+    """The default gradient, and the end times of the accepted steps of its solve."""
 
     @jax.jit
     def both(x0):
@@ -144,7 +144,7 @@ def with_steps(model, x0, options):
 
 
 def replayed(model, accepted, x0):
-    """The gradient by autodiff of the very steps that the adaptive solve accepted."""
+    """The gradient by autodiff of the steps that the adaptive solve accepted."""
     field, tableau = nets.velocity(model), dfx.Dopri5().tableau
     lower, last, nodes = tableau.a_lower, tableau.b_sol, (0.0, *tableau.c)
 
@@ -159,7 +159,7 @@ def replayed(model, accepted, x0):
     def one(x, times):
         return jax.lax.scan(step, x, jnp.stack([times[:-1], times[1:]], axis=1))[0]
 
-    # A step past the last accepted one has no length, and so no effect.
+    # Steps after the last accepted one have zero length and no effect.
     filled = np.where(np.isfinite(accepted), accepted, model.t_max)
     times = jnp.asarray(np.concatenate([np.full((len(filled), 1), model.t_min), filled], axis=1), x0.dtype)
     return jax.jit(jax.grad(lambda x: jnp.sum(jax.vmap(one)(x, times) ** 2) / 2))(x0)

@@ -1,4 +1,4 @@
-"""Log-densities in 64 dimensions: what a divergence costs in evaluations of the network, and how far it is off."""
+"""Log-densities in 64 dimensions: the cost of the divergence in evaluations of the network, and the errors."""
 
 import equinox as eqx
 import jax
@@ -60,7 +60,7 @@ def divergence_loop(model, divergence, repeats):
 
 
 def memory(report):
-    """Temporary memory of one exact divergence in 256 and in 1,024 dimensions: linear, never the Jacobian's."""
+    """Temporary memory of an exact divergence in 256 and 1,024 dimensions: it grows linearly, a Jacobian does not."""
     bytes_of = {}
     for size in (256, 1024):
         field = nets.velocity(nets.model_of(nets.network(size), size))
@@ -84,7 +84,7 @@ def memory(report):
 
 
 def whole(report, model, shape):
-    """The verb against the peers' ways to the same number, and how far each is from a solve in float64."""
+    """`log_prob` and its counterparts in other libraries: times, and errors against a solve in float64."""
     n, rounds = shape
     x = frx.sample(model, jax.random.key(4), n).x
     truth = tight_log_prob(model, x)
@@ -116,7 +116,7 @@ def peers(model, x, report):
         return -0.5 * (z**2).sum(1) - 32 * np.log(2 * np.pi)
 
     def by_rows(t, state):
-        """What flowfusion's flow does: one backward pass per dimension through the graph of the batch."""
+        """The method of flowfusion's flow: one backward pass per dimension through the graph of the batch."""
         with torch.enable_grad():
             x = state[0].detach().requires_grad_(True)
             v = net(t, x)
@@ -124,7 +124,7 @@ def peers(model, x, report):
         return v.detach(), torch.stack(columns).sum(0)
 
     def by_jacobian(t, state):
-        """What flowfusion's score model does: the trace of a mapped reverse-mode Jacobian."""
+        """The method of flowfusion's score model: the trace of a mapped reverse-mode Jacobian."""
         jacobian = torch.func.jacrev(lambda x: net(t, x[None])[0])
         total = torch.func.vmap(lambda x: torch.trace(jacobian(x)))(state[0])
         return net(t, state[0]), total

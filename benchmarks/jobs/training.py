@@ -58,7 +58,7 @@ def train(model, data, batch, steps, coupling):
 
 
 def scanned(model, data, batch, steps):
-    """The matching loss and its gradient by hand; no optimiser state, no average."""
+    """A hand-written matching loss with plain gradient steps, without optimiser state or averaged weights."""
 
     def loss(network, key):
         keys = jax.random.split(key, 3)
@@ -81,7 +81,7 @@ def scanned(model, data, batch, steps):
 
 
 def torchcfm(model, data, batch, steps):
-    """The loop of its examples: independent coupling, Adam, one step at a time."""
+    """The loop of torchcfm's examples: independent coupling, Adam, one step at a time."""
     torch, library = pieces.torch(), pieces.peer("torchcfm.conditional_flow_matching")
     net, rows = nets.to_torch(model), nets.as_torch(data)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -116,7 +116,7 @@ def kabsch(report, rounds):
 
 
 def svd_cost(x, y):
-    """All pairs by one batched decomposition."""
+    """The costs of all pairs by one batched singular value decomposition."""
     x, y = (z - jnp.mean(z, axis=1, keepdims=True) for z in (x, y))
     covariance = jnp.einsum("npi,mpj->nmij", x, y)
     left, values, right = jnp.linalg.svd(covariance)

@@ -1,4 +1,4 @@
-"""Draws overview.png, the picture of the README: a flow, its densities and a posterior, each beside the closed form."""
+"""Draws overview.png, the figure of the README: a flow, its densities and a posterior, compared with closed forms."""
 
 import pathlib
 
@@ -55,8 +55,8 @@ def likelihood(axes: Axes, model: frx.oracle.OracleModel) -> None:
 
 
 def posterior(axes: Axes, model: frx.oracle.OracleModel) -> None:
-    """Draws given one noisy coordinate, beside the exact posterior."""
-    # The standard deviation of either coordinate of the ring is 3 / sqrt(2).
+    """Draws given one noisy coordinate, compared with the exact posterior."""
+    # Each coordinate of the ring has standard deviation 3 / sqrt(2).
     observation = frx.LinearGaussian(jnp.asarray([[1.0, 0.0]]), jnp.asarray([2.0]), 0.3)
     draws = frx.posterior(model, observation, jax.random.key(2), 400, method=frx.PiGDM(data_std=2.1), reweight=True)
     exact = ORACLE.posterior([[1.0, 0.0]], [2.0], [[0.09]])

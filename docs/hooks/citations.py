@@ -1,4 +1,4 @@
-"""Links every `[@key]` of a page to an entry of the page of references, which is written from `references.bib`."""
+"""Links every `[@key]` on a page to its entry on the page of references, which is generated from `references.bib`."""
 
 import posixpath
 import re
@@ -14,7 +14,7 @@ COMBINING = {"'": "\u0301", "`": "\u0300", '"': "\u0308", "^": "\u0302", "~": "\
 
 
 def plain(text: str) -> str:
-    r"""Text of a BibTeX field as one reads it: no braces, `{\"o}` as ö, `--` as a dash."""
+    r"""The text of a BibTeX field in Unicode: no braces, `{\"o}` as ö, `--` as a dash."""
     text = re.sub(
         r"\\(?:(['`\"^~])\{?(\w)\}?|(c)\{(\w)\})",
         lambda m: unicodedata.normalize("NFC", (m[2] or m[4]) + COMBINING[m[1] or m[3]]),
@@ -24,18 +24,18 @@ def plain(text: str) -> str:
 
 
 def fields(entry: str) -> dict[str, str]:
-    """The fields of an entry, each of which starts a line and ends one."""
+    """The fields of an entry, each on lines of its own."""
     found = re.findall(r"^    (\w+)=\{(.*?)\},\n(?=    \w|\})", entry, re.DOTALL | re.MULTILINE)
     return {name: plain(text) for name, text in found}
 
 
 def families(entry: dict[str, str]) -> list[str]:
-    """The family names of the authors, with "others" last where some are left out."""
+    """The family names of the authors, with "others" last if some are left out."""
     return [author.partition(",")[0] for author in entry["author"].split(" and ")]
 
 
 def label(entry: dict[str, str]) -> str:
-    """An entry as a text names it: "Ho et al. (2020)"."""
+    """The citation of an entry in running text, such as "Ho et al. (2020)"."""
     names = families(entry)
     who = f"{names[0]} et al." if len(names) > 2 or names[-1] == "others" else " and ".join(names)
     return f"{who} ({entry['year']})"
@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
-    """Called by MkDocs for each page, once the docstrings stand in it; a key that is not in the table raises."""
+    """Called by MkDocs for each page after the docstrings are inserted; raises `KeyError` for an unknown key."""
     labels = {key: label(entry) for key, entry in references()}
     here = page.url if page.url.endswith("/") else posixpath.dirname(page.url)
     address = posixpath.relpath(files.get_file_from_path(PAGE).url, here or ".") + "/"

@@ -1,4 +1,4 @@
-"""Ships MathJax with the pages, and fails the build if a page fetches anything from another site."""
+"""Copies MathJax to the pages, and fails the build if a page fetches anything from another site."""
 
 import html.parser
 import importlib.metadata
@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 MATHJAX = ["es5/tex-svg-full.js", "LICENSE"]
-"""The script, which draws its glyphs as SVG and so needs no font files, and its licence."""
+"""The script, which draws glyphs as SVG and needs no font files, and its licence."""
 
 FETCHED = {"data", "href", "poster", "src", "srcset"}
 """The attributes whose address a browser fetches while it loads a page. Links to click are excluded by their tag."""
@@ -31,7 +31,7 @@ class _Fetches(html.parser.HTMLParser):
 
 
 def fetches(site: pathlib.Path) -> list[str]:
-    """Everything that the pages and style sheets of a site fetch from other sites, each after the name of its file."""
+    """Everything that the pages and style sheets of a site fetch from other sites, with the name of the file."""
     found = []
     for path in sorted(site.rglob("*.html")):
         parser = _Fetches()
@@ -43,7 +43,7 @@ def fetches(site: pathlib.Path) -> list[str]:
 
 
 def on_post_build(config: Any) -> None:
-    """Called by MkDocs once the site is written."""
+    """Called by MkDocs after the site is written."""
     site = pathlib.Path(config["site_dir"])
     folder = site / "assets" / "mathjax"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writes the reference from what the package exports, so that no public name is forgotten."""
+"""Generates the reference from the exports of the package, so that it covers every public name."""
 
 import ast
 import inspect
@@ -12,7 +12,7 @@ MARKER = "<!-- every public name -->"
 
 
 def public_modules(package: types.ModuleType = flowrax) -> list[types.ModuleType]:
-    """The modules that a package, and each of these, exports by `from . import name`; others are bound by Python."""
+    """The modules that a package exports by `from . import name`, recursively; Python binds all others itself."""
     tree = ast.parse(inspect.getsource(package))
     fronts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and not node.module]
     members = [getattr(package, name) for name in sorted(alias.name for front in fronts for alias in front.names)]
@@ -21,7 +21,7 @@ def public_modules(package: types.ModuleType = flowrax) -> list[types.ModuleType
 
 
 def public_names(module: types.ModuleType) -> Iterator[str]:
-    """The classes and functions that a module exports, where they are its own."""
+    """The classes and functions that a module defines and exports."""
     for name, member in vars(module).items():
         home = getattr(member, "__module__", None) or ""
         if not name.startswith("_") and home.startswith(module.__name__) and callable(member):
@@ -29,11 +29,11 @@ def public_names(module: types.ModuleType) -> Iterator[str]:
 
 
 def reference() -> str:
-    """One section of directives for the package itself, then one for what else each public module has."""
-    lines, seen = [], set()
+    """One section of directives for the package, then one for the remaining names of each public module."""
+    lines, listed = [], set()
     for module in [flowrax, *public_modules()]:
-        names = [name for name in public_names(module) if getattr(module, name) not in seen]
-        seen.update(getattr(module, name) for name in names)
+        names = [name for name in public_names(module) if getattr(module, name) not in listed]
+        listed.update(getattr(module, name) for name in names)
         if names:
             lines.append(f"## {module.__name__}\n")
         lines.extend(f"::: {module.__name__}.{name}\n" for name in names)

@@ -1,1 +1,1 @@
-"""Types, argument checks, conditions and records of results: what every room needs."""
+"""Types, argument checks, conditions and records of results, used by all other subpackages."""

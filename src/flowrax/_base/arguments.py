@@ -1,7 +1,6 @@
-"""The arguments of constructors and of public functions are checked by their annotations before anything else happens.
+"""Checks the arguments of constructors and public functions against their annotations before they run.
 
-What follows, ranges and shapes, is for the constructors and functions themselves. Their errors show the caller's own
-code only.
+Ranges and shapes are checked by the constructors and functions themselves. Tracebacks show the caller's own code only.
 """
 
 import functools
@@ -39,16 +38,16 @@ class Rules(typing.NamedTuple):
 
 @functools.cache
 def rules_of(function: Callable[..., Any], skipped: str | None = None) -> Rules:
-    """The checks of a function's arguments, without those that have none."""
+    """The checks of a function's arguments, for the arguments that have one."""
     hints = typing.get_type_hints(function)
     names = tuple(inspect.signature(function).parameters)
-    # A verb has more to say about what is not a model.
+    # A verb raises its own, more specific error for an argument that is not a model.
     rules = {name: _rule_of(hints[name]) for name in names if name in hints and name != skipped}
     return Rules(names, {name: rule for name, rule in rules.items() if rule is not None})
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function that checks its arguments first, and whose errors show the caller's own code only.
+    """A public function that checks its arguments first, and whose tracebacks show the caller's own code only.
 
     `JAX_TRACEBACK_FILTERING=off` shows all frames, as it does for JAX.
     """
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
 else:
 
     class Checked(type(eqx.Module)):
-        """The metaclass of the objects that users make: checks the arguments of the constructors of this package."""
+        """The metaclass of the objects that users create: checks the arguments of the constructors of this package."""
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -82,17 +81,17 @@ else:
             raise short from None
 
     class CheckedSolver(Checked, type(dfx.AbstractSolver)):
-        """The metaclass of solvers, which have one of their own."""
+        """The same for solvers, which have a metaclass of diffrax."""
 
 
 def check_path(name: str, path: Any) -> None:
-    """Raises `ValueError` for what is not the path of a file, such as a number, which would be a descriptor."""
+    """Raises `ValueError` unless `path` is the path of a file; a number would be taken for a file descriptor."""
     if not isinstance(path, str | os.PathLike) or not str(path):
         raise ValueError(f'{name} must be the path of a file, such as "run.frx"; got {described(path)}.')
 
 
 def _rule_of(annotation: Any) -> Check | None:
-    """The check of values with this annotation, of random keys too."""
+    """The check of values with this annotation, including random keys."""
     if annotation == KeyArray:
         return _check_key
     if KeyArray in typing.get_args(annotation):

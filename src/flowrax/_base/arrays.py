@@ -1,6 +1,6 @@
-"""The door for arrays: real numbers that the dtype asked for can hold are converted; anything else is refused.
+"""Converts arrays of real numbers that the requested dtype can hold, and raises an error for all other arrays.
 
-NumPy and JAX convert more than is safe: they drop imaginary parts, masks and units, and wrap integers that are too
+NumPy and JAX also make unsafe conversions: they drop imaginary parts, masks and units, and wrap integers that are too
 large.
 """
 
@@ -16,7 +16,7 @@ from .wording import described
 
 
 def as_real(name: str, x: Any) -> Array | np.ndarray:
-    """`x` as a JAX array where it is one, otherwise as a NumPy array, in its own dtype.
+    """`x` as a JAX array if it is one, otherwise as a NumPy array, in its own dtype.
 
     **Arguments:**
 
@@ -25,7 +25,7 @@ def as_real(name: str, x: Any) -> Array | np.ndarray:
 
     **Returns:** the array.
 
-    **Raises:** `ValueError` for complex numbers, hidden (masked) elements, units, and what is not an array of numbers.
+    **Raises:** `ValueError` for complex numbers, masked elements, units, and objects that are not arrays of numbers.
     """
     for leaf in jax.tree.leaves(x) if isinstance(x, list | tuple) else (x,):
         unit = getattr(leaf, "unit", getattr(leaf, "units", None))
@@ -61,7 +61,7 @@ def as_numbers(name: str, x: Any, dtype: DType) -> Array:
 
 
 def as_exact(name: str, array: Array | np.ndarray, dtype: DType) -> Array | np.ndarray:
-    """The array unchanged; raises `ValueError` as [`as_numbers`][] where the floating `dtype` cannot hold it."""
+    """The array unchanged; raises `ValueError` as [`as_numbers`][] if the floating `dtype` cannot hold it."""
     if not is_traced(array):
         if jnp.issubdtype(array.dtype, jnp.integer):
             _check_exact(name, np.asarray(array), jnp.dtype(dtype))
@@ -72,7 +72,7 @@ def as_exact(name: str, array: Array | np.ndarray, dtype: DType) -> Array | np.n
 def as_leaf(name: str, x: Any, dtype: DType) -> Array:
     """`x` as an array: floating-point numbers in the floating `dtype`, integers and booleans in their own.
 
-    **Raises:** `ValueError` as [`as_numbers`][], and for integers beyond JAX's own.
+    **Raises:** `ValueError` as [`as_numbers`][], and for integers beyond the range of JAX's integers.
     """
     array = as_real(name, x)
     if jnp.issubdtype(array.dtype, jnp.floating):
@@ -89,7 +89,7 @@ def as_leaf(name: str, x: Any, dtype: DType) -> Array:
 
 
 def as_floats(**values: Any) -> tuple[Array, ...]:
-    """The named values as arrays of a common floating dtype: the widest of theirs, or JAX's default for integers."""
+    """The named values as arrays of a common floating dtype: the widest among them, or JAX's default for integers."""
     arrays = {name: as_real(name, value) for name, value in values.items()}
     # Numbers and JAX arrays may be weakly typed.
     plain = [
@@ -119,7 +119,7 @@ def float_dtype(dtype: DType | None) -> jnp.dtype:
 
 
 def _check_exact(name: str, values: np.ndarray, dtype: jnp.dtype) -> None:
-    """Integers are exact in `p` bits where the part left of their trailing zeros has at most `p` bits."""
+    """Integers are exact in `p` bits if they have at most `p` bits without their trailing zeros."""
     bits = jnp.finfo(dtype).nmant + 1
     if np.iinfo(values.dtype).max <= 2**bits:
         return

@@ -20,7 +20,7 @@ from .wording import described, phrase, shown
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer of a JAX transformation."""
-    # A loop is cheaper than a generator here, where each verb comes by several times.
+    # Each verb calls this several times, and a loop is cheaper than a generator.
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, Tracer):
             return True
@@ -58,7 +58,7 @@ def check_time(name: str, t: float) -> float:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """The concrete numbers of `value`; None for traced values and for what is not numeric."""
+    """The concrete numbers of `value`; None for traced values and for values that are not numeric."""
     if value is None or isinstance(value, str | type) or is_traced(value) or np.ma.is_masked(value):
         return None
     try:
@@ -69,7 +69,7 @@ def _numbers(value: Any) -> np.ndarray | None:
 
 
 def _check_each(name: str, value: Any, is_good: Callable[[np.ndarray], Any], rule: str) -> None:
-    """Raises `ValueError` with `rule` unless all elements are numbers that are good; ignores traced values."""
+    """Raises `ValueError` with `rule` unless all elements are numbers that satisfy it; ignores traced values."""
     if value is None or is_traced(value):
         return
     numbers = _numbers(value)
@@ -137,12 +137,12 @@ def check_count(name: str, value: Any, least: int | None = 1) -> int:
 
 
 def plain_int(value: Integer | None) -> Any:
-    """A NumPy integer as Python's, so that it may be static; anything else as it is, for `__check_init__` to judge."""
+    """A NumPy integer as a Python integer, so that it may be static; other values unchanged, for `__check_init__`."""
     return int(value) if isinstance(value, np.integer) else value
 
 
 def check_grid(grid: Any) -> int | None:
-    """The number of steps that `grid` asks for, or None where it holds times; raises `ValueError` for anything else."""
+    """The number of steps in `grid`, or None if it holds times; raises `ValueError` for anything else."""
     if is_traced(grid):
         return None
     numbers = _numbers(grid)
@@ -182,19 +182,19 @@ def check_names(name: str, given: Collection[str], known: Collection[str]) -> No
 
 
 def check_function(name: str, value: Any) -> None:
-    """Raises `ValueError` for what cannot be called, and for a class."""
+    """Raises `ValueError` for objects that cannot be called, and for classes."""
     if isinstance(value, type) or not callable(value):
         raise ValueError(f"{name} must be a function or a module that is called as one; got {described(value)}.")
 
 
 def check_network(network: Any, name: str = "network") -> None:
-    """Raises `ValueError` for what cannot be called as `network(t, x, condition)`, such as a class."""
+    """Raises `ValueError` for objects that cannot be called as `network(t, x, condition)`, such as a class."""
     if not callable(network) or isinstance(network, type):
         raise ValueError(f"{name} must be a function network(t, x, condition) or a module; got {described(network)}.")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raises `ValueError` for anything else than a truth value."""
+    """Raises `ValueError` unless `value` is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {described(value)}.")
 
@@ -207,11 +207,11 @@ def check_event_shape(shape: Any, name: str = "shape") -> Shape:
 
 
 Check = Callable[[str, Any], Any]
-"""Raises `ValueError` with the name of an argument for a value that is not what its annotation says."""
+"""Raises `ValueError` with the name of an argument for a value that does not match its annotation."""
 
 
 def rule_of(annotation: Any) -> Check | None:
-    """The check of values with this annotation; None for arrays and conditions, which their users check.
+    """The check of values with this annotation; None for arrays and conditions, which are checked where they are used.
 
     It covers modules, functions, integers, numbers, truth values, shapes, and dictionaries and sequences of these.
     """
@@ -228,7 +228,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 
 def _rule_of_all(kinds: list[Any]) -> Check | None:
-    """The check of values that are of one of these kinds."""
+    """The check for values of one of several kinds."""
     modules = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, eqx.Module)]
     functions = [kind for kind in kinds if typing.get_origin(kind) is Callable]
     if modules and all(kind in modules or kind is bool for kind in kinds):
@@ -252,7 +252,7 @@ def _rule_of_all(kinds: list[Any]) -> Check | None:
 
 
 def _rule_of_parts(container: Any, args: tuple[Any, ...]) -> Check | None:
-    """The check of dictionaries by name, or of sequences with parts of one kind."""
+    """The check for dictionaries with names as keys, or for sequences whose elements are of one kind."""
     if container in (dict, Mapping):
         of_part = rule_of(args[1])
 
@@ -294,7 +294,7 @@ def _check_one_number(name: str, value: Any) -> None:
 
 @functools.cache
 def _rules_of_fields(cls: type) -> dict[str, Check]:
-    """By field of a class of this package, the check of its values."""
+    """The checks of the fields of a class of this package, by name."""
     if not cls.__module__.startswith(__name__.partition(".")[0]):
         return {}
     hints = typing.get_type_hints(cls)
@@ -303,10 +303,10 @@ def _rules_of_fields(cls: type) -> dict[str, Check]:
 
 
 def check_fields(module: eqx.Module) -> None:
-    """Raises `ValueError` for a field whose value is not of its declared kind: NaN, a class in place of an object, ...
+    """Raises `ValueError` for a field whose value is not of its declared kind, such as NaN, or a class for an instance.
 
-    Abstract base classes call this in `__check_init__`, so that it holds for all classes of the package below them.
-    The classes check the ranges of their numbers.
+    Abstract base classes call this in `__check_init__`, so that it applies to all classes derived from them in the
+    package. The classes check the ranges of their numbers.
     """
     for name, rule in _rules_of_fields(type(module)).items():
         rule(name, getattr(module, name))

@@ -49,7 +49,7 @@ def describe(tree: Any, name: str = "", *, by_value: bool = False) -> Descriptio
 
 
 def is_stored(leaf: Any) -> bool:
-    """Whether a leaf is an array of numbers or of PRNG keys, whose values a file holds."""
+    """Whether a leaf is an array of numbers or of PRNG keys, whose values are stored in a file."""
     if isinstance(leaf, jax.Array):
         return True
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "OSUMm" and leaf.dtype.names is None
@@ -77,11 +77,11 @@ def versions(*descriptions: Description) -> dict[str, str]:
 def differences(
     file: Description, here: Description, old: dict[str, str], new: dict[str, str]
 ) -> list[tuple[str, str | None, str | None]]:
-    """The paths at which two descriptions differ, with both texts; None where one has no such path.
+    """The paths at which two descriptions differ, with both texts; None for a description without that path.
 
-    Nothing is reported below a path that differs. `old` and `new` are the [`versions`][] of both. Packages whose
-    versions differ may have moved their classes to other modules and rewritten their local functions: of these only
-    the values that both close over are compared.
+    Nothing is reported below a path that differs. `old` and `new` are the [`versions`][] of both. A package whose
+    versions differ may have moved its classes to other modules and rewritten its local functions, for which only the
+    values that both close over are compared.
     """
     changed = {name for name in old if name in new and old[name] != new[name]}
     found: list[tuple[str, str | None, str | None]] = []
@@ -118,7 +118,7 @@ def _agree(one: str, other: str, changed: set[str]) -> bool:
         # Where a local function was made does not matter; its code and closure are compared on their own.
         return name.rpartition(".")[2] == other_name.rpartition(".")[2]
     package, other_package = module.partition(".")[0], other_module.partition(".")[0]
-    # A script calls its own classes those of `__main__`, and a program that imports the script does not.
+    # Classes of a script belong to the module `__main__`, except in a program that imports the script.
     moved = "__main__" in (module, other_module) or (package == other_package and package in changed)
     return name == other_name and moved
 
@@ -134,7 +134,7 @@ Parts = Iterator[tuple[str, str]]
 
 
 def _walk(node: Any, path: str, fixed: bool, above: tuple[int, ...]) -> Parts:
-    """Yields the text of `node` and of everything below; `fixed`: whether arrays are described by value."""
+    """Yields the text of `node` and of everything below it; with `fixed`, arrays are described by value."""
     if id(node) in above and not isinstance(node, _SCALARS):
         yield path, "a reference to an object that contains it"
         return
@@ -162,7 +162,7 @@ def _walk(node: Any, path: str, fixed: bool, above: tuple[int, ...]) -> Parts:
 
 
 def _object(node: Any, path: str, fixed: bool, above: tuple[int, ...]) -> Parts:
-    """Containers, modules, dataclasses and other objects: the class, then what it holds."""
+    """Describes containers, modules, dataclasses and other objects: the class, then its contents."""
     if isinstance(node, tuple) and not hasattr(node, "_fields") or isinstance(node, list):
         yield path, f"{_class(node)} of {len(node)}"
     else:
@@ -172,7 +172,7 @@ def _object(node: Any, path: str, fixed: bool, above: tuple[int, ...]) -> Parts:
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any, bool]]:
-    """What an object holds: the end of each path, the child, and whether it is no part of the PyTree."""
+    """The contents of an object: the end of each path, the child, and whether it is outside the PyTree."""
     level = jax.tree_util.default_registry.flatten_one_level(node)
     in_tree = level is not None
     if dataclasses.is_dataclass(node):
@@ -238,7 +238,7 @@ def _code(code: types.CodeType) -> bytes:
 
 
 def _plain(node: Any) -> str | None:
-    """The text of values without parts, and of sequences of them; None for everything else."""
+    """The text of values without parts, and of sequences of such values; None for everything else."""
     if isinstance(node, enum.Enum):
         return f"{_class(node)}.{node.name}"
     if isinstance(node, type):
@@ -285,7 +285,7 @@ def _class(node: Any) -> str:
 
 
 def _unwrapped(function: Any) -> Any:
-    """The function within `jax.jit`, `jax.custom_jvp` and run-time type checks, which do not change its values."""
+    """The function inside `jax.jit`, `jax.custom_jvp` and run-time type checks, which do not change its values."""
     while (inner := getattr(function, "__wrapped__", None)) is not None and not isinstance(function, eqx.Module):
         file = function.__code__.co_filename if isinstance(function, types.FunctionType) else None
         if file is not None and "jaxtyping" not in file and "beartype" not in file:
@@ -295,7 +295,7 @@ def _unwrapped(function: Any) -> Any:
 
 
 def _function_name(function: Any) -> str | None:
-    """`module:name`, with `<` in the name of a lambda or local function; None for callables that are no functions."""
+    """`module:name`, with `<` in the name of a lambda or local function; None for callables other than functions."""
     if isinstance(function, types.FunctionType):
         # `functools.wraps` copies `__module__` and `__qualname__` of another function.
         return f"{function.__globals__.get('__name__', '')}:{function.__code__.co_qualname}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside the target, flushed to the disk, then renamed."""
+"""Atomic writes: a temporary file in the same folder is written, flushed to the disk and renamed."""
 
 import contextlib
 import errno
@@ -18,13 +18,13 @@ _SUFFIX = ".part"
 
 
 def write_whole(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
-    """Replaces a file in one step; its folder is created if necessary.
+    """Replaces a file atomically; its folder is created if necessary.
 
-    A reader sees the old file or the new one, whole, also where several threads or processes write to one path. A
-    symbolic link is kept, and the file that it points to is replaced. A new file has the permissions that the umask
-    gives, a replaced one those that it had.
+    A reader sees the complete old or new file, also if several threads or processes write to one path. A symbolic link
+    is kept, and the file that it points to is replaced. A new file has the permissions that the umask gives, and a
+    replaced file keeps its permissions.
 
-    Raises `OSError` where the file cannot be written; the old file then remains.
+    Raises `OSError` if the file cannot be written; the old file then remains.
     """
     with _named_errors(path):
         target = _target(path)
@@ -40,7 +40,7 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryvie
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises `OSError` where a file cannot be written: creates the folder, and a temporary file that it removes."""
+    """Raises `OSError` if a file cannot be written: creates the folder and a temporary file, which it then removes."""
     with _named_errors(path), _temporary(_target(path)) as (file, _):
         file.write(b"\0")
         file.flush()
@@ -56,7 +56,7 @@ def _named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _target(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The file to replace, behind all symbolic links, whose folder exists."""
+    """The file to replace, after all symbolic links; its folder exists."""
     target = pathlib.Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
@@ -75,7 +75,7 @@ def _temporary(target: pathlib.Path) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
     _remove_abandoned(target.parent, prefix)
     while True:
         name = target.parent / f"{prefix}{secrets.token_hex(8)}{_SUFFIX}"
-        # Unlike `tempfile`, this leaves the permissions to the umask.
+        # Unlike `tempfile`, this gives the file the permissions of the umask.
         file = os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "w+b")
         _lock(file, wait=True)
         # Another process may have taken the file for an abandoned one before it was locked.
@@ -93,7 +93,7 @@ def _temporary(target: pathlib.Path) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
 
 
 def _remove_abandoned(folder: pathlib.Path, prefix: str) -> None:
-    """Removes the temporary files of processes that were killed, which hold no lock any more."""
+    """Removes the temporary files of killed processes, which no longer hold a lock."""
     if fcntl is None:
         return
     with os.scandir(folder) as entries:
@@ -105,7 +105,7 @@ def _remove_abandoned(folder: pathlib.Path, prefix: str) -> None:
 
 
 def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Locks a file until it is closed; returns False where another holds the lock or there are no locks."""
+    """Locks a file until it is closed; returns False if another process holds the lock or there are no locks."""
     if fcntl is None:
         return False
     try:

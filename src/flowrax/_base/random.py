@@ -1,11 +1,11 @@
-"""Random numbers: every draw of the package, in at least single precision and from keys of one kind.
+"""The package's random numbers, drawn in at least single precision and from threefry keys.
 
-A uniform number of 16 bits takes few values, and a normal number made from it has a nonzero mean and cut tails. Draws
-are therefore made in float32 or wider, and normal numbers are rounded to the dtype asked for. Uniform numbers and what
-stands for a time, a level or a score keep at least float32, since rounding to 16 bits would turn some into 1.
+A uniform number of 16 bits takes few values, and a normal number made from it has a nonzero mean and truncated tails.
+Draws are therefore made in float32 or wider, and normal numbers are rounded to the requested dtype. Uniform numbers,
+and numbers used as times, levels or scores, keep at least float32, because rounding to 16 bits would turn some into 1.
 
-Keys of the implementations `rbg` and `unsafe_rbg` give other draws under `vmap` than alone, so that a sample would
-depend on its batch. [`as_threefry`][] derives a threefry key from them.
+Keys of the implementations `rbg` and `unsafe_rbg` give different draws under `vmap`, so a sample would depend on its
+batch. [`as_threefry`][] derives a threefry key from them.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ _THREEFRY = "threefry2x32"
 
 
 def as_threefry(key: KeyLike, name: str = "key") -> KeyArray:
-    """A typed threefry key that depends on the given key alone; a typed threefry key is returned unchanged.
+    """A typed threefry key that depends only on the given key; a typed threefry key is returned unchanged.
 
     **Arguments:**
 

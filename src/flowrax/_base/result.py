@@ -16,7 +16,7 @@ from .checks import is_traced
 from .typing import Array, Event, Int, PerSample, PyTree
 
 RESULTS = dfx.RESULTS
-"""The result codes of a solve, which are diffrax's."""
+"""The result codes of a solve, taken from diffrax."""
 
 NONFINITE: Any = RESULTS.nonfinite
 """The result code of a sample that became NaN or infinite."""
@@ -30,7 +30,7 @@ class SolveError(RuntimeError):
 
 
 def described(record: eqx.Module, result: RESULTS) -> str:
-    """A record on a few lines: the shapes and dtypes of its arrays, and the number of failed rows where it is known."""
+    """A record on a few lines: the shapes and dtypes of its arrays, and the number of failed rows if it is known."""
     lines = []
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
@@ -131,15 +131,15 @@ def is_failed(result: RESULTS) -> Array:
 
 
 def without_failed(result: RESULTS, rows: PyTree[Array]) -> PyTree[Array]:
-    """The rows with zeros in place of failed ones.
+    """The rows with zeros instead of failed ones.
 
-    What is computed from the rows afterwards has no NaN to send back: a cotangent of zero times NaN is NaN.
+    Otherwise gradients of later computations would be NaN, since a cotangent of zero times NaN is NaN.
     """
     return _fill_failed(result, rows, 0.0)
 
 
 def on_successful(function: Callable[[PyTree[Array]], U], result: RESULTS, rows: PyTree[Array]) -> U:
-    """`function(rows)`, one row per solve: NaN in the rows of failed solves, which `function` does not see."""
+    """`function(rows)`, one row per solve; NaN in the rows of failed solves, for which `function` receives zeros."""
     return _fill_failed(result, function(without_failed(result, rows)), math.nan)
 
 
@@ -163,8 +163,8 @@ def _message(verb: str, result: RESULTS, max_steps: int | None) -> str:
         )
     elif short:
         cause = (
-            f"in {short} the smallest step that time resolves, or dtmin, was over the tolerance; the velocity or the "
-            "score is singular or very steep there, as for data of a tiny spread: loosen rtol and atol, use float64, "
+            f"in {short} the error of the smallest possible step, or of dtmin, exceeded the tolerance; the velocity or "
+            "score is singular or very steep there, as for data of tiny spread: loosen rtol and atol, use float64, "
             "or stop before that time with t_min and t_max."
         )
     else:

@@ -1,4 +1,4 @@
-"""Checks of rows, of data and of conditions, at every function that takes them."""
+"""Checks of the rows of data and conditions, used by every function that takes them."""
 
 import contextlib
 from typing import Any
@@ -41,7 +41,7 @@ def check_some(name: str, n: int) -> None:
 def check_finite_leaves(
     name: str, tree: PyTree, columns: list[Any] | None = None, numbers: np.ndarray | None = None
 ) -> None:
-    """Raises `ValueError` for NaN or infinity in a concrete leaf, with the place of the first.
+    """Raises `ValueError` for NaN or infinity in a concrete leaf, with the position of the first.
 
     `columns` are the names of the columns, and `numbers` the numbers of the rows, where these are not `0, 1, ...`.
     """
@@ -74,7 +74,7 @@ def _array(name: str, leaf: Any) -> Any:
     if hasattr(leaf, "to_numpy"):
         leaf = leaf.to_numpy()
         if leaf.dtype == object:
-            # A frame of several kinds of numbers.
+            # A data frame with columns of different dtypes.
             with contextlib.suppress(TypeError, ValueError):
                 leaf = leaf.astype(np.float64)
     return as_real(name, leaf)

@@ -1,4 +1,4 @@
-"""Short tracebacks: an error that is found while a solve is traced comes out of a hundred frames that are no help."""
+"""Short tracebacks: an error raised while a solve is traced passes through a hundred frames that do not help."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ import jax
 
 _HIDDEN = ("flowrax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "jaxtyping", "beartype")
 
-# Their own frames tell nothing.
+# The frames of these wrappers carry no information.
 _WRAPPERS = (os.path.join("_base", "tracebacks.py"), os.path.join("_base", "arguments.py"))
 
 P = ParamSpec("P")
@@ -20,9 +20,9 @@ R = TypeVar("R")
 
 
 def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose errors show only the frames outside flowrax and the libraries it calls, and the last one.
+    """A function whose errors show only the frames outside flowrax and the libraries it calls, and the last frame.
 
-    `JAX_TRACEBACK_FILTERING=off` shows all of them, as it does for JAX.
+    `JAX_TRACEBACK_FILTERING=off` shows all frames, as it does for JAX.
     """
 
     @functools.wraps(function)
@@ -37,7 +37,7 @@ def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def shortened(error: Exception, args: tuple[Any, ...]) -> Exception:
-    """The error of a call with these arguments with the frames outside flowrax and the libraries, and the last one."""
+    """The error of a call, with only the frames outside flowrax and the libraries, and the last frame."""
     if jax.config.jax_traceback_filtering == "off":  # pyright: ignore[reportAttributeAccessIssue]
         return error
     short = _explained(error, getattr(args[0], "network", None) if args else None)
@@ -45,12 +45,12 @@ def shortened(error: Exception, args: tuple[Any, ...]) -> Exception:
 
 
 def _explained(error: Exception, network: Any) -> Exception:
-    """The error, or one that says how a model's network is called if it does not take that."""
+    """The error, or an error that states how a network is called, if the model's network does not accept that call."""
     if callable(network) and isinstance(error, TypeError) and not _takes_three(network):
         name = getattr(network, "__name__", type(network).__name__)
         signature = inspect.signature(network)
         return TypeError(f"The network is called as network(t, x, condition), which {name}{signature} does not take.")
-    # JAX adds a note that it removed its own frames.
+    # Drop the note of JAX that its own frames were removed.
     error.__notes__ = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
     return error
 
@@ -60,7 +60,7 @@ def _takes_three(network: Callable[..., Any]) -> bool:
         inspect.signature(network).bind(None, None, None)
     except TypeError:
         return False
-    except ValueError:  # There is no signature to look at.
+    except ValueError:  # Some callables have no signature.
         return True
     return True
 

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 else:
     Integer = int | np.integer
     GradientTransformation = Any
-    # `fit` checks these itself, in words.
+    # `fit` checks these itself.
     Count = Number = Any
     Times = Float[ArrayLike, "..."]
     Scalar = Float[ArrayLike, ""]
-    # Verbs check these arguments themselves, so that a wrong one meets a sentence about it.
+    # Verbs check these arguments themselves, so that a wrong one raises a readable error.
     KeyLike = BatchLike = Numbers = Any
 """`Times` and `Scalar`: times of any shape and one time. `KeyLike`: a random key as users pass it, typed or raw.
 `BatchLike`: a batch as users pass it, a JAX or NumPy array of any real dtype. `Numbers`: arrays as users

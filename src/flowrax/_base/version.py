@@ -1,4 +1,4 @@
-"""The version, kept in `pyproject.toml` alone and read back from the installed metadata."""
+"""The version, which is set in `pyproject.toml` and read from the installed metadata."""
 
 import importlib.metadata
 

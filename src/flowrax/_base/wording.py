@@ -1,4 +1,4 @@
-"""How messages name what was expected and what came instead."""
+"""Phrases of error messages for the expected and the received object."""
 
 import inspect
 import re
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# The phrases of messages that do not follow from the names of classes.
+# Phrases that do not follow from the name of the class.
 _PHRASES = {
     "SaveAt": "a diffrax.SaveAt such as diffrax.SaveAt(ts=jnp.linspace(0, 1, 11))",
     "AbstractModel": "a model such as Model(network, schedule, shape=...)",
@@ -25,7 +25,7 @@ _PHRASES = {
 
 
 def phrase(cls: type) -> str:
-    """The kind of object that a class stands for: `AbstractStepSizeController` of diffrax is "a diffrax step ..."."""
+    """A phrase for the instances of a class, such as "a diffrax step size controller"."""
     if cls.__name__ in _PHRASES:
         return _PHRASES[cls.__name__]
     stem = cls.__name__.removeprefix("Abstract")
@@ -35,7 +35,7 @@ def phrase(cls: type) -> str:
 
 
 def described(value: Any) -> str:
-    """What a message says it got."""
+    """A phrase for the received object."""
     if isinstance(value, type):
         try:
             parameters = inspect.signature(value).parameters.values()

@@ -1,6 +1,6 @@
 r"""Faster iterations for an entropic plan: momentum, Anderson's extrapolation, and a decreasing $\varepsilon$.
 
-The arguments and their defaults are those of ott-jax.
+The arguments and their defaults are the same as in ott-jax.
 """
 
 import abc
@@ -17,12 +17,12 @@ class AbstractAcceleration(eqx.Module):
 
     @abc.abstractmethod
     def options(self) -> dict[str, Any]:
-        """The arguments that `ott.solvers.linear.sinkhorn.Sinkhorn` takes for it."""
+        """The corresponding arguments of `ott.solvers.linear.sinkhorn.Sinkhorn`."""
 
 
 class Momentum(AbstractAcceleration):
-    """Steps that are longer than those of Sinkhorn by the factor `value`, or by a factor chosen from the progress of
-    the iterations, from iteration `start` on; `start=0` keeps `value`.
+    """Makes the steps of Sinkhorn's iterations longer by the factor `value`. From iteration `start` on, the factor is
+    chosen from the progress of the iterations; `start=0` keeps `value`.
 
     **References:** [@thibault2021overrelaxed], [@lehmann2022note].
     """
@@ -41,7 +41,7 @@ class Momentum(AbstractAcceleration):
 
 
 class Anderson(AbstractAcceleration):
-    """Extrapolation from the last `memory` iterations, once in every `refresh_every` of them.
+    """Extrapolates from the last `memory` iterations, once in every `refresh_every` iterations.
 
     **Reference:** [@chizat2020faster].
     """
@@ -60,8 +60,8 @@ class Anderson(AbstractAcceleration):
 
 
 class Annealing(eqx.Module):
-    r"""Iterations that start with $\varepsilon$ times `start`, which is multiplied by `decay` after each of them until
-    it is one.
+    r"""Starts the iterations with `start` times $\varepsilon$, and multiplies this factor by `decay` after each
+    iteration until it is one.
 
     **Reference:** [@schmitzer2019stabilized].
     """

@@ -24,8 +24,8 @@ class Pairs(eqx.Module):
     - `data_rows`: The row of the batch of data that each pair takes; conditions and masks of the data follow these
         rows.
     - `weights`: The weight of each pair in the loss, with mean one; None if all pairs have equal weight.
-    - `convergence`: How close the plan from which the pairs were drawn is to the one that was asked for; None for
-        pairs that no iteration found.
+    - `convergence`: How close the plan from which the pairs were drawn is to the requested one; None for couplings
+        without iterations.
     """
 
     x0: Rows
@@ -98,7 +98,7 @@ class AbstractHostCoupling(AbstractCoupling):
             return self.pairs(key, x0, x1, condition, found)
 
         def order(costs: PyTree[Array]) -> np.ndarray:
-            # An error within a callback would end in a long traceback.
+            # An error raised within a callback would have a long traceback.
             try:
                 return self.order(jax.tree.map(np.asarray, costs))
             except ValueError:
@@ -112,11 +112,11 @@ class AbstractHostCoupling(AbstractCoupling):
 
 
 class AbstractDataCoupling(AbstractCoupling):
-    """A coupling that chooses the row of the data set, all of which it knows, for each noise.
+    """A coupling that holds the whole data set and chooses a row of it for each noise sample.
 
-    `fit` takes these rows in place of a random batch.
+    `fit` uses these rows instead of a random batch.
     """
 
     @abc.abstractmethod
     def rows(self, key: KeyArray, x0: Batch) -> Int[Array, " n"]:
-        """The row of the data set that each noise is paired with."""
+        """The row of the data set paired with each noise sample."""

@@ -1,7 +1,7 @@
-r"""The geometry of squared distances whose matrix is not held in memory.
+r"""Squared distances for ott-jax without a matrix in memory.
 
-ott-jax asks a geometry for $\varepsilon \log \sum_j e^{(g_j - \lVert x_i - y_j \rVert^2) / \varepsilon}$ alone;
-here the sum is taken for some rows at a time. (The chunks of ott-jax 0.6 use a function that JAX has removed.)
+The iterations need only $\varepsilon \log \sum_j e^{(g_j - \lVert x_i - y_j \rVert^2) / \varepsilon}$, which is
+computed here for some rows at a time. (The chunks of ott-jax 0.6 use a function that JAX has removed.)
 """
 
 import functools
@@ -39,7 +39,9 @@ def chunked_point_cloud(chunk_size: int) -> Any:
 
 
 def by_chunks(function: Callable[..., Array], rows: PyTree[Array], chunk_size: int) -> Array:
-    """`function(chunk)` of chunks of rows, `(size, ...) -> (size,)`, put together; the last repeats the last row."""
+    """`function(chunk)` for chunks of rows, `(size, ...) -> (size,)`, concatenated; the last chunk is padded with its
+    last row.
+    """
     number = jax.tree.leaves(rows)[0].shape[0]
     size = min(chunk_size, number)
     index = jnp.minimum(jnp.arange(number + -number % size), number - 1).reshape(-1, size)

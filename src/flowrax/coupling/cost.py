@@ -110,14 +110,14 @@ class ConditionalCost(eqx.Module):
 
 
 def centre_of(x: Batch) -> Batch:
-    """The mean of the finite numbers along the first axis, which is kept: a row of NaN does not move the others."""
+    """The mean of the finite numbers along the first axis, which is kept, so that a row of NaN does not affect it."""
     is_finite = jnp.isfinite(x)
     number = jnp.maximum(jnp.sum(is_finite, axis=0, keepdims=True), 1).astype(x.dtype)
     return jnp.sum(jnp.where(is_finite, x, 0), axis=0, keepdims=True) / number
 
 
 def centred(x1: Batch, x0: Batch) -> tuple[Batch, Batch]:
-    """Both without the centre of the data: far from the origin their squares would cancel and lose digits."""
+    """Subtracts the centre of the data from both: far from the origin their squares would cancel and lose digits."""
     centre = centre_of(x1)
     return x1 - centre, x0 - centre
 
@@ -130,7 +130,7 @@ def of_rows(cost: Cost) -> Cost:
 
 
 def in_units(cost: Cost, x1: Batch, x0: Batch, condition: Condition) -> Array:
-    """The costs divided by the largest cost between data and noise alone: distances of conditions have another unit."""
+    """The costs divided by the largest cost between data and noise alone; distances of conditions differ in unit."""
     alone = of_rows(cost)(x1, x0, condition)
     # Exclude the infinite costs of forbidden pairs from the maximum.
     largest = jnp.max(jnp.where(jnp.isfinite(alone), alone, -jnp.inf))

@@ -96,7 +96,7 @@ class ExactOT(AbstractHostCoupling):
 
 
 def _with_numbers(costs: np.ndarray) -> np.ndarray:
-    """Costs in which NaN is the largest cost: a row that is not finite takes what the others leave."""
+    """The costs with the largest finite cost instead of NaN and minus infinity, which does not affect other rows."""
     bad = np.isnan(costs) | np.isneginf(costs)
     if not bad.any():
         return costs

@@ -15,10 +15,9 @@ from .transport import AbstractTransport, LowRankPlan, with_convergence
 
 
 class LowRankSinkhorn(AbstractPlan):
-    """Draws pairs from the plan of least squared distance among the plans of a given rank, found by ott-jax.
+    """Draws pairs from the plan with the least squared distance among plans of a given rank, found by ott-jax.
 
-    The problem is not convex, so that the plan is one of locally least cost. Its marginals are those of the batch, and
-    `Pairs.convergence` records their error.
+    The problem is not convex, so the plan is a local minimum. `Pairs.convergence` records the error of its marginals.
 
     **Reference:** [@scetbon2021lowrank].
     """

@@ -1,4 +1,4 @@
-"""ott-jax, imported at its first use, which takes two seconds."""
+"""Imports ott-jax at its first use, because the import takes two seconds."""
 
 import contextlib
 import importlib
@@ -11,7 +11,7 @@ import jax
 
 @contextlib.contextmanager
 def ott_jax() -> Iterator[None]:
-    """Imports ott-jax, and allows the mixed ranks and dtypes of its code, whatever the settings of JAX."""
+    """Imports ott-jax, and allows the mixed ranks and dtypes of its code regardless of JAX's settings."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         if "ott" not in sys.modules:
             # ott-jax imports the archived JAXopt, which warns; modules that are imported during a trace must not keep

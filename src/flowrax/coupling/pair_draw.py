@@ -38,11 +38,11 @@ class AbstractDraw(eqx.Module):
 
     @abc.abstractmethod
     def of_rows(self, key: KeyArray, plan: AbstractRowsPlan) -> Rows:
-        """`n` pairs drawn from a plan whose matrix is not in memory."""
+        """Draws `n` pairs from a plan whose matrix is not in memory."""
 
     @abc.abstractmethod
     def log_mass_of_rows(self, plan: AbstractRowsPlan) -> Float[Array, " n"] | None:
-        """As [`log_mass`][], of a plan whose matrix is not in memory."""
+        """[`log_mass`][] for a plan whose matrix is not in memory."""
 
 
 def _rows(order: Array) -> Array:

@@ -19,7 +19,7 @@ from .pair_draw import AbstractDraw, PerData
 from .transport import AbstractRowsPlan, AbstractTransport, DensePlan
 
 UNCONVERGED = (
-    "Pairs that are drawn from such a plan have noise of another distribution than the prior, from which sampling "
+    "The noise of pairs drawn from such a plan does not have the distribution of the prior, from which sampling "
     "starts. Use a larger reg, more max_iterations, Annealing, an acceleration, or ExactOT."
 )
 
@@ -27,13 +27,13 @@ UNCONVERGED = (
 class AbstractPlan(AbstractCoupling):
     """Draws pairs from a transport plan of a batch. The pair of a row with zero mass has weight zero.
 
-    Rows that are split over devices are one batch: the plan is that of all of them.
+    Rows that are split over devices are treated as one batch with one plan.
     """
 
     cost: eqx.AbstractVar[Cost]
     draw: eqx.AbstractVar[AbstractDraw]
     strict: eqx.AbstractVar[bool]
-    """Whether a plan that did not converge is refused."""
+    """Whether a plan that did not converge raises an error."""
     independent: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class AbstractPlan(AbstractCoupling):
         return Pairs(x0[noise], x1[data], noise, data, weights, plan.convergence)
 
     def _judged(self, plan: Any) -> Any:
-        """The plan; warns of one that did not converge, or raises with `strict`, outside of compiled code."""
+        """The plan. If it did not converge, warns, or raises with `strict`; outside of compiled code only."""
         record, name = plan.convergence, type(self).__name__
         if record is None:
             return plan
@@ -83,7 +83,7 @@ class Plan(AbstractPlan):
         return ott.solvers.linear.sinkhorn.Sinkhorn()(problem).matrix
     ```
 
-    Whether this plan is the one that was meant is not checked.
+    The plan is used as it is, without a check of its convergence or its marginals.
     """
 
     plan: Callable[[Array], Array] = eqx.field(static=True)

@@ -91,7 +91,7 @@ def kabsch_cost(x: Batch, y: Batch, mask: Bool[Array, "*n p"] | None = None) -> 
 
 
 def without_gaps(masks: Array, y: Batch) -> tuple[Batch, Callable[[Array], Array]]:
-    """`y`, `(m, p, ...)`, with zeros in place of NaN and infinite points, and the function that makes their costs NaN.
+    """`y`, `(m, p, ...)`, with zeros instead of NaN and infinite points, and a function that makes their costs NaN.
 
     Costs are `(n, m)`. The function leaves a cost unchanged if no point of its mask, one of `(n, p)`, is such a gap.
     """
@@ -124,7 +124,7 @@ def _centred(x: Array, mask: Array | None) -> Array:
 
 
 def _squares_through(y: Array, masks: Array) -> Array:
-    """`(n, m)`: the sum of squares of each `y` about its centre, both over the points of each of the `n` masks.
+    """The sum of squares of each `y` about its centre, `(n, m)`, both over the points of each of the `n` masks.
 
     Centre `y` roughly first: far from the origin the squares would cancel and lose digits.
     """

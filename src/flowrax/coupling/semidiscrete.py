@@ -1,8 +1,8 @@
 r"""Semidiscrete transport between a prior and a finite set of data $y_j$ of mass $b_j$.
 
 The potentials $g$ maximise $\mathbb{E}_{x \sim p_0} \min_j (c(x, y_j) - g_j) + \sum_j b_j g_j$. The plan pairs each
-noise $x$ with the datum $\arg\min_j (c(x, y_j) - g_j)$; with regularisation $\varepsilon$ it draws the datum with
-probability proportional to $b_j e^{(g_j - c(x, y_j)) / \varepsilon}$.
+noise sample $x$ with the data point $\arg\min_j (c(x, y_j) - g_j)$; with regularisation $\varepsilon$ it draws the data
+point with probability proportional to $b_j e^{(g_j - c(x, y_j)) / \varepsilon}$.
 """
 
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from .base import AbstractDataCoupling, Pairs
 from .cost import Cost, centre_of
 from .exact_ot import ExactOT
 
-# Costs of so many data and a batch of noise stay in the cache of a core.
+# The costs of this many data points and a batch of noise fit into the cache of a core.
 _CHUNK = 2**11
 
 
@@ -29,7 +29,7 @@ class PotentialsRecord(eqx.Module):
     **Attributes:**
 
     - `chi_squared`: The sum over the data of the squared error of the mass that they receive, divided by their mass.
-    - `floor`: Its expected value for exact potentials, which the number of noises that are drawn causes alone.
+    - `floor`: The expected value of `chi_squared` for exact potentials, due to the finite number of noise samples.
     - `mean_cost`: The mean cost of a pair.
     """
 
@@ -39,12 +39,12 @@ class PotentialsRecord(eqx.Module):
 
 
 class Semidiscrete(AbstractDataCoupling):
-    """Pairs any noise with its datum in the optimal transport of the prior to the whole data set, without the bias of a
-    minibatch.
+    """Pairs noise with data by the optimal transport of the prior to the whole data set, without the bias of
+    minibatches.
 
-    `fit_semidiscrete` fits the potentials before training. In `fit`, fresh noise is drawn at every step and paired with
-    its datum by one product and an argmin; the noise has exactly the distribution of the prior. Data are addressed by
-    their index, so that conditions and masks follow their rows.
+    `fit_semidiscrete` fits the potentials before training. At every step, `fit` draws fresh noise, which has exactly
+    the distribution of the prior, and pairs it with data points by one matrix product and an argmin. Conditions and
+    masks follow the rows of the data.
 
     Called with a batch of data, as for held-out rows, it pairs the rows of this batch by [`ExactOT`][] instead.
 
@@ -52,7 +52,7 @@ class Semidiscrete(AbstractDataCoupling):
     """
 
     points: Float[Array, "m *event"]
-    """The data, and their conditions beside them; centred for squared distances."""
+    """The data, followed by their conditions; centred for squared distances."""
     centre: Array
     potentials: Float[Array, " m"]
     masses: Float[Array, " m"] | None
@@ -82,14 +82,14 @@ class Semidiscrete(AbstractDataCoupling):
 
         - `data`: `(m, *event)`.
         - `prior`: the distribution of the noise.
-        - `potentials`: $g$. Default: zeros, the nearest datum.
+        - `potentials`: $g$. Default: zeros, which select the nearest data point.
         - `masses`: the mass $b$ of each row, with sum one. Default: all equal.
         - `labels`: noise is paired within labels, so that its distribution given the label is the prior.
-        - `condition`: continuous conditions, whose squared distance adds to the cost: each noise has the condition of a
-            row drawn by mass.
+        - `condition`: continuous conditions, whose squared distance is added to the cost. Each noise sample gets the
+            condition of a row drawn in proportion to its mass.
         - `reg`: the regularisation $\varepsilon$ in units of the cost. Default: 0, the exact plan.
         - `cost`: as in [`ExactOT`][]; it is called without a condition. Default: the squared distance.
-        - `chunk_size`: the number of data whose costs are computed at once.
+        - `chunk_size`: the number of data points whose costs are computed at once.
         """
         m = data.shape[0]
         self.prior, self.reg, self.cost, self.chunk_size = prior, reg, cost, min(chunk_size, m)
@@ -113,14 +113,14 @@ class Semidiscrete(AbstractDataCoupling):
         return self.points.shape[0]
 
     def noise(self, key: KeyArray, number: int) -> Batch:
-        """Noise of the prior, `(number, *event)`."""
+        """Draws of the prior, `(number, *event)`."""
         event = self.points.shape[1:]
         if isinstance(self.prior, AbstractGaussianPrior):
             return jax.vmap(self.prior.transform)(random.normal(key, (number, *event), self.points.dtype))
         return jax.vmap(self.prior.draw)(jax.random.split(key, number)).astype(self.points.dtype)
 
     def references(self, key: KeyArray, number: int) -> Int[Array, " n"]:
-        """Rows of the data drawn by their masses, whose labels and conditions the noise gets."""
+        """Rows drawn in proportion to their masses, whose labels and conditions the noise gets."""
         if self.masses is None:
             return random.randint(key, (number,), 0, self.num_rows, jnp.int32)
         drawn = random.uniform(key, (number,), self.masses.dtype) * jnp.sum(self.masses)
@@ -152,9 +152,9 @@ class Semidiscrete(AbstractDataCoupling):
         return jax.lax.scan(chunk, least, starts)[0][1]
 
     def scores(self, x0: Batch, references: Array, first: Array | int, size: int, potentials: Array) -> Array:
-        r"""$g_j - c(x, y_j) + \varepsilon \log b_j$ for all noise and `size` data from `first` on, `(n, size)`.
+        r"""$g_j - c(x, y_j) + \varepsilon \log b_j$ for all noise and `size` data points from `first`, `(n, size)`.
 
-        Of squared distances, the terms that are the same for all data are left out.
+        For squared distances, terms that do not depend on the data point are left out.
         """
 
         def part(x: Array) -> Array:
@@ -181,7 +181,7 @@ class Semidiscrete(AbstractDataCoupling):
         return jnp.where(self.labels[references][:, None] == part(self.labels)[None], scores, -jnp.inf)
 
     def costs(self, x0: Batch, references: Array) -> Array:
-        """The costs of all noise and all data, `(n, m)`, infinite between labels."""
+        """The costs of all noise and all data, `(n, m)`, infinite between different labels."""
         x0 = x0 - self.centre
         plain = eqx.tree_at(lambda c: c.masses, self, None, is_leaf=lambda x: x is None)
         costs = -plain.scores(x0, references, 0, self.num_rows, jnp.zeros_like(self.potentials))
@@ -192,7 +192,7 @@ class Semidiscrete(AbstractDataCoupling):
         return costs
 
     def pairs(self, key: KeyArray, x0: Batch) -> Pairs:
-        """Each noise with its datum; `data_rows` are rows of the data set."""
+        """Pairs each noise sample with its data point; `data_rows` are rows of the data set."""
         rows = self.rows(key, x0)
         x1 = (self.points[rows] + self.centre).astype(x0.dtype)
         return Pairs(x0, x1, jnp.arange(x0.shape[0], dtype=jnp.int32), rows)

@@ -1,4 +1,4 @@
-r"""Entropic transport plans $\pi = e^{(f \oplus g - c) / \varepsilon}$, with $c$ divided by its largest entry or not.
+r"""Entropic transport plans $\pi = e^{(f \oplus g - c) / \varepsilon}$, with $c$ optionally divided by its maximum.
 
 $$\pi = \arg\min \langle c, \pi \rangle + \varepsilon \operatorname{KL}(\pi | 1)
 + \rho \operatorname{KL}(\pi \mathbf 1 | 1 / n) + \rho \operatorname{KL}(\pi^\top \mathbf 1 | 1 / n),$$
@@ -21,7 +21,7 @@ from .pair_draw import AbstractDraw, PerData
 from .plan import AbstractPlan
 from .transport import AbstractTransport, DensePlan, PotentialPlan, squared_distances, with_convergence
 
-# The most rows whose costs are held in memory, and the number of rows computed at once for larger batches.
+# The largest number of rows whose costs are held in memory, and the rows computed at once for larger batches.
 _MOST_ROWS, _CHUNK = 8192, 1024
 
 
@@ -125,8 +125,8 @@ def _check(**positive: float | int) -> None:
 class Sinkhorn(AbstractSinkhorn):
     """Draws pairs from the entropic transport plan of a batch, on the device.
 
-    `Pairs.convergence` records the marginal error of the plan. One that did not converge is reported: by a warning
-    where the coupling is called outside of compiled code, and by a warning and in the history of `fit`.
+    `Pairs.convergence` records the marginal error of the plan. If the plan did not converge, a call outside of compiled
+    code warns, and `fit` warns and counts such plans in its history.
 
     **Reference:** [@cuturi2013sinkhorn].
     """
@@ -165,7 +165,7 @@ class Sinkhorn(AbstractSinkhorn):
             unit of the data.
         - `tolerance`: the iterations end when the absolute errors of the marginal of the noise sum to less than this.
             They are measured every ten iterations.
-        - `max_iterations`: the most iterations.
+        - `max_iterations`: the largest number of iterations.
         - `annealing`: [`Annealing`][] of the regularisation. Default: none.
         - `acceleration`: [`Momentum`][] or [`Anderson`][]. Default: none.
         - `strict`: whether a plan that did not converge raises an error.

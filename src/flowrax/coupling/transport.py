@@ -1,7 +1,7 @@
-r"""Transport plans between data $i$ and noise $j$, and whether they have the marginals that they should have.
+r"""Transport plans between data $i$ and noise $j$, and the errors of their marginals.
 
-A plan is held as a matrix of logarithms, or, where that would not fit into memory, as a few numbers for each row from
-which the rows of the matrix are computed when they are needed.
+A plan is held as a matrix of logarithms or, if the matrix would not fit into memory, as a few numbers for each row,
+from which rows of the matrix are computed when needed.
 """
 
 import abc
@@ -18,12 +18,12 @@ from .chunked import by_chunks
 
 
 class Convergence(eqx.Module):
-    """How close a transport plan is to the one that was asked for."""
+    """How close a transport plan is to the requested one."""
 
     marginal_error: Float[Array, ""]
     """The sum of the absolute errors of the marginal of the noise or of the data, whichever is larger, divided by the
-    mass of the plan: the mean error of a row in units of the mass that it should have. An unbalanced plan is compared
-    with the marginals that its potentials prescribe."""
+    mass of the plan: the mean error of a row in units of its prescribed mass. An unbalanced plan is compared with the
+    marginals that its potentials prescribe."""
     converged: Bool[Array, ""]
     """Whether the solver reached its tolerance and `marginal_error` is at most twice as large."""
     num_iterations: Int[Array, ""]
@@ -77,7 +77,7 @@ class AbstractRowsPlan(AbstractTransport):
         """The plan with data and noise exchanged."""
 
     def each(self, function: Callable[[Array], Array], rows: Int[Array, " m"]) -> Array:
-        """`function(log_rows)` of the given rows, chunk by chunk, put together."""
+        """`function(log_rows)` for the given rows, computed in chunks."""
         return by_chunks(lambda chunk: function(self.log_rows(chunk)), rows, self.chunk_size)
 
     def log_mass(self) -> Float[Array, " n"]:
@@ -85,7 +85,7 @@ class AbstractRowsPlan(AbstractTransport):
         return self.each(lambda log_rows: jax.nn.logsumexp(log_rows, axis=1), rows)
 
     def partners(self, key: KeyArray, rows: Int[Array, " m"]) -> Int[Array, " m"]:
-        """A row of noise for each of the given rows of data, drawn in proportion to the plan."""
+        """Draws a row of noise for each of the given rows of data, in proportion to the plan."""
         keys = jax.random.split(key, rows.shape[0])
 
         def draw(chunk: tuple[Array, Array]) -> Array:
@@ -138,7 +138,7 @@ class LowRankPlan(AbstractRowsPlan):
 
 
 def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """The squared distances of all pairs of rows that are centred already, by one product."""
+    """The squared distances of all pairs of rows, which must be centred, by one matrix product."""
     return jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * x @ y.T
 
 

@@ -99,13 +99,13 @@ class DiT(AbstractFeatureNetwork):
         context = jax.nn.silu(self.context(t, condition, x.dtype))
         tokens = self.patches(x)
         h = jax.vmap(self.read_in)(tokens) + self.positions(x.dtype)
-        seen = []
+        states = []
         for index, block in enumerate(self.blocks):
             h = block(h, context, None if key is None else jax.random.fold_in(key, index))
-            seen.append(h)
+            states.append(h)
         shift, scale = self.modulation(context).reshape(2, 1, -1)
         out = jax.vmap(self.read_out)(modulated(self.norm, h, shift, scale))
-        return self.image(out), tuple(seen)
+        return self.image(out), tuple(states)
 
     def patches(self, x: Event) -> Array:
         """The patches of an image, row by row, `(tokens, channels * patch_size**2)`."""

@@ -130,22 +130,22 @@ class Transformer(AbstractFeatureNetwork):
     ) -> tuple[Array, tuple[Array, ...]]:
         check_shape("The network's event", x.shape, self.shape)
         dtype = self.tokens.weight.dtype
-        mask, told = self._split(condition)
-        context = jax.nn.silu(self.context(t, told, dtype))
+        mask, rest = self._split(condition)
+        context = jax.nn.silu(self.context(t, rest, dtype))
         h = self.tokens.weight[x.reshape(-1)]
         rotation = None
         if self.positions is None:
             rotation = _Rotation(h.shape[0], h.shape[1] // self.blocks[0].attention.num_heads, dtype)
         else:
             h = h + self.positions.weight
-        seen = []
+        states = []
         for index, block in enumerate(self.blocks):
             own = None if key is None else jax.random.fold_in(key, index)
             h = block(h, context, own, mask=mask, heads=rotation)
-            seen.append(h)
+            states.append(h)
         shift, scale = self.modulation(context).reshape(2, 1, -1)
         out = jax.vmap(self.read_out)(modulated(self.norm, h, shift, scale))
-        return out.reshape(*self.shape, -1), tuple(seen)
+        return out.reshape(*self.shape, -1), tuple(states)
 
     def _split(self, condition: Condition) -> tuple[Bool[Array, "length length"] | None, Condition]:
         """The attention mask, and the condition without booleans."""
@@ -153,8 +153,8 @@ class Transformer(AbstractFeatureNetwork):
             return None, condition
         real = jnp.asarray(self.mask(condition)).astype(bool)
         check_shape("The mask of the tokens", real.shape, self.shape)
-        told = [leaf for leaf in jax.tree.leaves(condition) if not jnp.issubdtype(jnp.result_type(leaf), bool)]
-        return jnp.broadcast_to(real.reshape(1, -1), (real.size, real.size)), told
+        rest = [leaf for leaf in jax.tree.leaves(condition) if not jnp.issubdtype(jnp.result_type(leaf), bool)]
+        return jnp.broadcast_to(real.reshape(1, -1), (real.size, real.size)), rest
 
 
 class _Rotation:

@@ -16,7 +16,7 @@ from .by_value import ByValue
 def check_numbers(
     num_steps: Any, batch_size: Any, validate_every: Any, patience: Any, ema_decay: Any
 ) -> tuple[int, int | None, int, int | None, float]:
-    """The numbers as Python's; raises `ValueError` for one that is out of its range."""
+    """The numbers as Python numbers; raises `ValueError` for a number out of range."""
     if ema_decay is None or isinstance(ema_decay, bool) or np.ndim(ema_decay):
         raise ValueError(f"ema_decay must be a number; got {described(ema_decay)}.")
     check_number("ema_decay", ema_decay)
@@ -31,7 +31,7 @@ def check_numbers(
 
 
 def compared_by_value(optimizer: GradientTransformation) -> GradientTransformation:
-    """The optimiser with functions that compare equal to those of another optimiser made in the same way."""
+    """The optimiser with functions that compare equal to the functions of an optimiser made in the same way."""
     import optax
 
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):

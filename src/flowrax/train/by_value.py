@@ -15,7 +15,7 @@ class ByValue:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        # The values at this moment: a function whose variables have changed since is another function.
+        # The current values: a function whose variables change later compares as a different function.
         self.value = _value(function, ())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,7 +42,7 @@ class _Same:
 
 
 def _value(x: Any, above: tuple[int, ...]) -> Any:
-    """A hashable value of `x`; `above` are the identities of the functions that contain it, which may be recursive."""
+    """A hashable value of `x`; `above` holds the identities of the enclosing functions, which may be recursive."""
     if x is None or isinstance(x, bool | int | str | bytes | type):
         return type(x), x
     if isinstance(x, float):

@@ -4,7 +4,7 @@
     format 2 sha256 DIGEST bytes SIZE
     {"tree": {PATH: TEXT, ...}, "run": ..., "versions": ..., "metadata": ...}
 
-Digest and size are those of everything below the second line. `tree` describes the saved object: its classes, static
+Digest and size refer to everything below the second line. `tree` describes the saved object: its classes, static
 fields, functions, and the dtypes and shapes of its arrays. Loading runs no code from the file: the object comes from
 `like`, whose description must be the same.
 """
@@ -92,7 +92,7 @@ def write(path: str | os.PathLike[str], tree: Any, metadata: dict[str, Any], run
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The content of one file, whose digest is right."""
+    """The content of one file with a correct digest."""
 
     path: pathlib.Path
     tree: Description
@@ -171,7 +171,7 @@ def _like(numbers: np.ndarray, like: Any) -> Any:
         return numbers.copy()
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.array(numbers), impl=jax.random.key_impl(like))
-    # Arrays in double precision may exist while new ones are made in single precision.
+    # Arrays in double precision may exist although new arrays have single precision.
     with jax.enable_x64(True):
         return jnp.array(numbers)
 

@@ -47,9 +47,9 @@ class FitResult(eqx.Module, Generic[Trainable]):
     - `model`: The model with the averaged weights of lowest held-out loss; with the last finite averaged weights if no
         held-out loss was computed or finite.
     - `last_model`: The model with the last finite weights, not averaged.
-    - `history`: `step`, `train_loss` and `validation_loss` at each validation, arrays in a dictionary; for the
-        transport plans since the validation before, `unconverged_plans`, the number that did not converge, and
-        `marginal_error`, the largest (NaN without plans).
+    - `history`: a dictionary of arrays with one element for each validation: `step`, `train_loss`, `validation_loss`
+        and, for the transport plans since the previous validation, `unconverged_plans`, the number of plans that did
+        not converge, and `marginal_error`, the largest error (NaN without plans).
     - `num_steps`: The number of optimiser steps taken, including earlier runs of the same checkpoint.
     - `best_step`: The step at which the weights of `model` were reached.
     - `stopped`: Why training ended, in one sentence.
@@ -98,10 +98,10 @@ def fit(
     - `model`: the model whose network is trained.
     - `data`: `(n, *row)`; each row is an event, or `augment` turns it into one. Integers for a [`CategoricalModel`][],
         a dictionary of the parts for a [`JointModel`][]. Memory-mapped arrays and data sets of h5py or zarr stay in
-        their files: only the rows of the coming batches are read, and the batches are those of arrays in memory.
-        Or an iterable of batches of equal size, each `rows` or `(rows, condition)`. One that is not an iterator, such
-        as a data loader, starts again at its end; a run that resumes skips the batches of earlier steps. Rows that
-        are sharded over devices stay there, and give the weights of one device.
+        their files: only the rows of the next batches are read, and the batches are the same as for arrays in memory.
+        Or an iterable of batches of equal size, each `rows` or `(rows, condition)`. An iterable that is not an
+        iterator, such as a data loader, starts again at its end; a resumed run skips the batches of earlier steps.
+        Rows that are sharded over devices stay there, and training gives the same weights as on one device.
     - `key`: step `k` draws from `fold_in(key, k)` only, so a resumed run gives bitwise the same result.
     - `loss`: the loss. Default: [`Matching`][] with uniform weight; `loss.AntitheticMatching` for the velocity of a
         path with a latent variable, `discrete.CrossEntropy` for classes, `joint.JointMatching` for several parts.
@@ -110,8 +110,8 @@ def fit(
     - `optimizer`: an optax transformation; its update may take `value`, `grad` and `value_fn`. Default: Adam with a
         warm-up and a cosine decay to zero.
     - `num_steps`: the number of optimiser steps.
-    - `batch_size`: the number of rows in each, drawn with replacement. Default: 256, or the size of the batches of an
-        iterator.
+    - `batch_size`: the number of rows in each batch, drawn with replacement. Default: 256, or the size of the batches
+        of an iterator.
     - `condition`: a PyTree whose leaves have a leading axis `n`. Default: None, no condition.
     - `validation`, `validation_condition`: held-out rows, which are held in memory; the returned weights are those with
         the lowest loss on them.
@@ -190,11 +190,11 @@ class _Run:
     validate_every: int
     patience: int | None
     stream: Stream | None = None
-    """Has the batches of data that are not in memory; `data` and `condition` are the first of them."""
+    """The batches of data that are not in memory; `data` and `condition` are the first batch."""
     prefetch: Prefetch | None = None
     file: RunFile | None = None
     failed: str = ""
-    """Why training ended before its time, if it did."""
+    """The reason why training ended early, if it did."""
     plans: dict[int, PlanRecord] = dataclasses.field(default_factory=dict)
     """The transport plans of the last steps, by the first step of each chunk."""
 
@@ -263,7 +263,7 @@ class _Run:
         return state, history, f"All {num_steps} steps were taken."
 
     def _labels(self) -> str:
-        """The range of the integers in the conditions, in words: labels that a network does not have give NaN."""
+        """A hint with the range of the integers in the conditions, because labels unknown to a network give NaN."""
         whole = [leaf for leaf in jax.tree.leaves(self.condition) if jnp.issubdtype(leaf.dtype, jnp.integer)]
         if not whole:
             return ""
@@ -276,7 +276,7 @@ class _Run:
         return sum(row[0] > int(state.best_step) for row in history) >= self.patience
 
     def _advance(self, state: TrainState, until: int, bar: Bar) -> tuple[TrainState, float, str]:
-        """The state at step `until`, the mean loss, and why training failed before, or an empty string."""
+        """The state at step `until`, the mean loss, and the reason why training failed, or an empty string."""
         total, taken, earlier = 0.0, 0, state
         while (step := int(state.step)) < until:
             chunk = min(until - step, self._most_steps())
@@ -293,7 +293,7 @@ class _Run:
         return state, total / taken, ""
 
     def _most_steps(self) -> int:
-        """The number of steps that are taken at once, at most."""
+        """The largest number of steps that are taken at once."""
         ahead = self.prefetch or self.stream
         return _CHUNK if ahead is None else ahead.steps
 

@@ -1,4 +1,4 @@
-"""What `fit` records of the transport plans from which its pairs are drawn."""
+"""The record of the transport plans from which `fit` draws its pairs."""
 
 import warnings
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from ..coupling.plan import UNCONVERGED
 
 
 class PlanRecord(eqx.Module):
-    """How close the plans of some steps are to the ones that were asked for."""
+    """How close the plans of some steps are to the requested ones."""
 
     unconverged: Array
     """The number of plans that did not converge."""
@@ -26,7 +26,7 @@ class PlanRecord(eqx.Module):
 
 
 def no_plan() -> PlanRecord:
-    """The record of no step."""
+    """The record without any step."""
     return PlanRecord(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, jnp.float32))
 
 

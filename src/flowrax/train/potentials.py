@@ -68,11 +68,11 @@ def fit_semidiscrete(
     - `weights`: `(m,)`, the mass of each row, up to a factor. Default: equal masses.
     - `labels`: `(m,)` integers; noise is paired within labels, with a potential for each row of each label.
     - `condition`: `(m, ...)`, continuous conditions, whose squared distance times `condition_weight` adds to the cost.
-    - `num_steps`, `batch_size`, `learning_rate`: of Adam with a cosine decay. The learning rate is in units of the mean
-        cost of independent pairs, and the batch is of noises.
-    - `tolerance`, `num_check`: after the fit, `num_check` fresh noises are paired. A warning is given if the
-        chi-squared of the masses exceeds what sampling alone causes by more than `tolerance`, the square of the
-        relative error of a mass, and three standard errors.
+    - `num_steps`, `batch_size`, `learning_rate`: settings of Adam with a cosine decay. A batch consists of noise
+        samples, and the learning rate is in units of the mean cost of independent pairs.
+    - `tolerance`, `num_check`: after the fit, `num_check` fresh noise samples are paired. A warning is given if the
+        chi-squared of the masses exceeds its value from sampling alone by more than `tolerance`, the square of the
+        relative error of a mass, plus three standard errors.
     - `checkpoint`: a path, from which an interrupted run with the same arguments resumes.
     - `progress`: whether to show a progress bar.
 
@@ -115,7 +115,7 @@ def fit_semidiscrete(
 
 
 class _Solver(eqx.Module):
-    """The problem and the settings of ott-jax's solver."""
+    """The problem, and the settings of the solver of ott-jax."""
 
     coupling: Semidiscrete
     learning_rate: float
@@ -142,11 +142,11 @@ class _Solver(eqx.Module):
         return PotentialsState(jnp.zeros((), jnp.int32), inner)
 
     def start(self, key: KeyArray) -> Array:
-        """The potentials from which the fit starts: the quantile of each datum's costs at its mass.
+        """The initial potentials: for each data point, the quantile of its costs at its mass.
 
-        They give data that are far from all noise about their mass from the first step on. Of more data than noises in
-        a batch it is the least cost in several batches. The means of noise and data are matched first, which for
-        squared distances adds a linear function to the potentials.
+        With these, data far from all noise receive about their mass from the first step on. If there are more data
+        points than noise samples in a batch, the potential is the least cost in several batches. The means of noise
+        and data are matched first, which for squared distances adds a linear function to the potentials.
         """
         coupling, size = self.coupling, self.batch_size
         m, dtype = coupling.num_rows, coupling.points.dtype
@@ -201,7 +201,7 @@ class _Solver(eqx.Module):
                 return jnp.asarray(coupling.reg, coupling.points.dtype)
 
         def epsilon(step: Array, target: Array) -> Array:
-            # A soft argmin at first: its gradient reaches more than the one datum that each noise is paired with.
+            # A soft argmin at first: its gradient reaches more than one data point for each noise sample.
             fraction = step.astype(target.dtype) / self.num_steps
             return jnp.maximum(_SOFTEST * unit * (_HARDEST / _SOFTEST) ** fraction, target)
 
@@ -254,7 +254,7 @@ def _fit(solver: _Solver, key: KeyArray, file: RunFile | None, progress: bool) -
 
 @eqx.filter_jit
 def _record(coupling: Semidiscrete, key: KeyArray, number: int) -> PotentialsRecord:
-    """The masses that fresh noise gives to the data, 512 noises at a time."""
+    """The masses that the data receive from fresh noise, of which 512 samples are paired at a time."""
     size = min(512, number)
     cost, dtype, repeats = coupling.cost, coupling.points.dtype, number // size
 
@@ -281,7 +281,7 @@ def _record(coupling: Semidiscrete, key: KeyArray, number: int) -> PotentialsRec
 def _checked(coupling: Semidiscrete, key: KeyArray, num_check: int, tolerance: Number) -> Semidiscrete:
     record = _record(coupling, key, num_check)
     chi_squared, floor = float(record.chi_squared), float(record.floor)
-    # The statistic times the number of noises has a chi-squared distribution with floor x number degrees of freedom.
+    # The statistic times the number of noise samples is chi-squared with floor x number degrees of freedom.
     spread = (2 * floor / num_check) ** 0.5
     if not chi_squared <= floor + float(tolerance) + 3 * spread:
         warnings.warn(

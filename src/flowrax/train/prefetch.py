@@ -36,7 +36,7 @@ class Prefetch:
         condition: Condition = None,
         stream: Stream | None = None,
     ) -> None:
-        """`stream` has the rows, and `data` and `condition` are its first batch, where these are not in memory."""
+        """If the rows are not in memory, they come from `stream`; `data` and `condition` are then its first batch."""
         self.coupling, self.task, self.num_steps = coupling, task, num_steps
         self.data, self.condition, self.key, self.stream = data, condition, key, stream
         costs = eqx.filter_eval_shape(_costs, coupling, task, data, condition, key, jnp.zeros(1, jnp.int32))

@@ -37,7 +37,7 @@ Trainable = TypeVar("Trainable", Model, CategoricalModel, JointModel)
 
 
 class Given(NamedTuple):
-    """Rows as they are passed to `fit`, or one batch of them, and what belongs to each row; also the names of these."""
+    """Rows as they are passed to `fit`, or a batch of them, with their conditions and partners; also their names."""
 
     rows: Any
     condition: Condition = None
@@ -53,8 +53,8 @@ def prepare_rows(
 ) -> tuple[Any, Condition]:
     """The rows, paired with `x0` if it is given, and their conditions as arrays.
 
-    Raises `ValueError` for what the model cannot be trained on, by the `names`. `numbers` are those of the rows in the
-    messages, if they are a part of the user's rows.
+    Raises `ValueError` for rows that the model cannot be trained on. Messages use `names` and, if these are some of the
+    user's rows, their `numbers`.
     """
     if is_traced(given):
         raise ValueError("fit loops on the host and cannot be called inside jit, vmap or grad; call it outside.")
@@ -75,7 +75,7 @@ def prepare_rows(
 
 
 def by_compiler(tree: Any) -> Any:
-    """Arrays on several devices with all axes left to the compiler, since a batch has rows of every device."""
+    """Arrays on several devices, whose layout the compiler may choose, because a batch has rows of every device."""
 
     def one(leaf: Any) -> Any:
         sharding = getattr(leaf, "sharding", None)
@@ -97,7 +97,7 @@ def check_trainable(model: Trainable) -> None:
 
 
 def check_augment(model: Trainable, augment: Augment | None, rows: Any, key: KeyArray) -> None:
-    """Raises `ValueError` for an augmentation that does not give the events of the model."""
+    """Raises `ValueError` for an augmentation whose results are not events of the model."""
     if augment is None:
         return
     event = jax.eval_shape(augment, key, jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype))
@@ -108,7 +108,7 @@ def check_augment(model: Trainable, augment: Augment | None, rows: Any, key: Key
 
 
 def check_alike(names: Given, got: tuple[Any, Condition], of: Given, wanted: tuple[Any, Condition]) -> None:
-    """Raises `ValueError` unless rows and conditions have the structure, shapes and dtypes of those of `of`.
+    """Raises `ValueError` unless rows and conditions have the same structure, shapes and dtypes as in `of`.
 
     The numbers of rows may differ.
     """
@@ -125,7 +125,7 @@ def check_alike(names: Given, got: tuple[Any, Condition], of: Given, wanted: tup
 
 
 def _conditions(model: Any, rows: Any, condition: Condition, names: Given, numbers: np.ndarray | None) -> Condition:
-    """The condition as arrays; raises `ValueError` for no rows, another number of them than of data, and NaN."""
+    """The condition as arrays; raises `ValueError` for data without rows, a different number of conditions, and NaN."""
     leaves = jax.tree.leaves(rows)
     if not leaves or not leaves[0].shape:
         raise ValueError(f"{names.rows} is one value but an array of rows is expected.")
@@ -139,7 +139,7 @@ def _conditions(model: Any, rows: Any, condition: Condition, names: Given, numbe
 
 
 def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCoupling | None, x0: Any) -> None:
-    """Raises `ValueError` for an augmentation, a coupling or pairs that do not go together or with the model."""
+    """Raises `ValueError` for an augmentation, coupling or pairs that are incompatible with each other or the model."""
     if not isinstance(model, Model | CategoricalModel | JointModel):
         inner = getattr(model, "model", None)
         if isinstance(inner, Model) and hasattr(model, "fit"):
@@ -163,7 +163,7 @@ def check_pairing(model: Any, augment: Augment | None, coupling: AbstractCouplin
 
 
 def check_held_out(given: Given, held_out: Given) -> None:
-    """Raises `ValueError` where held-out rows do not come with what belongs to them, or the other way round."""
+    """Raises `ValueError` if held-out rows are missing, or if data or held-out rows are pairs but not both."""
     if held_out.rows is None:
         for name, value in zip(VALIDATION[1:], held_out[1:], strict=True):
             if value is not None:
@@ -229,7 +229,7 @@ def _paired(x0: Any, rows: Batch, names: Given, numbers: np.ndarray | None) -> B
 
 
 def check_schedules(loss: AbstractLoss, model: Trainable) -> None:
-    """Raises `ValueError` where the loss draws times by the log-SNR of a schedule other than the model's."""
+    """Raises `ValueError` if the loss draws times by the log-SNR of a schedule other than the model's."""
     check_instance("loss", loss, AbstractLoss)
     for kind, losses in _LOSSES.items():
         if isinstance(loss, losses) and not isinstance(model, kind):
@@ -255,7 +255,7 @@ def _is_schedule(leaf: Any) -> bool:
 
 
 def check_data_coupling(model: Any, rows: Any, augment: Augment | None, *, in_memory: bool) -> None:
-    """Raises `ValueError` for a coupling that was fitted to other data, or for another prior."""
+    """Raises `ValueError` for a coupling that was fitted to other data or for another prior."""
     coupling = model.coupling
     if not isinstance(coupling, Semidiscrete):
         return

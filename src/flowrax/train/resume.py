@@ -14,10 +14,10 @@ History = list[list[float]]
 
 
 class RunFile:
-    """The file of one run. It belongs to the run's arguments and is refused by a run with other ones."""
+    """The file of one run, which only a run with the same arguments can use."""
 
     problem: str
-    """Why the last state is not in the file, one sentence after a space; empty if it is."""
+    """The reason why the last state is not in the file, one sentence after a space; empty if it was saved."""
 
     def __init__(self, path: str | os.PathLike[str], arguments: dict[str, Any]) -> None:
         """Raises `OSError` if the file cannot be written, before time is spent on training.

@@ -1,4 +1,4 @@
-"""Where the batches of `fit` come from, if not from arrays in memory: arrays in files, or an iterator."""
+"""Sources of batches for `fit` other than arrays in memory: arrays in files, and iterators."""
 
 import abc
 import mmap
@@ -20,10 +20,10 @@ Take = Callable[[], tuple[Given, Given, np.ndarray | None] | None]
 
 
 class AbstractSource(abc.ABC):
-    """Where the batches come from."""
+    """A source of batches."""
 
     size: int | None = None
-    """The number of rows, where it is known."""
+    """The number of rows, if it is known."""
 
     @abc.abstractmethod
     def takes(self, batch_size: int, key: KeyArray, start: int, count: int) -> list[Take]:
@@ -31,7 +31,7 @@ class AbstractSource(abc.ABC):
 
 
 class StoredRows(AbstractSource):
-    """Arrays in files: the batches are those that are drawn from arrays in memory."""
+    """Arrays in files. The batches are the same as for arrays in memory."""
 
     def __init__(self, given: Given) -> None:
         self.given = Given(*(_opened(name, tree) for name, tree in zip(DATA, given, strict=True)))
@@ -47,7 +47,7 @@ class StoredRows(AbstractSource):
         batches = np.asarray(_drawn(batch_size, key, steps, self.size)) if self.size else np.zeros((count, 0), int)
 
         def take(rows: np.ndarray) -> tuple[Given, Given, np.ndarray]:
-            # Files are read in the order of their rows, and some can only be read so.
+            # Rows are read in increasing order, which some kinds of files require.
             own, where = np.unique(rows, return_inverse=True)
             return jax.tree.map(lambda leaf: np.asarray(leaf[own])[where], self.given), DATA, rows
 
@@ -55,7 +55,7 @@ class StoredRows(AbstractSource):
 
 
 class Batches(AbstractSource):
-    """An iterable of batches. One that is no iterator, such as a data loader, starts again at its end."""
+    """An iterable of batches. An iterable that is not an iterator, such as a data loader, starts again at its end."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.iterator = _epochs(batches)
@@ -65,7 +65,7 @@ class Batches(AbstractSource):
         return [self._next] * count
 
     def skip(self, count: int) -> None:
-        """Leaves out batches that an earlier run has used."""
+        """Skips batches that an earlier run has used."""
         for _ in range(count):
             next(self.iterator, None)
         self.count += count
@@ -74,7 +74,7 @@ class Batches(AbstractSource):
         name = f"batch {self.count} of data"
         for batch in self.iterator:
             self.count += 1
-            # Some iterators fill one array again and again.
+            # Some iterators reuse one array for all batches.
             batch = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, batch)
             return _unpacked(name, batch), Given(name, f"the condition of {name}"), None
         return None
@@ -111,18 +111,18 @@ def is_stored(leaf: Any) -> bool:
 
 
 def _mapping(leaf: Any) -> mmap.mmap | None:
-    """The memory map in which an array is."""
+    """The memory map that holds an array."""
     while isinstance(leaf, np.ndarray):
         leaf = leaf.base
     return leaf if isinstance(leaf, mmap.mmap) else None
 
 
 def _opened(name: str, tree: Any) -> Any:
-    """The arrays of a tree, of which those in files are not read."""
+    """The arrays of a tree; arrays in files are not read."""
 
     def one(path: Any, leaf: Any) -> Any:
         if (mapping := _mapping(leaf)) is not None and hasattr(mmap, "MADV_RANDOM"):
-            # Without this a system reads the neighbours of each row too, some ten times as much.
+            # Otherwise the system also reads the neighbours of each row, about ten times as much.
             mapping.madvise(mmap.MADV_RANDOM)
         return leaf if is_stored(leaf) else np.asarray(row_arrays(leaf_name(name, path), leaf))
 
@@ -154,5 +154,5 @@ def _unpacked(name: str, batch: Any) -> Given:
 
 @eqx.filter_jit
 def _drawn(batch_size: int, key: KeyArray, steps: Array, size: int) -> Array:
-    """The rows of the batches of several steps, as they are drawn from arrays in memory."""
+    """The rows of the batches of several steps, the same as for arrays in memory."""
     return jax.vmap(lambda step: drawn(key, step, batch_size, size)[0])(steps)

@@ -68,7 +68,7 @@ class Task(eqx.Module):
         return (step - first) * self.batch_size + within, drawn(key, step, 0, 1)[1]
 
     def rows_of_noise(self, rows: Array, data: Rows, condition: Condition, key: KeyArray) -> Array:
-        """The indices of the rows that the coupling chooses for the noise of one step, or `rows` if it chooses none."""
+        """The rows that the coupling chooses for the noise of one step, or `rows` if it does not choose rows."""
         coupling = self.static.coupling
         if not isinstance(coupling, AbstractDataCoupling):
             return rows
@@ -101,7 +101,7 @@ class Task(eqx.Module):
         order: Array | None = None,
         training: bool,
     ) -> Array:
-        """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it found before."""
+        """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has computed."""
         return self.batch_loss_and_plan(parameters, rows, condition, key, order=order, training=training)[0]
 
     def batch_loss_and_plan(
@@ -119,7 +119,7 @@ class Task(eqx.Module):
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
         if training and isinstance(model.coupling, AbstractDataCoupling):
-            # The rows are those that the coupling has chosen.
+            # The coupling has already chosen these rows.
             pairs = in_order(x0, x1, condition)
         elif order is None:
             pairs = model.coupling(keys[2], x0, x1, condition)
@@ -131,7 +131,7 @@ class Task(eqx.Module):
             x0 = jax.vmap(lambda x0, condition: bind_condition(model.prior, condition).transform(x0))(x0, condition)
         t = self.loss.times(keys[3], n, model.t_min, model.t_max, time_dtype(model.dtype))
 
-        # A sixth key: the five above have the numbers 0 to 4.
+        # A sixth key; the five above are numbered 0 to 4.
         latent_keys = jax.random.split(jax.random.fold_in(key, 5), n)
         noise = jax.vmap(model.interpolant.noise)(latent_keys, x0)
 
@@ -185,9 +185,8 @@ def advance(
 ) -> tuple[TrainState, Array, PlanRecord]:
     """Takes `num_steps` optimiser steps; returns the new state, the mean loss of these steps and their plans.
 
-    It compiles once, whatever the number of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings
-    of these steps where the host has found them already. With `first`, `data` are the batches of the steps from
-    `first`.
+    It compiles once for all numbers of steps. `orders`, `(k, batch_size)` with `k >= num_steps`, are the pairings of
+    these steps if the host has computed them. With `first`, `data` are the batches of the steps from `first`.
     """
 
     def body(index: Array, carry: tuple[TrainState, Array, PlanRecord]) -> tuple[TrainState, Array, PlanRecord]:

@@ -1,4 +1,4 @@
-"""The batches of rows that are not in memory: a thread reads and checks the coming ones while the device trains."""
+"""Batches of rows that are not in memory: a thread reads and checks the next batches while the device trains."""
 
 import concurrent.futures
 import functools
@@ -42,7 +42,7 @@ class Opened(NamedTuple):
     """The rows of a call of `fit`."""
 
     first: Batch
-    """All rows and their conditions, or the first batch where they are not in memory."""
+    """All rows and their conditions, or the first batch if they are not in memory."""
     held_out: Batch
     batch_size: int
     stream: "Stream | None"
@@ -57,18 +57,18 @@ class Stream:
     def __init__(
         self, source: AbstractSource, prepare: Prepare, first: Batch, batch_size: int, key: KeyArray, num_steps: int
     ) -> None:
-        """`first` is the batch of step 0, which all others must resemble."""
+        """`first` is the batch of step 0, with which all other batches must agree in structure, shape and dtype."""
         self.source, self.prepare, self.first = source, prepare, first
         self.batch_size, self.key, self.num_steps = batch_size, key, num_steps
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(first))
         self.steps = min(_STEPS, max(1, _MOST_BYTES // max(1, size)))
-        # One thread: iterators are not made for several.
+        # One thread, because iterators are not safe for several.
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
         self.asked: dict[int, concurrent.futures.Future[Batch | None]] = {}
         self.next, self.last = 0, first
 
     def start(self, step: int) -> None:
-        """Starts at a step; the batches of earlier ones are left out."""
+        """Starts at a step; the batches of earlier steps are skipped."""
         self.next = step
         if step and isinstance(self.source, Batches):
             # The first batch has been read already.
@@ -134,7 +134,7 @@ def open_data(
     num_steps: int,
     key: KeyArray,
 ) -> Opened:
-    """Prepares and checks the rows of `fit`; of those that are not in memory only the first batch is read."""
+    """Prepares and checks the rows of `fit`; if they are not in memory, only the first batch is read."""
     check_held_out(given, held_out)
     prepare = functools.partial(prepare_rows, model, augment)
     source, stream = source_of(given), None
