@@ -1,5 +1,7 @@
 """The density estimator in the units of the data: closed forms, learned densities, gradients, files."""
 
+import functools
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -165,13 +167,15 @@ def test_every_divergence_with_a_condition_and_its_gradient(divergence, x64):
     density, c = exact(conditional=True), np.array([9.0, -10.0])
     x = jnp.asarray(points(4, c))
 
-    def value(x):
-        return density.log_prob(x, condition=c, divergence=divergence, key=jax.random.key(3), **TIGHT)
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient_and_answer(x):
+        answer = density.log_prob(x, condition=c, divergence=divergence, key=jax.random.key(3), **TIGHT)
+        return jnp.sum(answer.value), answer
 
-    got = value(x)
+    gradient, got = gradient_and_answer(x)
     room = 5 * np.asarray(got.standard_error) + 1e-7
     assert np.all(np.abs(np.asarray(got.value) - law(c).logpdf(x)) <= room)
-    gradient = jax.grad(lambda x: jnp.sum(value(x).value))(x)
     want = -(np.asarray(x) - law(c).mean) @ np.linalg.inv(law(c).cov)
     # The field is affine, so what the probes see of its Jacobian does not depend on x.
     np.testing.assert_allclose(np.asarray(gradient) * SCALE, want * SCALE, atol=1e-6)
@@ -186,7 +190,7 @@ def test_gradients_of_samples(x64):
         moved = eqx.tree_at(lambda d: d.standard.shift, density, shift)
         return jnp.sum(moved.sample(jax.random.key(0), 3, condition=condition, **TIGHT).x, axis=0)
 
-    by_condition, by_shift = jax.jacrev(total, (0, 1))(jnp.array([9.0, -10.0]), jnp.asarray(SHIFT))
+    by_condition, by_shift = jax.jit(jax.jacrev(total, (0, 1)))(jnp.array([9.0, -10.0]), jnp.asarray(SHIFT))
     want = 3 * np.diag(SCALE) @ SLOPE @ np.diag(1 / CONDITION_SCALE)
     np.testing.assert_allclose(by_condition, want, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(by_shift, 3 * np.eye(2), atol=1e-12)

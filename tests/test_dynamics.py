@@ -16,7 +16,7 @@ from laws import SCHEDULES, assert_moments, mixture
 
 pytestmark = pytest.mark.accuracy
 
-NUM = 4000
+NUM = 2000
 COEFFICIENTS = (
     dyn.SBDM(),
     dyn.Constant(0.5),
@@ -152,7 +152,7 @@ def test_default_reverse_sde_under_every_schedule(name):
 def test_adaptive_reverse_sde():
     """At the default tolerance, on a Brownian tree."""
     model = oracle().model(frx.VariancePreserving())
-    samples = frx.sample(model, jax.random.key(3), 1000, dynamics=frx.ReverseSDE())
+    samples = frx.sample(model, jax.random.key(3), 500, dynamics=frx.ReverseSDE())
     assert_law(samples.x, model.schedule, 1.0)
 
 
@@ -184,7 +184,8 @@ def test_langevin_forgets_its_start(dynamics):
     """From a single point to the Gaussian at its time."""
     covariance = np.float32([[1.0, 0.6], [0.6, 0.5]])
     model = frx.oracle.Gaussian(np.float32([0.5, -1.0]), covariance).model(frx.Linear())
-    x = frx.sample(model, jax.random.key(5), 4000, dynamics=dynamics, x0=np.zeros((4000, 2), np.float32), grid=400).x
+    x0 = np.zeros((NUM, 2), np.float32)
+    x = frx.sample(model, jax.random.key(5), NUM, dynamics=dynamics, x0=x0, grid=400).x
     mean, cov = np.array([0.25, -0.5]), 0.25 * np.asarray(covariance, np.float64) + 0.25 * np.eye(2)
     assert_moments(x, mean, cov + np.outer(mean, mean))
 

@@ -7,6 +7,7 @@ which is the last class; and the last step, which takes the likeliest class inst
 
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,10 +38,15 @@ def want(prior, table, name):
     return REFERENCE[f"{prior}/{table}/{name}"]
 
 
-def batch(function, *arguments):
-    """A function of one event and its index over the rows of the reference."""
+@eqx.filter_jit
+def over_rows(function, chain, arguments):
+    return jax.vmap(lambda *row: function(chain, *row))(*arguments)
+
+
+def batch(function, chain, *arguments):
+    """A function of a chain, one event and its index over the rows of the reference; chains of one prior share it."""
     tokens = [jnp.asarray(a, jnp.int32) if a.dtype == np.int64 else jnp.asarray(a) for a in arguments]
-    return np.asarray(jax.jit(jax.vmap(function))(*tokens))
+    return np.asarray(over_rows(function, chain, tokens))
 
 
 def factors(chain, p1, index, x):
@@ -51,8 +57,34 @@ def factors(chain, p1, index, x):
 
 def size(chain, p1, x):
     """How large the unnormalised step is: zero where no data can have left the token that is seen."""
-    seen, left = jax.jit(jax.vmap(lambda *row: factors(chain, *row)))(p1, INDICES.astype(np.int32), x.astype(np.int32))
-    return np.max(seen * left, axis=-1)
+    return np.max(batch(product, chain, p1, INDICES, x), axis=-1)
+
+
+def product(chain, p1, index, x):
+    seen, left = factors(chain, p1, index, x)
+    return seen * left
+
+
+def offset(chain, logits, index, x):
+    """The logarithm of their step, with their offsets."""
+    seen, left = factors(chain, jax.nn.softmax(logits), index, x)
+    return jnp.where(index == 0, logits, jnp.log(seen + 1e-6) + jnp.log(left + 1e-6))
+
+
+def masked_loss(chain, logits, index, x, tokens, mask):
+    return chain.loss(logits, index, x, tokens, mask=mask)
+
+
+def weighted_loss(chain, logits, index, x, tokens, mask):
+    return chain.loss(logits, index, x, tokens, mask=mask, scale=0.3)
+
+
+def step(chain, logits, index, x, uniform):
+    return chain.step(logits, index, x, uniform=uniform)
+
+
+def interpolate(chain, index, x1, uniform):
+    return chain.interpolate(index, x1, uniform=uniform)
 
 
 @pytest.mark.parametrize(("prior", "table"), CASES)
@@ -60,15 +92,16 @@ def test_matrices(prior, table):
     ours = chain(prior, table)
     classes, indices = jnp.arange(NUM, dtype=jnp.int32), jnp.arange(STEPS, dtype=jnp.int32)
 
+    every = np.broadcast_to(classes, (STEPS, NUM))
     for name, rows, shift in (
-        ("Qt", ours.transition, 0),
-        ("Qt_bar", ours.marginal, 0),
-        ("Qt_prev_bar", ours.marginal, 1),
+        ("Qt", D3PM.transition, 0),
+        ("Qt_bar", D3PM.marginal, 0),
+        ("Qt_prev_bar", D3PM.marginal, 1),
     ):
-        got = jax.jit(jax.vmap(lambda i, rows=rows: rows(i, classes)))(indices - shift)
+        got = batch(rows, ours, indices - shift, every)
         np.testing.assert_allclose(got, want(prior, table, name), rtol=0, atol=2e-6, err_msg=name)
     np.testing.assert_allclose(TABLES[table].alpha_bar, want(prior, table, "alpha_bar"), rtol=2e-5, atol=1e-9)
-    marginal = batch(ours.marginal, INDICES, TOKENS)
+    marginal = batch(D3PM.marginal, ours, INDICES, TOKENS)
     np.testing.assert_allclose(marginal, want(prior, table, "marginal_probs"), rtol=0, atol=2e-6)
 
 
@@ -77,15 +110,11 @@ def test_posteriors(prior, table):
     """With their offsets the same numbers; without them the same law where the offsets are small beside it."""
     ours, x = chain(prior, table, reverse=AveragedJoint()), want(prior, table, "xt")
 
-    def offset(logits, index, x):
-        seen, left = factors(ours, jax.nn.softmax(logits), index, x)
-        return jnp.where(index == 0, logits, jnp.log(seen + 1e-6) + jnp.log(left + 1e-6))
-
     theirs = want(prior, table, "q_post_logits")
-    np.testing.assert_allclose(batch(offset, LOGITS, INDICES, x), theirs, rtol=2e-5, atol=2e-5)
-    p = batch(ours.predict, LOGITS, INDICES, x)
+    np.testing.assert_allclose(batch(offset, ours, LOGITS, INDICES, x), theirs, rtol=2e-5, atol=2e-5)
+    p = batch(D3PM.predict, ours, LOGITS, INDICES, x)
     known = softmax(want(prior, table, "q_post_from_tokens"), axis=-1)
-    q = batch(chain(prior, table).posterior, INDICES, x, TOKENS)
+    q = batch(D3PM.posterior, chain(prior, table), INDICES, x, TOKENS)
     for got, law, p1 in ((p, softmax(theirs, axis=-1), softmax(LOGITS, axis=-1)), (q, known, np.eye(NUM)[TOKENS])):
         large = size(ours, p1.astype(np.float32), x)
         assert np.mean(large > 1e-2) > 0.5
@@ -113,13 +142,15 @@ def test_losses(prior, table):
     """Cross-entropies are theirs. Their other term is that of a softmax of one-hot rows; ours is that of the data."""
     ours, x = chain(prior, table, reverse=AveragedJoint()), want(prior, table, "xt")
     mask = REFERENCE["mask"]
-    np.testing.assert_allclose(batch(ours.loss, LOGITS, INDICES, x, TOKENS), want(prior, table, "loss"), rtol=1e-5)
-    masked = batch(lambda *row: ours.loss(*row[:4], mask=row[4]), LOGITS, INDICES, x, TOKENS, mask)
+    np.testing.assert_allclose(
+        batch(D3PM.loss, ours, LOGITS, INDICES, x, TOKENS), want(prior, table, "loss"), rtol=1e-5
+    )
+    masked = batch(masked_loss, ours, LOGITS, INDICES, x, TOKENS, mask)
     np.testing.assert_allclose(masked, want(prior, table, "loss_mask"), rtol=1e-5)
     # Elsewhere theirs is made of its offsets, where tokens cannot be reached.
     if prior == "uniform":
-        wrong = batch(ours.predict, np.eye(NUM, dtype=np.float32)[TOKENS], INDICES, x)
-        theirs = np.mean(np.sum(rel_entr(wrong, batch(ours.predict, LOGITS, INDICES, x)), axis=-1))
+        wrong = batch(D3PM.predict, ours, np.eye(NUM, dtype=np.float32)[TOKENS], INDICES, x)
+        theirs = np.mean(np.sum(rel_entr(wrong, batch(D3PM.predict, ours, LOGITS, INDICES, x)), axis=-1))
         np.testing.assert_allclose(want(prior, table, "loss_vb1") - want(prior, table, "loss"), theirs, atol=2e-4)
         np.testing.assert_allclose(
             want(prior, table, "loss_vb0p01_mask") - want(prior, table, "loss_mask"), theirs / 100, atol=1e-5
@@ -129,13 +160,13 @@ def test_losses(prior, table):
         [exact_divergence(prior, table, x[i, j], INDICES[i], LOGITS[i, j], TOKENS[i, j]) for j in range(5)]
         for i in rows
     ]
-    got = batch(ours.variational, LOGITS, INDICES, x, TOKENS)
+    got = batch(D3PM.variational, ours, LOGITS, INDICES, x, TOKENS)
     np.testing.assert_allclose(got, divergence, rtol=2e-4, atol=3e-5)
     if (prior, table) == ("uniform", "cosine"):
         assert abs(got.mean() - 1.084) < 1e-3
         assert np.max(np.abs(want(prior, table, "loss_vb1") - want(prior, table, "loss") - 0.275)) < 1e-3
     # A weight on both terms, each over the sites that count.
-    both = batch(lambda *row: ours.loss(*row[:4], mask=row[4], scale=0.3), LOGITS, INDICES, x, TOKENS, mask)
+    both = batch(weighted_loss, ours, LOGITS, INDICES, x, TOKENS, mask)
     over = np.sum(mask * divergence, axis=1) / mask.sum(axis=1)
     np.testing.assert_allclose(both, want(prior, table, "loss_mask") + 0.3 * over, rtol=1e-4)
 
@@ -146,24 +177,21 @@ def test_steps(prior, table):
     ours, x = chain(prior, table, reverse=AveragedJoint()), want(prior, table, "xt")
     uniform, flat = np.clip(REFERENCE["rand_u"], 1e-6, 1), np.full((4, 5, NUM), np.exp(-1), np.float32)
 
-    def step(logits, index, x, uniform):
-        return ours.step(logits, index, x, uniform=uniform)
-
     # Where theirs is a draw, and not made of its offsets.
     drawn = (INDICES > 0)[:, None] & (size(ours, softmax(LOGITS, axis=-1), x) > 1e-3)
     assert drawn.mean() > 0.5
     best = np.argmax(LOGITS, axis=-1)
     for noise, name in ((uniform, "step_u"), (flat, "step_zero_gumbel")):
-        draws = batch(step, LOGITS, INDICES, x, noise)
+        draws = batch(step, ours, LOGITS, INDICES, x, noise)
         np.testing.assert_array_equal(draws[drawn], want(prior, table, name)[drawn])
         np.testing.assert_array_equal(want(prior, table, name)[:1], best[:1])
     # Their temperature is that of the step, ours that of the data: theirs by our step's probabilities.
-    p = batch(ours.predict, LOGITS, INDICES, x)
+    p = batch(D3PM.predict, ours, LOGITS, INDICES, x)
     log_p = np.log(np.where(p > 0, p, 1e-30))
     sharp = np.argmax(2 * log_p - np.log(-np.log(uniform)), axis=-1)
     np.testing.assert_array_equal(sharp[drawn], want(prior, table, "step_u_T0p5")[drawn])
     for noise, name in ((uniform, "interpolate_u"), (flat, "interpolate_zero_gumbel")):
-        noisy = batch(lambda i, x1, u: ours.interpolate(i, x1, uniform=u), INDICES, TOKENS, noise)
+        noisy = batch(interpolate, ours, INDICES, TOKENS, noise)
         np.testing.assert_array_equal(noisy, want(prior, table, name))
 
 
