@@ -10,6 +10,7 @@ from . import (
     dynamics as dynamics,
     guidance as guidance,
     interpolant as interpolant,
+    inverse as inverse,
     joint as joint,
     loss as loss,
     model as model,
@@ -51,6 +52,7 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
+from .inverse import TemperedSMC as TemperedSMC
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching
 from .model import (
