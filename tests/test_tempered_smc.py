@@ -147,6 +147,18 @@ def test_a_measurement_of_the_users_own():
 
 
 @pytest.mark.accuracy
+def test_counts():
+    observation = frx.Poisson(lambda x: jnp.exp(2 * x), [3])
+    grid, weights, closed = quadrature(observation.log_likelihood)
+    draws = solved(observation.log_likelihood)
+    mean, error = of_islands(draws.x[:, 0])
+    assert abs(mean - weights @ grid) < 4.5 * error and error < 0.03
+    square, error = of_islands(draws.x[:, 0] ** 2)
+    assert abs(square - weights @ grid**2) < 4.5 * error and error < 0.03
+    assert abs(float(draws.log_evidence) - closed) < 4.5 * float(draws.log_evidence_error) < 0.3
+
+
+@pytest.mark.accuracy
 def test_hard_constraints_and_lost_islands():
     """The evidence of a half line, P(z > 1), whose estimate is a share of the first particles, and too few of them."""
 

@@ -14,6 +14,7 @@ from . import (
     joint as joint,
     loss as loss,
     model as model,
+    observation as observation,
     plot as plot,
     prior as prior,
     schedule as schedule,
@@ -64,7 +65,11 @@ from .model import (
     warp as warp,
 )
 from .model.target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
-from .observation import LinearGaussian as LinearGaussian
+from .observation import (
+    LinearGaussian as LinearGaussian,
+    NonlinearGaussian as NonlinearGaussian,
+    Poisson as Poisson,
+)
 from .schedule import (
     EDM as EDM,
     Cosine as Cosine,

@@ -1,6 +1,7 @@
 """`posterior` by a method that works in the noise space of the flow."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -73,6 +74,13 @@ class _Likelihood(eqx.Module):
         return jnp.asarray(self.observation.log_likelihood(x))
 
 
+def _likelihood_of(observation: Observation) -> Callable[[Event], Array]:
+    """The log-likelihood of one event. A plain object may change between calls, so nothing compiled for it is kept."""
+    if isinstance(observation, eqx.Module):
+        return _Likelihood(observation)
+    return lambda x: jnp.asarray(observation.log_likelihood(x))
+
+
 def check_none(method: AbstractPosteriorMethod, options: dict[str, Any]) -> None:
     """Raises `ValueError` for options that were given but do not apply to a posterior method."""
     given = [
@@ -124,9 +132,7 @@ def noise_posterior(
     check_methods("observation", observation, ("log_likelihood",))
     if hasattr(observation, "check_event"):
         observation.check_event(model.shape)
-    # A plain object may change between calls, so nothing compiled for it is kept.
-    likelihood = _Likelihood(observation) if isinstance(observation, eqx.Module) else observation.log_likelihood
-    likelihood = likelihood if isinstance(likelihood, eqx.Module) else (lambda x, of=likelihood: jnp.asarray(of(x)))
+    likelihood = _likelihood_of(observation)
     answer = jax.eval_shape(likelihood, jax.ShapeDtypeStruct(model.shape, model.dtype))
     if answer.shape != () or not jnp.issubdtype(answer.dtype, jnp.floating):
         raise ValueError(
