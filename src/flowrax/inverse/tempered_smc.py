@@ -300,4 +300,4 @@ def _warn(method: TemperedSMC, ended: _State, draws: NoiseDraws) -> None:
             "be copies of few particles; the posterior is too narrow for the moves in noise space."
         )
     for sentence in said:
-        warnings.warn(f"TemperedSMC: {sentence}", stacklevel=6)
+        warnings.warn(f"TemperedSMC: {sentence}", stacklevel=7)

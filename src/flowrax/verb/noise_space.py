@@ -190,5 +190,5 @@ def _check_grid(flow: NoiseFlow, observation: Observation, draws: NoiseDraws, fa
             f"posterior: the grid of {steps} steps of {type(flow.spec.solver).__name__} is too coarse: a quarter of "
             f"the draws differ from an adaptive solve by more than {error:.2g} of their standard deviations and "
             f"{change:.2g} nats of log-likelihood; pass a finer grid= or a solver= of higher order.",
-            stacklevel=5,
+            stacklevel=6,
         )
