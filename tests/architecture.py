@@ -27,6 +27,7 @@ LAYERS = [
     "nn",
     "observation",
     "guidance",
+    "inverse",
     "discrete",
     "joint",
     "oracle",

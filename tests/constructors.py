@@ -94,6 +94,10 @@ BY_CLASS = {
     "nn.UNet": dict(shape=(1, 4, 4), key=KEY, width=8, num_blocks=1, num_heads=2),
     "nn.Transformer": dict(shape=(4,), num_tokens=3, key=KEY, width=8, depth=1, num_heads=2),
     "observation.LinearGaussian": dict(operator=[[1.0, 0.0]], y=[0.5], noise_std=0.1),
+    "observation.NonlinearGaussian": dict(function=jnp.sin, y=[0.5, 1.0], noise_std=0.1),
+    "observation.Poisson": dict(rate_function=jnp.exp, y=[2, 0]),
+    "observation.Laplace": dict(function=jnp.sin, y=[0.5, 1.0], scale=0.1),
+    "observation.StudentT": dict(function=jnp.sin, y=[0.5, 1.0], scale=0.1, df=4.0),
     "oracle.Gaussian": dict(mean=np.zeros(2), covariance=np.eye(2)),
     "oracle.GaussianMixture": dict(weights=[0.5, 0.5], means=np.zeros((2, 2)), covariances=np.stack([np.eye(2)] * 2)),
     "oracle.OracleModel": dict(oracle=ORACLE, schedule=LINEAR),
@@ -117,6 +121,7 @@ BY_CLASS = {
 # Records, classes that the package builds itself from checked values, and why the others are left out.
 INTERNAL = {
     "_base engine train": "results and parts of the engine",
+    "coupling.DensePlan coupling.LowRankPlan coupling.PotentialPlan": "made by the couplings",
     "coupling.Convergence coupling.Pairs coupling.PotentialsRecord "
     "density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",
     "discrete.ExactDenoiser discrete.BlockLogitModel discrete.BlockModel": "models that samplers and oracles build",
@@ -132,6 +137,7 @@ INTERNAL = {
     "stepper.LeapfrogMidpointReversal stepper.ReversibleHeunReversal stepper.RungeKuttaReversal": "engine",
     "stepper.SemiImplicitEulerReversal stepper.Adapted stepper.CheckedController": "engine",
     "verb.Augmented verb.Deviation verb.DensitySolve verb.ErrorOptions verb.ModelEquation verb.SolveOptions": "verbs",
+    "inverse.NoiseProblem inverse.NoiseDraws inverse.Reference verb.NoiseFlow": "made by posterior and its methods",
     "verb.Start verb.PosteriorSamples verb.Drawn verb.VariationalBound": "records",
     "nn.EnergyGradient nn.AverageVelocity nn.Timeless": "networks around another",
 }

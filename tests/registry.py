@@ -63,6 +63,7 @@ TESTED_KINDS = (
     frx.loss.AbstractLoss,
     frx.loss.AbstractWeight,
     frx.guidance.AbstractGuidance,
+    frx.inverse.AbstractPosteriorMethod,
     frx.discrete.AbstractSampler,
     frx.prior.AbstractPrior,
     frx.coupling.AbstractCoupling,
@@ -97,6 +98,7 @@ TESTED = {
     "test_plans": "coupling.Plan coupling.Sinkhorn coupling.UnbalancedSinkhorn",
     "test_convergence": "coupling.LowRankSinkhorn",
     "test_semidiscrete": "coupling.Semidiscrete",
+    "test_tempered_smc": "inverse.TemperedSMC",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }

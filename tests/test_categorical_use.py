@@ -62,7 +62,7 @@ def test_a_failure_on_the_way_stays_one(moves):
         ([0.0, 0.5], "increasing times from 0.0"),
         ([1.0, 0.5, 0.0], "increasing times"),
         ([-1.0, 1.0], "increasing times"),
-        ([[0.0, 1.0]], "increasing times"),
+        ([[0.0, 1.0]], "an array of times; got an array of shape"),
         ([0.5, 1.0], "samples of the prior start at 0"),
         (0, "grid=0 steps are too few"),
     ],

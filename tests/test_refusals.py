@@ -156,9 +156,8 @@ DOORS = {
     "Unfinished, without log_likelihood.": lambda: frx.posterior(ORACLE, Unfinished(), KEY, 3),
     "observation must be an object with the methods check_event, residual, log_likelihood; got the class "
     "LinearGaussian: write LinearGaussian(...).": lambda: frx.posterior(ORACLE, frx.LinearGaussian, KEY, 3),
-    "method must be a guidance rule; got the class PiGDM: write PiGDM().": lambda: frx.posterior(
-        ORACLE, SEEN, KEY, 3, method=frx.guidance.PiGDM
-    ),
+    "method must be a guidance rule or a posterior method such as TemperedSMC(); got the class PiGDM: write "
+    "PiGDM().": lambda: frx.posterior(ORACLE, SEEN, KEY, 3, method=frx.guidance.PiGDM),
     "window must be an integer; got 2.5.": lambda: frx.verb.parallel_sample(ORACLE, KEY, 3, grid=4, window=2.5),
     "tolerance must be a number; got nan.": lambda: frx.verb.parallel_sample(
         ORACLE, KEY, 3, grid=4, tolerance=float("nan")

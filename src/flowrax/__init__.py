@@ -10,9 +10,11 @@ from . import (
     dynamics as dynamics,
     guidance as guidance,
     interpolant as interpolant,
+    inverse as inverse,
     joint as joint,
     loss as loss,
     model as model,
+    observation as observation,
     plot as plot,
     prior as prior,
     schedule as schedule,
@@ -51,6 +53,7 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
+from .inverse import TemperedSMC as TemperedSMC
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching
 from .model import (
@@ -62,7 +65,11 @@ from .model import (
     warp as warp,
 )
 from .model.target import Data as Data, Noise as Noise, Score as Score, V as V, Velocity as Velocity
-from .observation import LinearGaussian as LinearGaussian
+from .observation import (
+    LinearGaussian as LinearGaussian,
+    NonlinearGaussian as NonlinearGaussian,
+    Poisson as Poisson,
+)
 from .schedule import (
     EDM as EDM,
     Cosine as Cosine,

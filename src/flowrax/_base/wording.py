@@ -17,6 +17,7 @@ _PHRASES = {
     "AbstractUnitTimes": "a distribution of times on [0, 1]",
     "AbstractDiffusion": "a diffusion coefficient",
     "AbstractGuidance": "a guidance rule",
+    "AbstractPosteriorMethod": "a posterior method such as TemperedSMC()",
     "AbstractDynamics": "a dynamics such as ProbabilityFlow()",
     "AbstractContinuousModel": "a model of continuous events",
     "AbstractCategoricalModel": "a model of categorical events",

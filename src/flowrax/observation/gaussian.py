@@ -1,18 +1,17 @@
-r"""Measurements $y = A x + \varepsilon$ with noise $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
+r"""Measurements $y = f(x) + \varepsilon$ with noise $\varepsilon \sim \mathcal{N}(0, \operatorname{diag}(s^2))$."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
-import equinox as eqx
 import jax.numpy as jnp
 
-from ._base.arguments import Checked
-from ._base.arrays import as_floats
-from ._base.checks import check_finite, check_positive, check_shape
-from ._base.typing import Array, Event, Numbers, Shape
+from .._base.arrays import as_floats
+from .._base.checks import check_finite, check_positive, check_shape
+from .._base.typing import Array, Event, Numbers, Shape
+from .base import AbstractObservation, check_prediction, values_and_scale
 
 
-class LinearGaussian(eqx.Module, metaclass=Checked):
+class LinearGaussian(AbstractObservation):
     """A linear measurement of an event with independent Gaussian noise."""
 
     operator: Array
@@ -57,8 +56,34 @@ class LinearGaussian(eqx.Module, metaclass=Checked):
         return -0.5 * jnp.sum(self.residual(x) ** 2) - constant
 
 
-if TYPE_CHECKING:
-    Observation = LinearGaussian
-else:
-    # Any object with its methods will do.
-    Observation = Any
+class NonlinearGaussian(AbstractObservation):
+    """A measurement by any function of an event, with independent Gaussian noise."""
+
+    function: Callable[[Event], Array]
+    y: Array
+    noise_std: Array
+
+    def __init__(self, function: Callable[[Event], Array], y: Numbers, noise_std: Numbers) -> None:
+        """**Arguments:**
+
+        - `function`: maps one event to the noiseless values, of the shape of `y`.
+        - `y`: the measured values, of any shape.
+        - `noise_std`: the standard deviation of the noise, a positive scalar or an array of the shape of `y`.
+        """
+        self.function = function
+        self.y, self.noise_std = values_and_scale(y, noise_std, "noise_std")
+
+    def check_event(self, shape: Shape) -> None:
+        """Raises `ValueError` unless `function` maps events of shape `shape` to the shape of `y`."""
+        check_prediction("function", self.function, shape, self.y.shape)
+
+    def residual(self, x: Event) -> Array:
+        """The residual `(y - function(x)) / noise_std` of one event, in units of the noise."""
+        value = self.function(x)
+        return (self.y.astype(value.dtype) - value) / self.noise_std.astype(value.dtype)
+
+    def log_likelihood(self, x: Event) -> Array:
+        """The log-density of `y` given the event `x`, a scalar in nats."""
+        residual = self.residual(x)
+        scale = self.noise_std.astype(residual.dtype)
+        return -0.5 * jnp.sum(residual**2 + math.log(2 * math.pi)) - jnp.sum(jnp.log(scale))
