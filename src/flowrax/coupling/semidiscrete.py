@@ -92,7 +92,8 @@ class Semidiscrete(AbstractDataCoupling):
         - `chunk_size`: the number of data points whose costs are computed at once.
         """
         m = data.shape[0]
-        self.prior, self.reg, self.cost, self.chunk_size = prior, reg, cost, min(chunk_size, m)
+        self.prior, self.reg, self.cost = prior, reg, cost
+        self.chunk_size = min(check_count("chunk_size", chunk_size), m)
         self.potentials = jnp.zeros(m, data.dtype) if potentials is None else potentials
         self.masses, self.labels = masses, labels
         self.centre = centre_of(data) if cost is None else jnp.zeros_like(data[:1])
@@ -103,7 +104,6 @@ class Semidiscrete(AbstractDataCoupling):
 
     def __check_init__(self) -> None:
         check_not_negative("reg", self.reg)
-        check_count("chunk_size", self.chunk_size)
         for name in ("potentials", "masses", "labels"):
             if getattr(self, name) is not None:
                 check_shape(name, getattr(self, name).shape, self.points.shape[:1])
