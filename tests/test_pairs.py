@@ -266,7 +266,7 @@ def test_conditions_follow_their_data_into_the_loss(name, getkey):
     """In a batch, and in the larger one of a validation."""
     task, parameters = task_of(COUPLINGS[name])
     loss = eqx.filter_jit(
-        lambda rows, condition, key: task.batch_loss(parameters, rows, condition, key, training=False)
+        lambda rows, condition, key: task.batch_loss(parameters, rows, condition, key, training=False)[0]
     )
     rows = jax.random.normal(getkey(), (39, 2))
     assert loss(rows[:16], rows[:16], getkey()) == 0
@@ -287,7 +287,7 @@ class Weighted(AbstractCoupling):
 def test_weights_count_in_the_loss(getkey):
     task, parameters = task_of(Weighted(), Repeat(jnp.zeros(())))
     rows, weights = jax.random.normal(getkey(), (16, 2)), jnp.arange(16.0)
-    got = task.batch_loss(parameters, rows, jnp.stack([weights, weights], 1), getkey(), training=True)
+    got = task.batch_loss(parameters, rows, jnp.stack([weights, weights], 1), getkey(), training=True)[0]
     want = np.average(np.mean(np.square(rows), axis=1), weights=weights)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 

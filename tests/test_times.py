@@ -102,7 +102,7 @@ def test_fit_sees_the_same_loss_with_less_variance(key):
     def batches(loss):
         parameters, static = eqx.partition(model, eqx.is_inexact_array)
         task = Task(static, loss, optax.identity(), None, 64, 0.0)
-        one = lambda k: task.batch_loss(parameters, data, None, k, training=True)  # noqa: E731
+        one = lambda k: task.batch_loss(parameters, data, None, k, training=True)[0]  # noqa: E731
         return jax.vmap(one)(jax.random.split(key, n))
 
     uniform, better = (np.asarray(batches(x), np.float64) for x in (loss, important))

@@ -32,6 +32,24 @@ class AbstractObservation(eqx.Module, metaclass=Checked):
         """The log-density (or log-probability) of the measured values given the event `x`, a scalar in nats."""
 
 
+class AbstractFunctionOfEvent(AbstractObservation):
+    r"""Values $y = f(x) + s\,\varepsilon$ with independent noise $\varepsilon$."""
+
+    function: eqx.AbstractVar[Callable[[Event], Array]]
+    y: eqx.AbstractVar[Array]
+    scale: eqx.AbstractVar[Array]
+    """$s$, of the shape of `y`."""
+
+    def check_event(self, shape: Shape) -> None:
+        """Raises `ValueError` unless `function` maps events of shape `shape` to the shape of `y`."""
+        check_prediction("function", self.function, shape, self.y.shape)
+
+    def residual(self, x: Event) -> Array:
+        """The residual `(y - function(x)) / scale` of one event, in units of the noise."""
+        value = self.function(x)
+        return (self.y.astype(value.dtype) - value) / self.scale.astype(value.dtype)
+
+
 def check_prediction(name: str, function: Callable[[Event], Array], shape: Shape, expected: Shape) -> None:
     """Raises `ValueError` unless `function` maps events of shape `shape` to real numbers of shape `expected`."""
     event = jax.ShapeDtypeStruct(shape, jnp.result_type(float))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._base.arrays import as_floats
 from .._base.checks import check_finite, check_positive, check_shape
 from .._base.typing import Array, Event, Numbers, Shape
-from .base import AbstractObservation, check_prediction, values_and_scale
+from .base import AbstractFunctionOfEvent, AbstractObservation, values_and_scale
 
 
 class LinearGaussian(AbstractObservation):
@@ -56,7 +56,7 @@ class LinearGaussian(AbstractObservation):
         return -0.5 * jnp.sum(self.residual(x) ** 2) - constant
 
 
-class NonlinearGaussian(AbstractObservation):
+class NonlinearGaussian(AbstractFunctionOfEvent):
     """A measurement by any function of an event, with independent Gaussian noise."""
 
     function: Callable[[Event], Array]
@@ -73,14 +73,10 @@ class NonlinearGaussian(AbstractObservation):
         self.function = function
         self.y, self.noise_std = values_and_scale(y, noise_std, "noise_std")
 
-    def check_event(self, shape: Shape) -> None:
-        """Raises `ValueError` unless `function` maps events of shape `shape` to the shape of `y`."""
-        check_prediction("function", self.function, shape, self.y.shape)
-
-    def residual(self, x: Event) -> Array:
-        """The residual `(y - function(x)) / noise_std` of one event, in units of the noise."""
-        value = self.function(x)
-        return (self.y.astype(value.dtype) - value) / self.noise_std.astype(value.dtype)
+    @property
+    def scale(self) -> Array:
+        """The standard deviation of the noise."""
+        return self.noise_std
 
     def log_likelihood(self, x: Event) -> Array:
         """The log-density of `y` given the event `x`, a scalar in nats."""

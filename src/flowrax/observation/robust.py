@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from .._base.arrays import as_floats
 from .._base.checks import check_positive, check_shape
-from .._base.typing import Array, Event, Numbers, Shape
-from .base import AbstractObservation, check_prediction, values_and_scale
+from .._base.typing import Array, Event, Numbers
+from .base import AbstractFunctionOfEvent, values_and_scale
 
 
-class Laplace(AbstractObservation):
+class Laplace(AbstractFunctionOfEvent):
     r"""Independent noise of density $\exp(-|\varepsilon|) / 2$."""
 
     function: Callable[[Event], Array]
@@ -29,22 +29,13 @@ class Laplace(AbstractObservation):
         self.function = function
         self.y, self.scale = values_and_scale(y, scale, "scale")
 
-    def check_event(self, shape: Shape) -> None:
-        """Raises `ValueError` unless `function` maps events of shape `shape` to the shape of `y`."""
-        check_prediction("function", self.function, shape, self.y.shape)
-
-    def residual(self, x: Event) -> Array:
-        """The residual `(y - function(x)) / scale` of one event."""
-        value = self.function(x)
-        return (self.y.astype(value.dtype) - value) / self.scale.astype(value.dtype)
-
     def log_likelihood(self, x: Event) -> Array:
         """The log-density of `y` given the event `x`, a scalar in nats."""
         residual = self.residual(x)
         return -jnp.sum(jnp.abs(residual) + jnp.log(2 * self.scale.astype(residual.dtype)))
 
 
-class StudentT(AbstractObservation):
+class StudentT(AbstractFunctionOfEvent):
     """Independent noise from Student's t distribution."""
 
     function: Callable[[Event], Array]
@@ -65,15 +56,6 @@ class StudentT(AbstractObservation):
         (self.df,) = as_floats(df=df)
         check_shape("df", self.df.shape, ())
         check_positive("df", self.df)
-
-    def check_event(self, shape: Shape) -> None:
-        """Raises `ValueError` unless `function` maps events of shape `shape` to the shape of `y`."""
-        check_prediction("function", self.function, shape, self.y.shape)
-
-    def residual(self, x: Event) -> Array:
-        """The residual `(y - function(x)) / scale` of one event."""
-        value = self.function(x)
-        return (self.y.astype(value.dtype) - value) / self.scale.astype(value.dtype)
 
     def log_likelihood(self, x: Event) -> Array:
         """The log-density of `y` given the event `x`, a scalar in nats."""

@@ -218,7 +218,7 @@ class _Solver(eqx.Module):
 
 
 def _unused(rng: KeyArray, shape: Any, dtype: Any) -> Array:
-    raise NotImplementedError
+    raise AssertionError("The noise is drawn with its costs, by Costs.sample.")
 
 
 @eqx.filter_jit

@@ -100,21 +100,10 @@ class Task(eqx.Module):
         *,
         order: Array | None = None,
         training: bool,
-    ) -> Array:
-        """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has computed."""
-        return self.batch_loss_and_plan(parameters, rows, condition, key, order=order, training=training)[0]
-
-    def batch_loss_and_plan(
-        self,
-        parameters: Any,
-        rows: Rows,
-        condition: Condition,
-        key: KeyArray,
-        *,
-        order: Array | None = None,
-        training: bool,
     ) -> tuple[Array, PlanRecord]:
-        """[`batch_loss`][], and the record of the transport plan from which the pairs were drawn."""
+        """The mean loss over `(n, ...)` rows, paired by the model's coupling or in the `order` that it has computed,
+        and the record of the transport plan from which the pairs were drawn.
+        """
         model, n = self.model(parameters), num_rows(rows)
         keys = jax.random.split(key, 5)
         x0, x1 = self.ends(rows, key, condition)
@@ -197,7 +186,7 @@ def advance(
         order = None if orders is None else orders[index]
 
         def loss(parameters: Any) -> tuple[Array, PlanRecord]:
-            return task.batch_loss_and_plan(parameters, chosen, own, loss_key, order=order, training=True)
+            return task.batch_loss(parameters, chosen, own, loss_key, order=order, training=True)
 
         (value, plan), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
         extra = (
@@ -253,7 +242,7 @@ def held_out_loss(
 
     def block(start: Array | int, size: int, key: KeyArray) -> Array:
         rows, own = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), (data, condition))
-        return task.batch_loss(parameters, rows, own, key, training=False) * (size / n)
+        return task.batch_loss(parameters, rows, own, key, training=False)[0] * (size / n)
 
     def once(key: KeyArray) -> Array:
         keys = jax.random.split(key, n // size + 1)
