@@ -212,8 +212,8 @@ def test_any_function_may_find_the_plan(getkey):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Sinkhorn(0.0), "reg=0.0 is not positive"),
-        (lambda: UnbalancedSinkhorn(reg_marginal=-1.0), "reg_marginal=-1.0 is not positive"),
+        (lambda: Sinkhorn(0.0), "reg must be positive; got 0.0"),
+        (lambda: UnbalancedSinkhorn(reg_marginal=-1.0), "reg_marginal must be positive; got -1.0"),
         (lambda: Sinkhorn(max_iterations=0), "max_iterations must be at least 1; got 0"),
         (lambda: Sinkhorn(tolerance=0.0), "tolerance must be positive"),
     ],

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._base.checks import check_count, check_number, check_positive, plain_int, time_dtype
+from .._base.checks import check_count, check_positive, plain_int, time_dtype
 from .._base.typing import Array, Batch, Condition
 from .acceleration import AbstractAcceleration, Annealing
 from .chunked import by_chunks, chunked_point_cloud
@@ -38,7 +38,7 @@ class AbstractSinkhorn(AbstractPlan):
     chunk_size: eqx.AbstractVar[int | None]
 
     def __check_init__(self) -> None:
-        check_number("reg", self.reg)
+        check_positive("reg", self.reg)
         check_positive("tolerance", self.tolerance)
         check_count("max_iterations", self.max_iterations)
         if self.chunk_size is not None:
@@ -116,12 +116,6 @@ def _is_plain(cost: Cost) -> bool:
     return isinstance(cost, SquaredDistance) and cost.mask is None
 
 
-def _check(**positive: float | int) -> None:
-    for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} is not positive.")
-
-
 class Sinkhorn(AbstractSinkhorn):
     """Draws pairs from the entropic transport plan of a batch, on the device.
 
@@ -178,7 +172,6 @@ class Sinkhorn(AbstractSinkhorn):
         **Raises:** `ValueError` if `reg`, `tolerance` or `max_iterations` is not positive, and, with `strict`, for a
         plan that did not converge.
         """
-        _check(reg=reg)
         self.reg, self.absolute, self.strict = reg, absolute, strict
         self.tolerance, self.max_iterations, self.chunk_size = tolerance, max_iterations, chunk_size
         self.annealing, self.acceleration = annealing, acceleration
@@ -232,8 +225,7 @@ class UnbalancedSinkhorn(AbstractSinkhorn):
 
         **Raises:** `ValueError` if `reg`, `reg_marginal`, `tolerance` or `max_iterations` is not positive.
         """
-        _check(reg=reg, reg_marginal=reg_marginal)
-        check_number("reg_marginal", reg_marginal)
+        check_positive("reg_marginal", reg_marginal)
         self.reg, self.reg_marginal, self.absolute, self.strict = reg, reg_marginal, absolute, strict
         self.tolerance, self.max_iterations, self.chunk_size = tolerance, max_iterations, chunk_size
         self.annealing, self.acceleration = annealing, acceleration

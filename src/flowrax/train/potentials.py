@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base.arguments import checked
 from .._base.arrays import as_leaf, as_numbers
 from .._base.checks import check_count, check_instance, check_positive, check_shape
 from .._base.random import as_threefry
 from .._base.rows import check_finite_leaves, check_rows, check_some, row_arrays
-from .._base.tracebacks import short_traceback
 from .._base.typing import Array, BatchLike, Integer, KeyArray, KeyLike, Number, Numbers
 from ..coupling import PotentialsRecord, Semidiscrete
 from ..coupling.cost import Cost
@@ -35,7 +35,7 @@ class PotentialsState(eqx.Module):
     """The state of ott-jax's solver."""
 
 
-@short_traceback
+@checked
 def fit_semidiscrete(
     data: BatchLike,
     key: KeyLike,
