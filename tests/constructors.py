@@ -137,7 +137,8 @@ INTERNAL = {
     "stepper.LeapfrogMidpointReversal stepper.ReversibleHeunReversal stepper.RungeKuttaReversal": "engine",
     "stepper.SemiImplicitEulerReversal stepper.Adapted stepper.CheckedController": "engine",
     "verb.Augmented verb.Deviation verb.DensitySolve verb.ErrorOptions verb.ModelEquation verb.SolveOptions": "verbs",
-    "inverse.NoiseProblem inverse.NoiseDraws inverse.Reference verb.NoiseFlow": "made by posterior and its methods",
+    "inverse.NoiseProblem inverse.ModelProblem inverse.PosteriorDraws inverse.Reference "
+    "verb.NoiseFlow": "made by posterior and its methods",
     "verb.Start verb.PosteriorSamples verb.Drawn verb.VariationalBound": "records",
     "nn.EnergyGradient nn.AverageVelocity nn.Timeless": "networks around another",
 }

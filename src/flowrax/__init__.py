@@ -53,7 +53,11 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
-from .inverse import TemperedSMC as TemperedSMC
+from .inverse import (
+    Conjugate as Conjugate,
+    ImportanceSampling as ImportanceSampling,
+    TemperedSMC as TemperedSMC,
+)
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching
 from .model import (
