@@ -57,7 +57,9 @@ class Calibration(eqx.Module):
     - `width_ratio`: `(q,)`, the posterior's width over the width that would make the ranks uniform, as it is for
         Gaussian posteriors. Errors of the mean that vary from simulation to simulation count as a posterior that is
         too narrow.
-    - `p_location`, `p_dispersion`, `p_ecdf`: `(q,)`, the p-values of the three tests of each quantity.
+    - `p_location`: `(q,)`, the p-value of the mean of the normal scores.
+    - `p_dispersion`: `(q,)`, the p-value of their variance.
+    - `p_ecdf`: `(q,)`, the p-value of the distribution function of the ranks.
     - `p_value`: `(q,)`, the p-value of each quantity: three times the smallest (Bonferroni), at most 1.
     - `points`: `(k,)`, where the distribution function of the ranks is compared.
     - `ecdf_difference`: `(q, k)`, the empirical distribution function of the ranks minus the uniform one.
@@ -134,7 +136,7 @@ def simulation_based_calibration(
 
     **Raises:** `ValueError` for shapes that do not fit, truths that are not finite, and fewer than 10 simulations.
     """
-    check_between("level", level, 0, 1)
+    check_between("level", level, 0.0, 1.0)
     runs = read_runs("simulation_based_calibration", truths, draws, log_weights)
     return calibration_of_columns(runs, columns_of(runs, quantities), level, host_generator(key))
 
@@ -161,7 +163,7 @@ def calibration_of_ranks(
 
     **Raises:** `ValueError` for ranks that are not integers from 0 to `num_draws`, and fewer than 10 rows.
     """
-    check_between("level", level, 0, 1)
+    check_between("level", level, 0.0, 1.0)
     num_draws = check_count("num_draws", num_draws)
     counts = host("ranks", ranks)
     counts = counts[:, None] if counts.ndim == 1 else counts

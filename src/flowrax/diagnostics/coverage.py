@@ -35,7 +35,8 @@ class Coverage(eqx.Module):
     - `area`: `(q,)`, the area between curve and diagonal at $\alpha > 1/2$: negative for a posterior that is too
         confident, positive for one that is too wide.
     - `p_area`: `(q,)`, the two-sided p-value of `area`, by the central limit theorem.
-    - `num_simulations`, `num_failed`: the number of simulations used, and of those left out because they failed.
+    - `num_simulations`: the number of simulations used.
+    - `num_failed`: the number of simulations that have no usable draw and are left out.
     """
 
     names: tuple[str, ...]
@@ -90,7 +91,7 @@ def expected_coverage(
 
     **Raises:** `ValueError` for shapes that do not fit, values that are not finite, and fewer than 10 simulations.
     """
-    check_between("level", level, 0, 1)
+    check_between("level", level, 0.0, 1.0)
     runs = read_runs("expected_coverage", truths, draws, log_weights)
     return coverage_of_runs(runs, log_prob, level, check_count("num_bootstrap", num_bootstrap, 2), host_generator(key))
 
@@ -123,7 +124,7 @@ def tarp(
 
     **Raises:** `ValueError` for shapes that do not fit, values that are not finite, and fewer than 10 simulations.
     """
-    check_between("level", level, 0, 1)
+    check_between("level", level, 0.0, 1.0)
     runs = read_runs("tarp", truths, draws, log_weights)
     return tarp_of_runs(runs, references, level, check_count("num_bootstrap", num_bootstrap, 2), host_generator(key))
 

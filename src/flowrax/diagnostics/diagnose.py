@@ -83,7 +83,7 @@ def diagnose(
 
     **Raises:** `ValueError` as [`simulation_based_calibration`][] and [`z_scores_and_contraction`][].
     """
-    check_between("level", level, 0, 1)
+    check_between("level", level, 0.0, 1.0)
     runs, rng = read_runs("diagnose", truths, draws, log_weights), host_generator(key)
     columns = columns_of(runs, quantities)
     calibration = calibration_of_columns(runs, columns, 1 - 0.8 * (1 - level), rng)
@@ -112,8 +112,8 @@ def _in_quantities(calibration: Calibration, modes: list[ModeTest | None], signi
             # Wrong weights shift all ranks; those within the modes show whether anything else is wrong.
             ranks = calibration.ranks.copy()
             ranks[:, index] = test.ranks
-            num_draws, failed = calibration.num_draws, calibration.num_failed
-            record = calibration_of(ranks, calibration.names, num_draws, failed, calibration.level)
+            failed, shared = calibration.num_failed, calibration.level
+            record = calibration_of(ranks, calibration.names, test.num_draws, failed, shared)
         where = " within the modes" if record is not calibration else ""
         words = [_word(record, index, verdict) for verdict in record.verdicts[index]]
         if words:

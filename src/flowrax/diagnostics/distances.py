@@ -16,9 +16,7 @@ from .._base.arguments import checked
 from .._base.checks import check_count, check_positive
 from .._base.typing import BatchLike, Integer, KeyLike
 from .runs import host_generator
-from .samples import NUM_BLOCKS, Distance, Sample, halves, jackknife, read_samples, size_ratio
-
-Weighted = tuple[np.ndarray, np.ndarray]
+from .samples import NUM_BLOCKS, Distance, Sample, Weighted, halves, jackknife, read_samples, size_ratio
 
 
 @checked
@@ -63,12 +61,11 @@ def sliced_wasserstein(
     def between(one: Weighted, other: Weighted) -> float:
         return float(np.mean(_wasserstein_power(one, other, p)) ** (1 / p))
 
-    everything = slice(None)
     floors = [between(second.where(half[second.block]), second.where(~half[second.block])) for half in halves(rng)]
     # The distance of two samples of one distribution falls with the square root of their sizes, for p = 1.
     scale = size_ratio(first, second) ** 0.5
     return Distance(
-        value=between(first.where(everything), second.where(everything)),
+        value=between(first.weighted, second.weighted),
         error=jackknife(lambda b: between(first.where(first.block != b), second.where(second.block != b))),
         floor=float(np.sqrt(np.mean(np.square(floors))) * scale),
     )
@@ -139,19 +136,28 @@ def energy_distance(
 def _wasserstein_power(one: Weighted, other: Weighted, p: float) -> np.ndarray:
     """$W_p^p$ between the columns of two weighted samples."""
     (x, x_weights), (y, y_weights) = one, other
-    if len(x) == len(y) and np.ptp(x_weights) == np.ptp(y_weights) == 0:
-        return np.mean(np.abs(np.sort(x, axis=0) - np.sort(y, axis=0)) ** p, axis=0)
-    powers = []
-    for a, b in zip(x.T, y.T, strict=True):
-        by_a, by_b = np.argsort(a), np.argsort(b)
-        ends_a, ends_b = np.cumsum(x_weights[by_a]), np.cumsum(y_weights[by_b])
-        ends = np.sort(np.concatenate([ends_a[:-1], ends_b[:-1], [1.0]]))
-        lengths = np.diff(ends, prepend=0.0)
-        middles = ends - lengths / 2
-        at_a = np.minimum(np.searchsorted(ends_a, middles), len(a) - 1)
-        at_b = np.minimum(np.searchsorted(ends_b, middles), len(b) - 1)
-        powers.append(np.sum(lengths * np.abs(a[by_a][at_a] - b[by_b][at_b]) ** p))
-    return np.array(powers)
+    if np.ptp(x_weights) == np.ptp(y_weights) == 0:
+        # All columns have the same cumulative weights.
+        return _quantile_distance(np.sort(x, axis=0), x_weights, np.sort(y, axis=0), y_weights, p)
+    columns = []
+    for index in range(x.shape[1]):
+        by_x, by_y = np.argsort(x[:, index]), np.argsort(y[:, index])
+        a, b = x[by_x, index : index + 1], y[by_y, index : index + 1]
+        columns.append(_quantile_distance(a, x_weights[by_x], b, y_weights[by_y], p))
+    return np.concatenate(columns)
+
+
+def _quantile_distance(
+    x: np.ndarray, x_weights: np.ndarray, y: np.ndarray, y_weights: np.ndarray, p: float
+) -> np.ndarray:
+    """The integral of $|F^{-1} - G^{-1}|^p$ for columns in order, over the pieces where both functions are constant."""
+    x_ends, y_ends = np.cumsum(x_weights), np.cumsum(y_weights)
+    ends = np.sort(np.concatenate([x_ends[:-1], y_ends[:-1], [1.0]]))
+    lengths = np.diff(ends, prepend=0.0)
+    middles = ends - lengths / 2
+    at_x = np.minimum(np.searchsorted(x_ends, middles), len(x) - 1)
+    at_y = np.minimum(np.searchsorted(y_ends, middles), len(y) - 1)
+    return lengths @ np.abs(x[at_x] - y[at_y]) ** p
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

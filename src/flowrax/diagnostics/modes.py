@@ -23,6 +23,8 @@ class ModeTest(NamedTuple):
 
     num: int
     """The number of simulations with two modes."""
+    num_draws: int
+    """The median number of draws in the mode of the truth."""
     ranks: np.ndarray
     """`(s,)`: ranks of the truths, within their modes where there are two."""
     upper: tuple[float, float, float]
@@ -61,7 +63,8 @@ def mode_test(
     ranks[clear] = np.clip((below + v[clear] * (equal + 1)) / (members + 1), 1e-12, 1 - 1e-12)
     is_larger = np.where(of_upper >= 0.5, is_upper, ~is_upper)
     of_larger = np.maximum(of_upper, 1 - of_upper)
-    return ModeTest(int(clear.sum()), ranks, _compared(of_upper, is_upper), _compared(of_larger, is_larger))
+    num, num_draws = int(clear.sum()), max(int(np.median(members).round()), 1)
+    return ModeTest(num, num_draws, ranks, _compared(of_upper, is_upper), _compared(of_larger, is_larger))
 
 
 def _compared(expected: np.ndarray, happened: np.ndarray) -> tuple[float, float, float]:

@@ -11,6 +11,9 @@ from .runs import host, normalised
 
 NUM_BLOCKS = 10
 
+Weighted = tuple[np.ndarray, np.ndarray]
+"""Rows `(n, d)` and their weights `(n,)`, which sum to one."""
+
 
 class Distance(eqx.Module):
     """A distance between the distributions of two samples.
@@ -44,7 +47,11 @@ class Sample(NamedTuple):
     def ess(self) -> float:
         return float(1 / np.sum(self.weights**2))
 
-    def where(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def weighted(self) -> Weighted:
+        return self.x, self.weights
+
+    def where(self, chosen: np.ndarray) -> Weighted:
         """The chosen rows and their weights, summing to one."""
         return self.x[chosen], self.weights[chosen] / self.weights[chosen].sum()
 

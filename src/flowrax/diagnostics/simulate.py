@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from .._base.arguments import checked
-from .._base.checks import check_batch, check_count, check_shape
+from .._base.checks import check_batch, check_count, check_function, check_shape
 from .._base.random import as_threefry
 from .._base.result import SolveError
 from .._base.typing import Integer, KeyArray, KeyLike
@@ -18,6 +18,9 @@ from ..model.base import AbstractModel
 from ..train.progress import Bar
 from ..verb import sample
 from .runs import host
+
+Prior = Any
+"""A model, or a function of a key that draws one event."""
 
 
 class Simulations(eqx.Module):
@@ -45,7 +48,7 @@ class Simulations(eqx.Module):
 
 @checked
 def simulate_posteriors(
-    prior: AbstractModel | Callable[[KeyArray], Any],
+    prior: Prior,
     observe: Callable[[KeyArray, Any], Any],
     posterior: Callable[[Any, KeyArray, int], Any],
     key: KeyLike,
@@ -77,6 +80,7 @@ def simulate_posteriors(
     if isinstance(prior, AbstractModel):
         events = sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x
     else:
+        check_function("prior", prior)
         events = [prior(own[0]) for own in keys]
     truths = np.stack([host("an event of the prior", event) for event in events])
     draws, log_weights, observations, failures = [], [], [], []
