@@ -11,12 +11,12 @@ import numpy as np
 from .._base.arguments import checked
 from .._base.checks import check_batch, check_count, check_function, check_shape
 from .._base.random import as_threefry
-from .._base.result import SolveError
-from .._base.typing import Integer, KeyArray, KeyLike
+from .._base.result import Samples, SolveError
+from .._base.typing import Array, Integer, KeyArray, KeyLike
 from .._base.wording import described
 from ..model.base import AbstractModel
 from ..train.progress import Bar
-from ..verb import sample
+from ..verb import PosteriorSamples, sample
 from .runs import host
 
 Prior = Any
@@ -64,8 +64,8 @@ def simulate_posteriors(
     - `prior`: a model, or a function of a key that draws one event.
     - `observe`: a function `observe(key, x)` that simulates the observation of one event.
     - `posterior`: a function `posterior(observation, key, num_draws)` that returns the draws `(n, *event)`, a pair of
-        draws and log-weights, or a record with `x` and `log_weights` such as [`PosteriorSamples`][]. A
-        [`SolveError`][] counts as a failed simulation; any other error is raised.
+        draws and log-weights, [`PosteriorSamples`][] or [`Samples`][]. A [`SolveError`][] counts as a failed
+        simulation; any other error is raised.
     - `key`: simulation `i` depends on `fold_in(key, i)` only, except for draws from a model, which depend on `key`.
     - `num_simulations`, `num_draws`: how many truths, and how many draws for each.
     - `progress`: whether to show a progress bar.
@@ -76,7 +76,7 @@ def simulate_posteriors(
     """
     num_simulations = check_count("num_simulations", num_simulations)
     num_draws, key = check_count("num_draws", num_draws), as_threefry(key)
-    keys = [jax.random.split(jax.random.fold_in(key, index), 3) for index in range(num_simulations)]
+    keys = [_keys(key, index) for index in range(num_simulations)]
     if isinstance(prior, AbstractModel):
         events = sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x
     else:
@@ -110,6 +110,13 @@ def simulate_posteriors(
     return result
 
 
+@jax.jit
+def _keys(key: KeyArray, index: int | Array) -> tuple[Array, Array, Array]:
+    """The keys of the truth, the observation and the draws of one simulation."""
+    first, second, third = jax.random.split(jax.random.fold_in(key, index), 3)
+    return first, second, third
+
+
 def _result(truths: np.ndarray, draws: list[Any], log_weights: list[Any], observations: list[Any]) -> Simulations:
     weights = np.stack(log_weights)
     failed = int(np.sum(np.all(weights == -np.inf, axis=1)))
@@ -118,8 +125,10 @@ def _result(truths: np.ndarray, draws: list[Any], log_weights: list[Any], observ
 
 def _draws(answer: Any, event: tuple[int, ...], num_draws: int) -> tuple[np.ndarray, np.ndarray]:
     """The draws of one posterior and their normalised log-weights, minus infinity for draws that are not finite."""
-    if hasattr(answer, "x"):
-        x, log_weights = answer.x, getattr(answer, "log_weights", None)
+    if isinstance(answer, PosteriorSamples):
+        x, log_weights = answer.x, answer.log_weights
+    elif isinstance(answer, Samples):
+        x, log_weights = answer.x, None
     elif isinstance(answer, tuple):
         if len(answer) != 2:
             raise ValueError(f"posterior must return draws, or draws and log-weights; got {len(answer)} values.")
