@@ -114,10 +114,13 @@ def simulation_based_calibration(
     level: float = 0.99,
     key: KeyLike | None = None,
 ) -> Calibration:
-    r"""Tests whether truths are distributed as posterior draws are, coordinate by coordinate [@talts2018validating].
+    r"""Tests whether truths are distributed as posterior draws are, coordinate by coordinate.
 
     A posterior that equals the prior passes, because it is calibrated: look at the contraction
-    ([`z_scores_and_contraction`][]) too, or test the log-likelihood as a quantity.
+    ([`z_scores_and_contraction`][flowrax.diagnostics.z_scores_and_contraction]) too, or test the log-likelihood as a
+    quantity.
+
+    **Reference:** [@talts2018validating]; the band is that of [@sailynoja2022graphical].
 
     **Arguments:**
 

@@ -74,7 +74,9 @@ def c2st(
     classifier: Classifier = None,
     key: KeyLike | None = None,
 ) -> ClassifierTest:
-    """The accuracy of a classifier that tells two samples apart, by cross-validation [@lopezpaz2017revisiting].
+    """The accuracy of a classifier that tells two samples apart, by cross-validation.
+
+    **Reference:** [@lopezpaz2017revisiting], with the settings of [@lueckmann2021benchmarking].
 
     **Arguments:**
 
@@ -129,10 +131,12 @@ def l_c2st(
     classifier: Classifier = None,
     key: KeyLike | None = None,
 ) -> LocalClassifierTest:
-    """Whether the posterior of one observation differs from the truth, by a classifier of pairs [@linhart2023lc2st].
+    """Whether the posterior of one observation differs from the truth, by a classifier of pairs.
 
     The null distribution comes from classifiers trained after swapping truth and draw in random simulations, which a
     correct posterior makes exchangeable. Training takes `num_permutations + 1` fits.
+
+    **Reference:** [@linhart2023lc2st].
 
     **Arguments:**
 

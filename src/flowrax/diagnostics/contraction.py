@@ -4,6 +4,8 @@ A calibrated posterior has z-scores of mean 0 and mean square 1; a contraction n
 one near 1 that they determine the coordinate [@schad2021toward].
 """
 
+import warnings
+
 import equinox as eqx
 import numpy as np
 
@@ -19,9 +21,10 @@ class Contraction(eqx.Module):
     **Attributes:**
 
     - `names`: the name of each coordinate.
-    - `z_scores`: `(s, q)`, the posterior mean minus the truth, in posterior standard deviations.
+    - `z_scores`: `(s, q)`, the posterior mean minus the truth, in posterior standard deviations. NaN where the draws do
+        not vary.
     - `contraction`: `(s, q)`, one minus the posterior variance over the prior variance; negative where the posterior is
-        wider than the prior.
+        wider than the prior, NaN where the prior does not vary.
     - `num_failed`: the number of simulations that have no usable draw and are left out.
     """
 
@@ -34,10 +37,17 @@ class Contraction(eqx.Module):
         width = max(map(len, self.names))
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         rows = [
-            f"  {name:{width}}  z-scores {z.mean():+.2f} +- {z.std():.2f}, contraction {c.mean():.2f} on average"
+            f"  {name:{width}}  z-scores {_mean(z):+.2f}, root mean square {_mean(z**2) ** 0.5:.2f}; contraction "
+            f"{_mean(c):.2f} on average"
             for name, z, c in zip(self.names, self.z_scores.T, self.contraction.T, strict=True)
         ]
         return "\n".join([f"Contraction({len(self.z_scores)} simulations{failed})", *rows])
+
+
+def _mean(x: np.ndarray) -> float:
+    """The mean of the numbers that are not NaN."""
+    finite = x[np.isfinite(x)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 @checked
@@ -52,14 +62,12 @@ def z_scores_and_contraction(
 
     **Arguments:**
 
-    - `truths`, `draws`, `log_weights`: as in [`simulation_based_calibration`][]. Simulations with fewer than two
-        effective draws count as failed, since they have no variance.
+    - `truths`, `draws`, `log_weights`: as in [`simulation_based_calibration`][].
     - `prior_draws`: `(m, *event)`, draws from the prior, for its variance. Default: `truths`.
 
     **Returns:** [`Contraction`][].
 
-    **Raises:** `ValueError` for shapes that do not fit, a coordinate of the prior without variance, or a posterior
-        without variance.
+    **Raises:** `ValueError` for shapes that do not fit.
     """
     return contraction_of_runs(read_runs("z_scores_and_contraction", truths, draws, log_weights), prior_draws)
 
@@ -72,16 +80,27 @@ def contraction_of_runs(runs: Runs, prior_draws: BatchLike | None) -> Contractio
     check_finite("prior_draws", prior)
     prior_variance = np.var(prior.reshape(len(prior), -1), axis=0, ddof=1)
     mean, variance = moments(runs.draws, runs.weights)
-    flat = [name for name, bad in zip(runs.names, prior_variance <= 0, strict=True) if bad]
-    if flat:
-        raise ValueError(f"prior_draws do not vary in {', '.join(flat)}, so there is no variance to contract.")
-    if not np.all(variance > 0):
-        count = int(np.sum(np.any(~(variance > 0), axis=1)))
-        raise ValueError(
-            f"the draws of {count} simulations do not vary, so they have no z-scores; give each more draws."
+    good = np.where(variance > 0, variance, np.nan)
+    _tell(runs, ~np.isfinite(good), prior_variance == 0)
+    z_scores = (mean - runs.truths) / np.sqrt(good)
+    contraction = 1 - variance / np.where(prior_variance > 0, prior_variance, np.nan)
+    return Contraction(runs.names, z_scores, contraction, runs.num_failed)
+
+
+def _tell(runs: Runs, flat: np.ndarray, constant: np.ndarray) -> None:
+    """Warns of posteriors and priors without variance."""
+    parts = []
+    if constant.any():
+        names = [name for name, is_constant in zip(runs.names, constant, strict=True) if is_constant]
+        parts.append(f"the prior does not vary in {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    if flat[:, ~constant].any():
+        parts.append(f"the draws of {int(np.sum(np.any(flat[:, ~constant], axis=1)))} simulations do not vary")
+    if parts:
+        warnings.warn(
+            f"z_scores_and_contraction: {' and '.join(parts)}; z-scores or contractions are NaN there. Leave out "
+            "constant coordinates, and give a weighted posterior more draws.",
+            stacklevel=5,
         )
-    z_scores = (mean - runs.truths) / np.sqrt(variance)
-    return Contraction(runs.names, z_scores, 1 - variance / prior_variance, runs.num_failed)
 
 
 def moments(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,10 +107,12 @@ def tarp(
     num_bootstrap: Integer = 200,
     key: KeyLike | None = None,
 ) -> Coverage:
-    """Tests of accuracy with random points: the coverage of balls around points that are random [@lemos2023sampling].
+    """Tests of accuracy with random points: the coverage of balls around random points.
 
     It needs no density and looks at all coordinates together. Coordinates are scaled to the range of the truths. Points
     that do not depend on the data cannot tell a posterior from the prior.
+
+    **Reference:** [@lemos2023sampling].
 
     **Arguments:**
 

@@ -171,7 +171,7 @@ def _limits(runs: Runs, calibration: Calibration, contraction: Contraction, foun
         )
     if num_draws < _FEW_DRAWS:
         sentences.append(f"The ranks are coarse: {num_draws} draws for a truth are few; {_FEW_DRAWS} or more see more.")
-    mean = contraction.contraction.mean(axis=0)
+    mean = np.mean(contraction.contraction, axis=0)
     little = [name for name, value in zip(contraction.names, mean, strict=True) if abs(value) < _LITTLE_CONTRACTION]
     if little:
         names = ", ".join(little[:8]) + (", ..." if len(little) > 8 else "")

@@ -30,8 +30,9 @@ def sliced_wasserstein(
     num_projections: Integer = 100,
     key: KeyLike | None = None,
 ) -> Distance:
-    r"""$\left(\mathbb{E}_\theta W_p^p(\theta^\top x, \theta^\top y)\right)^{1/p}$ over directions $\theta$
-    [@bonneel2015sliced].
+    r"""$\left(\mathbb{E}_\theta W_p^p(\theta^\top x, \theta^\top y)\right)^{1/p}$ over directions $\theta$.
+
+    **Reference:** [@bonneel2015sliced].
 
     **Arguments:**
 
@@ -81,9 +82,11 @@ def mmd(
     bandwidth: float | None = None,
     key: KeyLike | None = None,
 ) -> Distance:
-    r"""The squared maximum mean discrepancy with the kernel $\exp(-\|x - y\|^2 / 2 h^2)$ [@gretton2012kernel].
+    r"""The squared maximum mean discrepancy with the kernel $\exp(-\|x - y\|^2 / 2 h^2)$.
 
-    The estimate is unbiased, so between samples of equal distributions it is negative as often as positive.
+    The estimate is unbiased, so between samples of equal distributions it is often negative.
+
+    **Reference:** [@gretton2012kernel].
 
     **Arguments:**
 
@@ -115,9 +118,11 @@ def energy_distance(
     reference_log_weights: BatchLike | None = None,
     key: KeyLike | None = None,
 ) -> Distance:
-    r"""$2\,\mathbb{E}\|x - y\| - \mathbb{E}\|x - x'\| - \mathbb{E}\|y - y'\|$ [@szekely2013energy].
+    r"""$2\,\mathbb{E}\|x - y\| - \mathbb{E}\|x - x'\| - \mathbb{E}\|y - y'\|$.
 
-    The estimate is unbiased, so between samples of equal distributions it is negative as often as positive.
+    The estimate is unbiased, so between samples of equal distributions it is often negative.
+
+    **Reference:** [@szekely2013energy].
 
     **Arguments:**
 

@@ -78,7 +78,12 @@ def simulate_posteriors(
     num_draws, key = check_count("num_draws", num_draws), as_threefry(key)
     keys = [_keys(key, index) for index in range(num_simulations)]
     if isinstance(prior, AbstractModel):
-        events = sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x
+        x = sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise ValueError(
+                "simulate_posteriors needs events of one array; pass a function that joins the parts of x."
+            )
+        events = list(np.asarray(x))
     else:
         check_function("prior", prior)
         events = [prior(own[0]) for own in keys]
