@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import flowrax as frx
 from flowrax import diagnostics as dg
 from flowrax.diagnostics import ecdf, modes, ranks, runs
 from flowrax.diagnostics.calibration import Verdict
@@ -251,62 +250,6 @@ def test_failures_are_counted():
         assert any(line.startswith("3 of 200 simulations failed") for line in dg.diagnose(truths, draws).sentences)
     good = runs.read_runs("test", truths[3:], np.where(np.isfinite(draws[3:]), draws[3:], 0.0)).ess
     np.testing.assert_allclose(good, 100)
-
-
-MODEL = frx.oracle.Gaussian(np.zeros(2, np.float32), np.eye(2, dtype=np.float32)).model(frx.Linear())
-
-
-def observe(key, x):
-    """The first coordinate with noise of standard deviation 1/2."""
-    return frx.LinearGaussian([[1.0, 0.0]], y=x[:1] + 0.5 * jax.random.normal(key, (1,)), noise_std=0.5)
-
-
-@pytest.mark.accuracy
-def test_posteriors_of_the_library_are_simulated():
-    """PiGDM is exact for the standard normal prior: mean 0.8 y and variance 0.2 of the observed coordinate."""
-
-    def posterior(observation, key, num_draws):
-        return frx.posterior(MODEL, observation, key, num_draws, grid=16)
-
-    found = dg.simulate_posteriors(MODEL, observe, posterior, jax.random.key(0), 30, 40, progress=False)
-    assert found.draws.shape == (30, 40, 2) and found.num_failed == 0
-    np.testing.assert_allclose(found.log_weights, -np.log(40), atol=1e-5)
-    y = np.array([observation.y[0] for observation in found.observations])
-    z = (found.draws - np.stack([0.8 * y, 0 * y], axis=1)[:, None]) / np.sqrt([0.2, 1.0])
-    # 1,200 draws; the flow's own error at 16 steps is a few percent.
-    np.testing.assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=4 / np.sqrt(1200))
-    np.testing.assert_allclose(np.mean(z**2, axis=(0, 1)), 1.0, atol=4 * np.sqrt(2 / 1200) + 0.03)
-    record = dg.diagnose(found.truths, found.draws, log_weights=found.log_weights)
-    assert record.passed and not record.calibration.verdicts[0]
-
-
-def test_posteriors_that_fail_are_counted_and_not_used():
-    """The same draws as without failures, in the simulations that succeed."""
-    failing = [False]
-
-    def posterior(y, key, num_draws):
-        if failing[0] and y > 1.5:
-            raise frx.SolveError("the state became NaN")
-        return np.asarray(y / 2 + STD * jax.random.normal(key, (num_draws,))), np.zeros(num_draws)
-
-    def prior(key):
-        return jax.random.normal(key)
-
-    def noisy(key, x):
-        return x + jax.random.normal(key)
-
-    arguments = (prior, noisy, posterior, jax.random.key(1), 40, 25)
-    whole = dg.simulate_posteriors(*arguments, progress=False)
-    failing[0] = True
-    num = int(np.sum(np.array(whole.observations) > 1.5))
-    with pytest.warns(UserWarning, match=f"{num} of 40 posteriors failed.* The first error: the state became NaN"):
-        rest = dg.simulate_posteriors(*arguments, progress=False)
-    good = np.all(np.isfinite(rest.draws), axis=1)
-    assert 0 < num == rest.num_failed == np.sum(~good) and f"{num} failed" in repr(rest)
-    np.testing.assert_array_equal(rest.draws[good], whole.draws[good])
-    with pytest.warns(UserWarning, match=f"{num} of 40 simulations have no usable draw"):
-        record = dg.simulation_based_calibration(rest.truths, rest.draws, log_weights=rest.log_weights)
-    assert record.num_failed == num and record.names == ("x",)
 
 
 TRUTHS, DRAWS = np.zeros((20, 2)), np.ones((20, 5, 2))

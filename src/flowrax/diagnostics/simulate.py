@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._base.arguments import checked
@@ -45,6 +46,25 @@ class Simulations(eqx.Module):
         s, n = self.draws.shape[:2]
         return f"Simulations({s:,} of {n:,} draws, events of shape {self.truths.shape[1:]}; {self.num_failed} failed)"
 
+    def quantity(self, function: Callable[[Any, Array], Any]) -> tuple[np.ndarray, np.ndarray]:
+        """A quantity that depends on the observation, such as its log-likelihood or the log-density of an estimator.
+
+        **Arguments:**
+
+        - `function`: `function(observation, x)` of events `x`, `(m, *event)`, that returns `m` numbers.
+
+        **Returns:** its values at the truths, `(s,)`, and at the draws, `(s, n)`: a pair for `quantities` or `log_prob`
+            of the diagnostics.
+
+        **Raises:** `ValueError` if the function returns another shape.
+        """
+        values = []
+        for truth, draws, observation in zip(self.truths, self.draws, self.observations, strict=True):
+            events = jnp.asarray(np.concatenate([truth[None], draws]))
+            values.append(host("the values of function", function(observation, events)))
+            check_shape("the values of function", values[-1].shape, (len(events),))
+        return np.stack(values)[:, 0], np.stack(values)[:, 1:]
+
 
 @checked
 def simulate_posteriors(
@@ -78,12 +98,11 @@ def simulate_posteriors(
     num_draws, key = check_count("num_draws", num_draws), as_threefry(key)
     keys = [_keys(key, index) for index in range(num_simulations)]
     if isinstance(prior, AbstractModel):
-        x = sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x
-        if not isinstance(x, jax.Array | np.ndarray):
+        if isinstance(prior, JointModel):
             raise ValueError(
-                "simulate_posteriors needs events of one array; pass a function that joins the parts of x."
+                "prior has events of several parts; pass a function of a key that joins them in one array."
             )
-        events = list(np.asarray(x))
+        events = list(np.asarray(sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x))
     else:
         check_function("prior", prior)
         events = [prior(own[0]) for own in keys]
