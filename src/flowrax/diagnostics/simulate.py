@@ -15,6 +15,7 @@ from .._base.random import as_threefry
 from .._base.result import Samples, SolveError
 from .._base.typing import Array, Integer, KeyArray, KeyLike
 from .._base.wording import described
+from ..joint import JointModel
 from ..model.base import AbstractModel
 from ..train.progress import Bar
 from ..verb import PosteriorSamples, sample
@@ -99,14 +100,12 @@ def simulate_posteriors(
     keys = [_keys(key, index) for index in range(num_simulations)]
     if isinstance(prior, AbstractModel):
         if isinstance(prior, JointModel):
-            raise ValueError(
-                "prior has events of several parts; pass a function of a key that joins them in one array."
-            )
+            raise ValueError("prior has events of several parts; pass a function of a key that joins them.")
         events = list(np.asarray(sample(prior, jax.random.fold_in(key, num_simulations), num_simulations).x))
     else:
         check_function("prior", prior)
         events = [prior(own[0]) for own in keys]
-    truths = np.stack([host("an event of the prior", event) for event in events])
+    truths = _stacked(events)
     draws, log_weights, observations, failures = [], [], [], []
     bar = Bar(num_simulations, 0, enabled=progress, name="simulate_posteriors", unit="simulation")
     try:
@@ -139,6 +138,13 @@ def _keys(key: KeyArray, index: int | Array) -> tuple[Array, Array, Array]:
     """The keys of the truth, the observation and the draws of one simulation."""
     first, second, third = jax.random.split(jax.random.fold_in(key, index), 3)
     return first, second, third
+
+
+def _stacked(events: list[Any]) -> np.ndarray:
+    arrays = [host("an event of the prior", event) for event in events]
+    for array in arrays:
+        check_shape("an event of the prior", array.shape, arrays[0].shape)
+    return np.stack(arrays)
 
 
 def _result(truths: np.ndarray, draws: list[Any], log_weights: list[Any], observations: list[Any]) -> Simulations:
