@@ -225,6 +225,8 @@ def training_curve(
 def ranks(calibration: "Calibration", *, num_bins: int = 20, title: str | None = None) -> "matplotlib.figure.Figure":
     """Histograms of ranks and their distribution functions minus the uniform one, one row for each quantity.
 
+    Of more than 12 quantities, those with the 12 smallest p-values are drawn.
+
     A histogram shaped like a U belongs to a posterior that is too narrow, a hump to one that is too wide, and a slope
     to a biased one.
 
@@ -243,25 +245,26 @@ def ranks(calibration: "Calibration", *, num_bins: int = 20, title: str | None =
     check_instance("calibration", calibration, Calibration)
     num_bins, num = check_count("num_bins", num_bins, 2), len(calibration.ranks)
     _check_texts(title=title)
-    rows = len(calibration.names)
+    chosen = np.sort(np.argsort(calibration.p_value, kind="stable")[:12])
+    rows = len(chosen)
     figure = _figure(7.5, 0.5 + 1.9 * rows, layout="constrained")
     bars = binom.ppf([(1 - calibration.level) / 2, (1 + calibration.level) / 2], num, 1 / num_bins)
     low, high = calibration.band
     reach = 1.05 * float(max(np.abs(calibration.band).max(), np.abs(calibration.ecdf_difference).max()))
-    for row, (left, right) in enumerate(figure.subplots(rows, 2, squeeze=False)):
+    for row, (index, (left, right)) in enumerate(zip(chosen, figure.subplots(rows, 2, squeeze=False), strict=True)):
         left.axhspan(*bars, color=_BAND)
         left.axhline(num / num_bins, color=_GREY, linewidth=1)
         edges = np.linspace(0, 1, num_bins + 1).tolist()
-        left.hist(calibration.ranks[:, row], bins=edges, color=_BLUE, alpha=0.6, rwidth=0.92)
+        left.hist(calibration.ranks[:, index], bins=edges, color=_BLUE, alpha=0.6, rwidth=0.92)
         right.fill_between(calibration.points, low, high, color=_BAND)
         right.axhline(0, color=_GREY, linewidth=1)
-        right.plot(calibration.points, calibration.ecdf_difference[row], color=_BLUE)
-        words = " and ".join(verdict.value for verdict in calibration.verdicts[row]) or "nothing found"
+        right.plot(calibration.points, calibration.ecdf_difference[index], color=_BLUE)
+        words = " and ".join(verdict.value for verdict in calibration.verdicts[index]) or "nothing found"
         note = f"; grey: correct posterior, level {calibration.level:.3g}" if row == 0 else ""
         left.set(xlim=(0, 1), ylabel="simulations")
-        left.set_title(f"{calibration.names[row]}: {words}", fontsize=9)
+        left.set_title(f"{calibration.names[index]}: {words}", fontsize=9)
         right.set(xlim=(0, 1), ylim=(-reach, reach), ylabel="ECDF - uniform")
-        right.set_title(f"p = {calibration.p_value[row]:.2g}{note}", fontsize=9)
+        right.set_title(f"p = {calibration.p_value[index]:.2g}{note}", fontsize=9)
         for axes in (left, right):
             _clean(axes)
             if row == rows - 1:

@@ -31,6 +31,8 @@ Column = tuple[str, np.ndarray, np.ndarray]
 TESTS = 3
 """The number of tests for each quantity."""
 
+_MOST_SHOWN = 20
+
 
 class Verdict(enum.Enum):
     """What is wrong with a posterior's distribution of one quantity."""
@@ -91,17 +93,18 @@ class Calibration(eqx.Module):
         return float(min(len(self.names) * np.min(self.p_value), 1.0))
 
     def __repr__(self) -> str:
-        width = max(map(len, self.names))
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         head = f"Calibration({len(self.ranks)} simulations of {self.num_draws} draws{failed}; level {self.level:g})"
+        shown = np.sort(np.argsort(self.p_value, kind="stable")[:_MOST_SHOWN])
+        width = max(len(self.names[index]) for index in shown)
         rows = [
-            f"  {name:{width}}  width x {ratio:.2f}, bias {bias:+.2f} sd, p = {p:.2g}: "
-            f"{' and '.join(verdict.value for verdict in verdicts) or 'nothing found'}"
-            for name, ratio, bias, p, verdicts in zip(
-                self.names, self.width_ratio, self.bias, self.p_value, self.verdicts, strict=True
-            )
+            f"  {self.names[index]:{width}}  width x {self.width_ratio[index]:.2f}, bias {self.bias[index]:+.2f} sd, "
+            f"p = {self.p_value[index]:.2g}: "
+            f"{' and '.join(verdict.value for verdict in self.verdicts[index]) or 'nothing found'}"
+            for index in shown
         ]
-        return "\n".join([head, *rows])
+        rest = len(self.names) - len(shown)
+        return "\n".join([head, *rows, *([f"  and {rest} quantities of larger p-values"] if rest else [])])
 
 
 @checked

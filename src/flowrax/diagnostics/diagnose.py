@@ -156,9 +156,12 @@ def _limits(runs: Runs, calibration: Calibration, contraction: Contraction, foun
     """Sentences about what was not found, and about what could not have been found."""
     fine = [name for name in calibration.names if not any(line.startswith(f"{name}: ") for line in found)]
     sentences = []
-    if fine:
-        which = f"{len(fine)} quantities, {fine[0]} to {fine[-1]}" if len(fine) > 8 else ", ".join(fine)
-        sentences.append(f"Nothing found in {which}.")
+    if len(fine) > 8:
+        sentences.append(
+            f"Nothing found in {'all' if len(fine) == len(calibration.names) else 'the other'} {len(fine)} quantities."
+        )
+    elif fine:
+        sentences.append(f"Nothing found in {', '.join(fine)}.")
     num, num_draws = len(runs.truths), calibration.num_draws
     kind = "effective draws" if _is_weighted(runs) else "draws"
     sentences.append(
