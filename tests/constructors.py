@@ -120,7 +120,7 @@ BY_CLASS = {
 
 # Records, classes that the package builds itself from checked values, and why the others are left out.
 INTERNAL = {
-    "_base engine train": "results and parts of the engine",
+    "_base diagnostics engine train": "results and parts of the engine",
     "coupling.DensePlan coupling.LowRankPlan coupling.PotentialPlan": "made by the couplings",
     "coupling.Convergence coupling.Pairs coupling.PotentialsRecord "
     "density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",

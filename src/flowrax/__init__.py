@@ -105,10 +105,10 @@ from .verb import (
 )
 
 if TYPE_CHECKING:
-    from . import nn as nn, oracle as oracle
+    from . import diagnostics as diagnostics, nn as nn, oracle as oracle
 else:
     # Neither sampling nor training needs these, so each is imported at its first use.
-    _LAZY = ("nn", "oracle")
+    _LAZY = ("diagnostics", "nn", "oracle")
 
     def __getattr__(name: str) -> object:
         if name in _LAZY:
