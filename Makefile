@@ -20,7 +20,7 @@ demo: $(INSTALLED)
 # over what the other has not reached, so that few files are traced, and their fixtures made, in both.
 TWO := -n 2 --dist worksteal
 test test-fast: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/jax
-test test-fast: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
+test test-fast: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TWO) -m "fast or accuracy"
 	XLA_FLAGS= $(BIN)/python -m pytest -m measured

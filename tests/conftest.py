@@ -1,6 +1,7 @@
 """Settings and fixtures of every test: strict numerics, keys from names, x64 on request."""
 
 import collections
+import functools
 import gc
 import itertools
 import os
@@ -24,11 +25,15 @@ os.environ.setdefault(
 import jax
 import jaxtyping
 import pytest
+from jax._src import traceback_util
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Errors of flowrax show all of their frames in tests.
 jax.config.update("jax_traceback_filtering", "off")
+# `eqx.error_if` asks of each frame of the stack, which is deep in a test, whether its file is one of jax's. The answer
+# takes system calls for every file of a long list, and is the same each time.
+traceback_util.include_filename = functools.cache(traceback_util.include_filename)
 
 TIERS = ("fast", "accuracy", "measured", "gpu")
 

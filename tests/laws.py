@@ -28,6 +28,7 @@ MORE_SCHEDULES = {
 """Those whose formulas are checked as strictly, and whose use is checked less often."""
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def covariances(key, num, size, dtype=None):
     """`(num, size, size)`, full, with eigenvalues between 0.05 and about 1."""
     factors = jax.random.normal(key, (num, size, size), dtype) / (2 * size) ** 0.5

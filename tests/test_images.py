@@ -208,7 +208,7 @@ def test_digits_are_learned_beyond_the_best_linear_predictor(name, getkey):
 
     state = optimizer.init(parameters)
     # Step by step, since convolutions inside a compiled loop are slow on CPUs.
-    for _ in range({"dit": 400, "unet": 200}[name]):
+    for _ in range({"dit": 300, "unet": 150}[name]):
         parameters, state = step(parameters, state, getkey())
     loss = jax.jit(mean_loss, static_argnums=4)(parameters, held_out, held_out_labels, getkey(), False)
     linear = best_linear_loss(images, held_out, (np.arange(50) + 0.5) / 50, 0)

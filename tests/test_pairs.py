@@ -180,11 +180,12 @@ def molecules(getkey, n=6, p=7):
 @pytest.mark.accuracy
 def test_masked_costs_are_those_of_the_points_that_are_left(x64, getkey):
     x0, x1, mask = molecules(getkey)
-    plain, turned = (eqx.filter_jit(cost(mask=lambda c: c))(x1, x0, mask) for cost in (SquaredDistance, KabschDistance))
+    costs = (eqx.filter_jit(cost(mask=lambda c: c))(x1, x0, mask) for cost in (SquaredDistance, KabschDistance))
+    x0, x1, mask, plain, turned = map(np.asarray, (x0, x1, mask, *costs))
     for i in range(6):
         kept = np.flatnonzero(mask[i])
         for j in range(6):
-            a, b = np.asarray(x1[i, kept]), np.asarray(x0[j, kept])
+            a, b = x1[i, kept], x0[j, kept]
             np.testing.assert_allclose(plain[i, j], np.sum((a - b) ** 2), rtol=1e-9)
             distance = Rotation.align_vectors(a - a.mean(0), b - b.mean(0))[1]
             np.testing.assert_allclose(turned[i, j], distance**2, rtol=1e-9)

@@ -49,7 +49,7 @@ def double(oracle):
 def test_density_along_the_flow(name, precision):
     """The other precision of each schedule is that of `log_prob`, which solves the same equation from the other end."""
     with jax.enable_x64(precision == "float64"):
-        error, samples = density_error(25, 2, 1000, name, precision)
+        error, samples = density_error(25, 2, 250, name, precision)
     assert samples.x.dtype == samples.log_prob.dtype == np.dtype(precision)
     assert error <= BARS[precision][1]
     # Every sample is stepped on its own, and in a few dozen steps.
@@ -62,7 +62,7 @@ def test_density_along_the_flow(name, precision):
 def test_density_along_the_flow_in_16_dimensions(name, precision):
     """The other schedules are those of `log_prob`; seen are 2.8e-6 and 1.0e-3."""
     with jax.enable_x64(precision == "float64"):
-        error, _ = density_error(5, 16, 100, name, precision)
+        error, _ = density_error(5, 16, 50, name, precision)
     assert error <= {"float64": 1e-5, "float32": 4e-3}[precision]
 
 

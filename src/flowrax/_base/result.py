@@ -127,7 +127,7 @@ class LogProb(eqx.Module):
 
 def is_failed(result: RESULTS) -> Array:
     """Whether each solve failed."""
-    return jnp.logical_not(result == RESULTS.successful)
+    return result != RESULTS.successful
 
 
 def without_failed(result: RESULTS, rows: PyTree[Array]) -> PyTree[Array]:
@@ -181,6 +181,6 @@ def raise_if_failed(verb: str, tree: T, result: RESULTS, max_steps: int | None) 
             "call it outside jit or with throw=False to see which."
         )
         return eqx.error_if(tree, jnp.any(failed), sentence)
-    if bool(jnp.any(failed)):
+    if np.any(np.asarray(failed)):
         raise SolveError(_message(verb, result, max_steps))
     return tree

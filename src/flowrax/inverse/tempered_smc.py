@@ -4,9 +4,9 @@ Particles start as standard normal noise, $\beta = 0$. Each step raises $\beta$ 
 allows, multiplies the evidence by the mean of the weights $L^{\Delta\beta}$, resamples by these weights and moves the
 particles by Markov chains that leave $\pi_\beta$ invariant. The estimate of $p(y)$ is unbiased up to the adaptation.
 
-The particles form islands that never exchange particles and share the temperatures only. The moves of an island are
-preconditioned by the particles of the others, since a covariance fitted to the particles that it moves biases the
-evidence. The spread of the islands' evidences is the error bar of their mean.
+The particles form islands that never exchange particles and share the temperatures only. The moves of one half of the
+islands are preconditioned by the particles of the other half, since a covariance fitted to the particles that it moves
+biases the evidence. The spread of the islands' evidences is the error bar of their mean.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ class TemperedSMC(AbstractNoiseMethod):
     **References:** [@delmoral2006sequential], [@cotter2013mcmc].
     """
 
-    num_islands: int = eqx.field(default=4, converter=lambda n: check_count("num_islands", n))
+    num_islands: int = eqx.field(default=16, converter=lambda n: check_count("num_islands", n))
     """The number of independent groups of particles. One island gives no error bar of the evidence."""
-    num_particles: int = eqx.field(default=1024, converter=lambda n: check_count("num_particles", n))
+    num_particles: int = eqx.field(default=2048, converter=lambda n: check_count("num_particles", n))
     """The least number of particles. There are as many as samples if these are more, rounded up to fill the islands."""
     num_moves: int = eqx.field(default=10, converter=lambda n: check_count("num_moves", n))
     """The number of moves at each temperature, three times as many at the last."""
@@ -136,7 +136,7 @@ def _returned(problem: NoiseProblem, ended: _State, key: KeyArray, num_samples: 
         log_weights=log_weights,
         log_evidence=log_evidence,
         log_evidence_error=_spread(ended.log_evidence) / jnp.sqrt(jnp.asarray(islands, dtype)),
-        num_evaluations=ended.num_flows * -(-particles // num_samples),
+        num_evaluations=-(-ended.num_flows * particles // num_samples),
         finished=ended.beta >= 1,
         z=z,
         temperatures=ended.temperatures,
@@ -228,18 +228,28 @@ def _systematic(key: KeyArray, log_weights: Array, count: int | None = None) -> 
 
 
 def _references(z: Array, ess: float) -> Reference | None:
-    """For each island, the Gaussian fitted to the particles of the others; None if there are too few of them."""
+    """For each island, the Gaussian fitted to the other half of the islands; None if these have too few particles."""
     islands, n, size = z.shape
-    others = (islands - 1) * n if islands > 1 else n
-    if size >= others:
+    halves = [z[: islands // 2], z[islands // 2 :]] if islands > 1 else [z]
+    if size >= min(half.shape[0] for half in halves) * n:
         return None
-    total, squares = jnp.sum(z, axis=1), jnp.einsum("kni,knj->kij", z, z)
-    if islands > 1:
-        total, squares = (jnp.sum(a, axis=0, keepdims=True) - a for a in (total, squares))
-    mean = total / others
-    covariance = squares / others - mean[:, :, None] * mean[:, None, :]
-    # Resampling has left copies: there are fewer particles than rows.
-    return jax.vmap(lambda m, c: fitted_reference(m, c, jnp.asarray(ess * others, z.dtype)))(mean, covariance)
+
+    def fit(half: Array) -> Reference:
+        rows = half.reshape(-1, size)
+        mean, count = jnp.mean(rows, axis=0), rows.shape[0]
+        covariance = rows.T @ rows / count - mean[:, None] * mean[None]
+        # Resampling has left copies: there are fewer particles than rows.
+        return fitted_reference(mean, covariance, jnp.asarray(ess * count, z.dtype))
+
+    # One after the other: eigenvalues of a batch of matrices within a compiled loop can block on the CPU for ever.
+    fitted = [fit(half) for half in halves][::-1]
+    counts = [half.shape[0] for half in halves]
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(
+            [jnp.broadcast_to(leaf, (count, *leaf.shape)) for leaf, count in zip(leaves, counts, strict=True)]
+        ),
+        *fitted,
+    )
 
 
 def _move(

@@ -56,7 +56,7 @@ class AbstractOracle(AbstractPrior):
     def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, d)`."""
         keys = jax.random.split(as_threefry(key), math.prod(shape))
-        return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
+        return _draws(self, keys).reshape(*shape, *self.shape)
 
     @property
     def rank(self) -> int:
@@ -69,14 +69,13 @@ class AbstractOracle(AbstractPrior):
     @checked
     def log_prob(self, x: Numbers) -> Array:
         """The log-density of events `(..., d)`, in nats."""
-        return jnp.vectorize(self.log_density, signature="(d)->()")(self._events(x))
+        return _log_densities(self, self._events(x))
 
     @checked
     def marginal_log_prob(self, schedule: AbstractSchedule, t: Scalar, x: Numbers) -> Array:
         """The log-density of events `(..., d)` under the interpolant's marginal at time `t`, in nats."""
         alpha, sigma = schedule.alpha(t).astype(self.dtype), schedule.sigma(t).astype(self.dtype)
-        density = jnp.vectorize(lambda x: self.posterior_terms(alpha, sigma, x)[0], signature="(d)->()")
-        return density(self._events(x))
+        return _marginal_log_densities(self, alpha, sigma, self._events(x))
 
     def _events(self, x: Numbers) -> Array:
         """Events `(..., d)` as an array of the oracle's dtype."""
@@ -106,6 +105,22 @@ class AbstractOracle(AbstractPrior):
         **Raises:** `ValueError` if the prior is singular and the oracle does not lie in its range.
         """
         return OracleModel(self, schedule, source, prior)
+
+
+# Compiled, because one program runs faster than its many small operations, and compiles faster than they do.
+@eqx.filter_jit
+def _draws(oracle: AbstractOracle, keys: Array) -> Array:
+    return jax.vmap(oracle.draw)(keys)
+
+
+@eqx.filter_jit
+def _log_densities(oracle: AbstractOracle, x: Array) -> Array:
+    return jnp.vectorize(oracle.log_density, signature="(d)->()")(x)
+
+
+@eqx.filter_jit
+def _marginal_log_densities(oracle: AbstractOracle, alpha: Array, sigma: Array, x: Array) -> Array:
+    return jnp.vectorize(lambda x: oracle.posterior_terms(alpha, sigma, x)[0], signature="(d)->()")(x)
 
 
 class OraclePrediction(AbstractPrediction):

@@ -53,6 +53,7 @@ class Component(eqx.Module):
         """Transforms standard normal noise `(d,)` into a draw of the component."""
         return self.mean + (noise * jnp.sqrt(self.eigenvalues)) @ self.eigenvectors.T
 
+    @eqx.filter_jit
     def condition(self, operator: Array, y: Array, noise_covariance: Array) -> tuple[Array, Array, Array]:
         """The log-evidence of `y = A x + noise` and the posterior mean and covariance of `x` (Kalman update in Joseph
         form).
@@ -66,6 +67,7 @@ class Component(eqx.Module):
         return _log_normal(residual, predicted), self.mean + gain @ residual, updated
 
 
+@eqx.filter_jit
 def component_of(mean: Array, covariance: Array) -> Component:
     """Eigendecomposes a covariance `(d, d)`; eigenvalues that rounding made negative are set to zero."""
     eigenvalues, eigenvectors = jnp.linalg.eigh((covariance + covariance.T) / 2)

@@ -91,14 +91,18 @@ class Gaussian(AbstractOracle):
         alpha0, sigma0, alpha1, sigma1 = (
             value.astype(self.dtype) for t in (t0, t1) for value in (schedule.alpha(t), schedule.sigma(t))
         )
-        root = jnp.sqrt(self.component.eigenvalues)
-        ratio = jnp.hypot(alpha1 * root, sigma1) / jnp.hypot(alpha0 * root, sigma0)
-        vectors = self.component.eigenvectors
+        return _flow(self.component, alpha0, sigma0, alpha1, sigma1, x)
 
-        def one(x: Event) -> Event:
-            return alpha1 * self.mean + vectors @ (ratio * (vectors.T @ (x - alpha0 * self.mean)))
 
-        return jnp.vectorize(one, signature="(d)->(d)")(x)
+@eqx.filter_jit
+def _flow(component: Component, alpha0: Array, sigma0: Array, alpha1: Array, sigma1: Array, x: Array) -> Array:
+    root, vectors = jnp.sqrt(component.eigenvalues), component.eigenvectors
+    ratio = jnp.hypot(alpha1 * root, sigma1) / jnp.hypot(alpha0 * root, sigma0)
+
+    def one(x: Event) -> Event:
+        return alpha1 * component.mean + vectors @ (ratio * (vectors.T @ (x - alpha0 * component.mean)))
+
+    return jnp.vectorize(one, signature="(d)->(d)")(x)
 
 
 class GaussianMixture(AbstractOracle):

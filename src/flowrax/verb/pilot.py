@@ -13,9 +13,9 @@ from ..engine import AbstractEquation, SolveSpec, has_error_estimate
 
 # The tolerance of the adaptive solve, relative to the spread of the draws, the share of draws that meet it at each
 # step, and the limit of its steps.
-_TOLERANCE, _SHARE, _MOST = 1e-3, 0.9, 1024
+_TOLERANCE, _SHARE, _MOST = 3e-3, 0.9, 1024
 # The numbers of steps that are used, few, so that few programs are compiled.
-_COUNTS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_COUNTS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 def pilot_grid(equation: AbstractEquation, starts: tuple[Batch, PyTree], spec: SolveSpec) -> np.ndarray | None:

@@ -56,11 +56,11 @@ class AbstractCategoricalOracle(AbstractPrior):
     def sample(self, key: KeyLike, shape: Shape = ()) -> Array:
         """Draws `(*shape, L)`."""
         keys = jax.random.split(random.as_threefry(key), math.prod(shape))
-        return jax.vmap(self.draw)(keys).reshape(*shape, *self.shape)
+        return _draws(self, keys).reshape(*shape, *self.shape)
 
     def log_prob(self, x: Numbers) -> Array:
         """The log-probabilities of events `(n, L)`, in nats."""
-        return jax.vmap(self.log_density)(jnp.asarray(x, self.dtype))
+        return _log_densities(self, jnp.asarray(x, self.dtype))
 
     def marginal_log_prob(
         self,
@@ -100,6 +100,17 @@ class AbstractCategoricalOracle(AbstractPrior):
             )
         path = as_path(interpolant)
         return CategoricalModel(ExactDenoiser(self, path, prior), path, prior=prior)
+
+
+# Compiled, because one program runs faster than its many small operations, and compiles faster than they do.
+@eqx.filter_jit
+def _draws(oracle: AbstractCategoricalOracle, keys: Array) -> Array:
+    return jax.vmap(oracle.draw)(keys)
+
+
+@eqx.filter_jit
+def _log_densities(oracle: AbstractCategoricalOracle, x: Array) -> Array:
+    return jax.vmap(oracle.log_density)(x)
 
 
 class ExactDenoiser(AbstractNetwork):
