@@ -8,7 +8,8 @@ $$g = J^\top B^\top (I + M)^{-1} \rho, \qquad J = \frac{\partial \hat x_1}{\part
 - \tfrac m2 \log 2\pi.$$
 
 The score is the gradient of the log-density with $M$ held fixed. In these units of the noise no eigenvalue of $I + M$
-is below one, however small the noise: those of $M$ that a network or rounding makes negative count as zero.
+is below one, however small the noise. Networks and rounding give $M$ negative eigenvalues: the Jacobian of a network
+is wrong by an amount that $\sigma^2 / \alpha$ amplifies at early times. A multiple of the identity is then added to $M$.
 """
 
 import abc
@@ -26,15 +27,19 @@ from ..observation import LinearGaussian
 from .base import AbstractGuidance
 
 
+# The shifts of an indefinite covariance, relative to its Frobenius norm; the last makes it positive for sure.
+_SHIFTS = (0.0, *(4.0**-power for power in range(11, -1, -1)))
+
+
 class Denoised(eqx.Module):
-    """The denoised data as the measurement sees it.
+    r"""The denoised data as the measurement sees it.
 
     **Attributes:**
 
     - `prediction`: of the model.
     - `operator`: $B$, `(m, d)`.
-    - `residual`: $\\rho$, `(m,)`.
-    - `pull_back`: maps $v$, `(m,)`, to $J^\\top B^\\top v$, of the shape of an event.
+    - `residual`: $\rho$, `(m,)`.
+    - `pull_back`: maps $v$, `(m,)`, to $J^\top B^\top v$, of the shape of an event.
     """
 
     prediction: AbstractPrediction
@@ -61,13 +66,13 @@ def denoised(
 
 
 class GaussianLikelihood(eqx.Module):
-    """The distribution of the measurement given the state, in units of the noise.
+    r"""The distribution of the measurement given the state, in units of the noise.
 
     **Attributes:**
 
     - `prediction`, `residual`, `pull_back`: of [`Denoised`][].
     - `covariance`: $M$, `(m, m)`.
-    - `log_scale`: $\\sum_i \\log s_i$.
+    - `log_scale`: $\sum_i \log s_i$.
     """
 
     prediction: AbstractPrediction
@@ -78,7 +83,7 @@ class GaussianLikelihood(eqx.Module):
 
     def score_and_log_density(self) -> tuple[Event, Array]:
         """The likelihood score, of the shape of an event, and the log-density of `y` in nats."""
-        weighted, log_determinant = solve_clipped(self.covariance, self.residual)
+        weighted, log_determinant = solve_positive(self.covariance, self.residual)
         constant = self.log_scale + 0.5 * self.residual.shape[0] * math.log(2 * math.pi)
         log_density = -0.5 * (self.residual @ weighted + log_determinant) - constant
         return self.pull_back(weighted), log_density
@@ -123,51 +128,17 @@ def gaussian_likelihood(
     )
 
 
-@jax.custom_jvp
-def solve_clipped(matrix: Float[Array, "m m"], right: Float[Array, " m"]) -> tuple[Array, Array]:
-    r"""$(I + M_+)^{-1} b$ and $\log\det(I + M_+)$, where $M_+$ is `matrix` without its negative eigenvalues.
-
-    Derivatives of the first order are finite for equal eigenvalues too. Those of the second order are if no eigenvalue
-    is negative.
+def solve_positive(matrix: Float[Array, "m m"], right: Float[Array, " m"]) -> tuple[Array, Array]:
+    r"""$(I + M_c)^{-1} b$ and $\log\det(I + M_c)$, where $M_c = M + c I$ is the symmetric part of `matrix` with the
+    smallest shift $c$ of a ladder for which $I + M_c$ is positive definite; zero if it is without.
     """
-    values, vectors = _eigen(matrix)
-    values = jnp.maximum(values, 0)
-    return vectors @ ((vectors.T @ right) / (1 + values)), jnp.sum(jnp.log1p(values))
-
-
-def _eigen(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of a symmetric matrix; the values are NaN if any element is not finite."""
-    # LAPACK may never return from a matrix of NaN.
-    finite = jnp.all(jnp.isfinite(matrix))
-    values, vectors = jnp.linalg.eigh(jnp.where(finite, (matrix + matrix.T) / 2, 0))
-    return jnp.where(finite, values, jnp.nan), vectors
-
-
-@solve_clipped.defjvp
-def _solve_clipped_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    matrix, right = primals
-    change = _clipped_change(matrix, tangents[0])
-    solution, log_determinant = solve_clipped(matrix, right)
-    by_solution, _ = solve_clipped(matrix, tangents[1] - change @ solution)
-    inverse_change, _ = jax.vmap(solve_clipped, in_axes=(None, 1))(matrix, change)
-    return (solution, log_determinant), (by_solution, jnp.trace(inverse_change))
-
-
-def _clipped_change(matrix: Array, change: Array) -> Array:
-    r"""The derivative of $M_+$ in the direction `change`, by the divided differences of $\max(\lambda, 0)$."""
-    change = (change + change.T) / 2
-    symmetric = (matrix + matrix.T) / 2
-    positive = jnp.min(_eigen(jax.lax.stop_gradient(symmetric))[0]) >= 0
-    # Where nothing is clipped, the eigenvectors play no part, and their derivatives, which may be infinite, neither.
-    apart = jnp.diag(jnp.arange(1, matrix.shape[0] + 1, dtype=matrix.dtype))
-    values, vectors = _eigen(jnp.where(positive, apart, symmetric))
-    kept = jnp.maximum(values, 0)
-    gap = jnp.abs(values)[:, None] + jnp.abs(values)[None]
-    of_one_sign = values[:, None] * values[None] >= 0
-    both = ((values[:, None] > 0) | (values[None] > 0)).astype(matrix.dtype)
-    split = (kept[:, None] + kept[None]) / jnp.where(of_one_sign, 1, gap)
-    factors = jnp.where(of_one_sign, both, split)
-    clipped = vectors @ (factors * (vectors.T @ change @ vectors)) @ vectors.T
-    return jnp.where(positive, change, clipped)
+    # By Cholesky factors, not eigenvalues: jaxlib's batched eigh on CPU may deadlock inside a compiled loop.
+    symmetric, one = (matrix + matrix.T) / 2, jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    frozen = jax.lax.stop_gradient(symmetric)
+    shifts = jnp.asarray(_SHIFTS, matrix.dtype) * jnp.sqrt(jnp.sum(frozen**2))
+    factors = jnp.linalg.cholesky(frozen[None] + (1 + shifts)[:, None, None] * one[None])
+    # With NaN in the matrix none is finite, and the first one is taken, which is NaN.
+    first = jnp.argmax(jnp.all(jnp.isfinite(factors), axis=(1, 2)))
+    factor = jnp.linalg.cholesky(symmetric + (1 + shifts[first]) * one)
+    solution = jax.scipy.linalg.cho_solve((factor, True), right)
+    return solution, 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))

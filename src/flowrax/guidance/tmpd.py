@@ -27,13 +27,6 @@ class TMPD(AbstractGaussianGuidance):
     **Reference:** [@boys2024tweedie].
     """
 
-    row_sums: bool = False
-    r"""Whether to replace $A C_t A^\top$ by the diagonal matrix of its row sums, as the paper does for images.
-
-    It costs two products in all, but is too crude for correlated data, whose row sums count every covariance as
-    variance.
-    """
-
     def likelihood(
         self,
         model: AbstractContinuousModel,
@@ -49,11 +42,6 @@ class TMPD(AbstractGaussianGuidance):
         def products(pulled: Event) -> Array:
             return factor * (seen.operator @ scaled_score(model, pulled).reshape(-1))
 
-        if self.row_sums:
-            # Of the matrix in units of the measurement, before it is divided by the noise on both sides.
-            noise = observation.noise_std.astype(x.dtype)
-            sums = products(seen.pull_back(noise)) / noise
-            return gaussian_likelihood(seen, jnp.diag(sums), observation)
         rows = jax.vmap(seen.pull_back)(jnp.eye(size, dtype=x.dtype))
         covariance = jax.vmap(products)(rows)
         return gaussian_likelihood(seen, covariance, observation, lambda v: jnp.tensordot(v, rows, axes=1))
