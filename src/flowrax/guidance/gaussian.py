@@ -139,6 +139,6 @@ def solve_positive(matrix: Float[Array, "m m"], right: Float[Array, " m"]) -> tu
     factors = jnp.linalg.cholesky(frozen[None] + (1 + shifts)[:, None, None] * one[None])
     # With NaN in the matrix none is finite, and the first one is taken, which is NaN.
     first = jnp.argmax(jnp.all(jnp.isfinite(factors), axis=(1, 2)))
-    factor = jnp.linalg.cholesky(symmetric + (1 + shifts[first]) * one)
+    factor = jnp.linalg.cholesky(symmetric + (1 + 4 * shifts[first]) * one)
     solution = jax.scipy.linalg.cho_solve((factor, True), right)
     return solution, 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
