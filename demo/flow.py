@@ -176,7 +176,13 @@ def posteriors(
     for index, y in enumerate(observed):
         observation = frx.LinearGaussian(operator, y - digits.mean[:upper], noise_std)
         answer = frx.posterior(
-            model, observation, jax.random.key(1000 + index), num_draws, dynamics=dynamics, grid=grid
+            model,
+            observation,
+            jax.random.key(1000 + index),
+            num_draws,
+            method=frx.PiGDM(),
+            dynamics=dynamics,
+            grid=grid,
         )
         draws.append(np.asarray(digits.restore(answer.x)))
         residual.append(np.asarray(answer.residual))

@@ -34,6 +34,7 @@ LAYERS = [
     "verb",
     "train",
     "density",
+    "diagnostics",
     "plot",
     "testing",
 ]

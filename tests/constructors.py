@@ -120,7 +120,7 @@ BY_CLASS = {
 
 # Records, classes that the package builds itself from checked values, and why the others are left out.
 INTERNAL = {
-    "_base engine train": "results and parts of the engine",
+    "_base diagnostics engine train": "results and parts of the engine",
     "coupling.DensePlan coupling.LowRankPlan coupling.PotentialPlan": "made by the couplings",
     "coupling.Convergence coupling.Pairs coupling.PotentialsRecord "
     "density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",
@@ -137,7 +137,8 @@ INTERNAL = {
     "stepper.LeapfrogMidpointReversal stepper.ReversibleHeunReversal stepper.RungeKuttaReversal": "engine",
     "stepper.SemiImplicitEulerReversal stepper.Adapted stepper.CheckedController": "engine",
     "verb.Augmented verb.Deviation verb.DensitySolve verb.ErrorOptions verb.ModelEquation verb.SolveOptions": "verbs",
-    "inverse.NoiseProblem inverse.NoiseDraws inverse.Reference verb.NoiseFlow": "made by posterior and its methods",
+    "inverse.NoiseProblem inverse.ModelProblem inverse.PosteriorDraws inverse.Reference "
+    "verb.NoiseFlow": "made by posterior and its methods",
     "verb.Start verb.PosteriorSamples verb.Drawn verb.VariationalBound": "records",
     "nn.EnergyGradient nn.AverageVelocity nn.Timeless": "networks around another",
 }

@@ -99,6 +99,7 @@ TESTED = {
     "test_convergence": "coupling.LowRankSinkhorn",
     "test_semidiscrete": "coupling.Semidiscrete",
     "test_tempered_smc": "inverse.TemperedSMC",
+    "test_posterior": "inverse.Conjugate inverse.ImportanceSampling",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }

@@ -102,7 +102,7 @@ def test_failed_draws_weigh_nothing_and_good_ones_what_they_weigh_alone(x64):
     """Some draws need more than 26 steps. The others have their weights among all draws, up to a factor."""
     model = mixture().model(frx.Linear())
     # The guided draws lie too far from the posterior for its evidence, which is also said.
-    options = dict(reweight=True, throw=False)
+    options = dict(method=frx.ImportanceSampling(), throw=False)
     with pytest.warns(UserWarning) as told:
         some = frx.posterior(model, measurement(), jax.random.key(0), 200, max_steps=26, **options)
     failed = int(some.num_failed)
@@ -124,7 +124,7 @@ def test_the_gradient_of_the_evidence_with_failed_draws(x64):
 
     def evidence(y, x0):
         measured = eqx.tree_at(lambda m: m.y, measurement(), y[None])
-        options = dict(reweight=True, x0=x0, throw=False, grid=4)
+        options = dict(method=frx.ImportanceSampling(), x0=x0, throw=False, grid=4)
         return frx.posterior(model, measured, jax.random.key(0), len(x0), **options).log_evidence
 
     both, x0 = jax.jit(jax.value_and_grad(evidence)), np.array([[0.3, -0.2], [np.nan, 0.1], [-0.6, 0.5]])
@@ -138,8 +138,10 @@ def test_the_gradient_of_the_evidence_with_failed_draws(x64):
 @pytest.mark.accuracy
 def test_where_every_draw_fails():
     model = frx.oracle.Gaussian(jnp.zeros(2), jnp.eye(2)).model(frx.Linear())
-    options = dict(reweight=True, max_steps=1)
-    with pytest.warns(UserWarning, match=r"(4 of 4 draws failed|effective sample size is 0.0 of 4)"):
+    options = dict(method=frx.ImportanceSampling(), max_steps=1)
+    with pytest.warns(
+        UserWarning, match=r"(4 of 4 draws failed|effective sample size is 0.0 of 4|k-hat of the weights is inf)"
+    ):
         answer = frx.posterior(model, measurement(), jax.random.key(0), 4, throw=False, **options)
     assert float(answer.log_evidence) == -np.inf and float(answer.ess) == 0 and np.all(answer.weights == 0)
     with pytest.raises(frx.SolveError, match="posterior, draws of the guided model: 4 of 4 solves failed"):
@@ -152,10 +154,12 @@ def test_the_standard_error_of_the_evidence(x64):
     oracle = frx.oracle.Gaussian(jnp.zeros(2), jnp.asarray([[1.5, 0.4], [0.4, 0.8]]))
     model = oracle.model(frx.Linear())
 
+    options = dict(method=frx.ImportanceSampling(), grid=8, solver=dfx.Heun())
+
     @jax.jit
     @jax.vmap
     def draw(key):
-        answer = frx.posterior(model, measurement(), key, 100, reweight=True, throw=False, grid=8, solver=dfx.Heun())
+        answer = frx.posterior(model, measurement(), key, 100, throw=False, **options)
         return answer.log_evidence, answer.log_evidence_error
 
     values, errors = map(np.asarray, draw(jax.random.split(jax.random.key(0), 40)))

@@ -112,7 +112,7 @@ def test_reverse_sde_keeps_the_moments(model):
 def test_posterior_of_a_gaussian_is_exact():
     oracle = frx.oracle.Gaussian([0.5, -1.0], [[1.0, 0.6], [0.6, 0.5]])
     observation = frx.LinearGaussian([[1.0, 0.0]], y=[1.0], noise_std=0.3)
-    draws = frx.posterior(oracle.model(frx.Linear()), observation, KEY, 2000, reweight=True)
+    draws = frx.posterior(oracle.model(frx.Linear()), observation, KEY, 2000, method=frx.ImportanceSampling())
     gain = np.array([1.0, 0.6]) / (1.0 + 0.09)
     np.testing.assert_allclose(np.asarray(draws.weights @ draws.x), [0.5, -1.0] + gain * 0.5, atol=0.05)
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from flowrax import plot
+from flowrax import diagnostics, plot
 
 
 def png_size(figure):
@@ -74,3 +74,30 @@ def test_training_curve_marks_the_weights_that_were_kept():
     np.testing.assert_array_equal(drawn[1], np.stack([step, validation], axis=1))
     np.testing.assert_array_equal(drawn[2][:, 0], [200, 200])
     png_size(figure)
+
+
+def test_ranks_draw_histograms_and_differences_with_their_band():
+    counts = np.repeat(np.arange(10), 20)
+    record = diagnostics.calibration_of_ranks(np.stack([counts, counts // 2], axis=1), 9, names=("a", "b"))
+    figure = plot.ranks(record, num_bins=10, title="both")
+    left, right = figure.axes[:2]
+    heights = [patch.get_height() for patch in left.patches if patch.get_width() < 0.2]
+    np.testing.assert_array_equal(heights, 20)
+    np.testing.assert_allclose(right.lines[-1].get_ydata(), record.ecdf_difference[0])
+    low, high = record.band
+    corners = right.collections[0].get_paths()[0].get_extents()
+    np.testing.assert_allclose([corners.y0, corners.y1], [low.min(), high.max()])
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["a: nothing found", "b: biased high and too wide"]
+    png_size(figure)
+
+
+def test_coverage_is_drawn_with_its_difference():
+    rng = np.random.default_rng(0)
+    truths, draws = rng.normal(size=(50, 1)), rng.normal(size=(50, 20, 1))
+    record = diagnostics.tarp(truths, draws)
+    figure = plot.coverage(record, title="balls")
+    for axes, base in zip(figure.axes, (0.0, record.credibility), strict=True):
+        np.testing.assert_allclose(axes.lines[-1].get_ydata(), record.coverage[0] - base)
+    png_size(figure)
+    with pytest.raises(ValueError, match="^record must be a Coverage; got an object of type Contraction"):
+        plot.coverage(diagnostics.z_scores_and_contraction(truths, draws))

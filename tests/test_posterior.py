@@ -22,7 +22,9 @@ def test_pigdm_is_exact_for_the_prior_it_assumes(x64, key):
     oracle = frx.oracle.Gaussian(jnp.zeros(4), jnp.eye(4))
     exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
     n = 4000
-    draws = frx.posterior(oracle.model(frx.VariancePreserving()), observation(), key, n, reweight=True)
+    draws = frx.posterior(
+        oracle.model(frx.VariancePreserving()), observation(), key, n, method=frx.ImportanceSampling()
+    )
     # The mean of n draws has covariance S / n; the residuals carry the posterior's own spread.
     z = np.linalg.solve(np.linalg.cholesky(np.asarray(exact.covariance)), np.asarray(draws.x.mean(0) - exact.mean))
     assert np.sum(z**2) * n < 25
@@ -34,11 +36,69 @@ def test_pigdm_is_exact_for_the_prior_it_assumes(x64, key):
 
 
 @pytest.mark.accuracy
+def test_a_gaussian_prior_is_recognised_and_answered_in_closed_form(x64, key):
+    """Moments and evidence, with a singular covariance; then their derivatives by the measured values."""
+    root = np.array([[1.0, 0.3, 0.0], [0.2, -0.8, 0.1], [0.0, 0.5, 0.6], [0.4, 0.0, -0.3]])
+    oracle = frx.oracle.Gaussian(jnp.asarray([0.5, -1.0, 0.0, 2.0]), jnp.asarray(root @ root.T))
+    exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
+    model, n = oracle.model(frx.Linear()), 8000
+    draws = frx.posterior(model, observation(), key, n)
+    assert draws.method == "Conjugate" and draws.reason.startswith("Conjugate: the prior is Gaussian")
+    spread = np.sqrt(np.diag(exact.covariance))
+    assert np.all(np.abs(draws.x.mean(0) - exact.mean) < 4.5 * spread / np.sqrt(n))
+    assert np.abs(np.cov(np.asarray(draws.x).T) - np.asarray(exact.covariance)).max() < 4.5 * np.sqrt(2 / n)
+    closed = oracle.log_evidence(OPERATOR, Y, NOISE**2 * np.eye(2))
+    np.testing.assert_allclose(draws.log_evidence, closed, atol=2e-3)
+    assert draws.log_evidence_error == 0 and draws.ess > 0.999 * n
+
+    def evidence(y):
+        measured = frx.LinearGaussian(jnp.asarray(OPERATOR), y, NOISE)
+        return frx.posterior(model, measured, key, 2, method=frx.inverse.Conjugate(), grid=24).log_evidence
+
+    got = jax.grad(evidence)(jnp.asarray(Y))
+    predicted = OPERATOR @ root @ root.T @ OPERATOR.T + NOISE**2 * np.eye(2)
+    want = -np.linalg.solve(predicted, Y - OPERATOR @ np.asarray(oracle.mean))
+    np.testing.assert_allclose(got, want, rtol=2e-3)
+
+
+def test_a_prior_that_is_not_gaussian_is_not_conjugate(key):
+    oracle = frx.oracle.GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], [[[0.1]], [[0.1]]])
+    measured = frx.LinearGaussian([[1.0]], [0.3], 0.5)
+    with pytest.raises(ValueError, match="Conjugate needs a Gaussian prior, but the flow of this model is not affine"):
+        frx.posterior(oracle.model(frx.Linear()), measured, key, 2, method=frx.inverse.Conjugate(), grid=4)
+    nonlinear = frx.NonlinearGaussian(jnp.abs, [0.3], 0.5)
+    with pytest.raises(ValueError, match="observation must be a linear measurement|observation must be"):
+        frx.posterior(oracle.model(frx.Linear()), nonlinear, key, 2, method=frx.inverse.Conjugate(), grid=4)
+
+
+@pytest.mark.accuracy
+def test_derivatives_of_exact_draws(x64):
+    """The mean and the evidence by the values of a measurement, against the closed form of a Gaussian."""
+    covariance = np.array([[1.0, 0.4], [0.4, 0.6]])
+    model = frx.oracle.Gaussian(jnp.zeros(2), jnp.asarray(covariance)).model(frx.Linear())
+    row, noise = np.array([[1.0, 0.5]]), 0.5
+
+    def answer(y):
+        measured = frx.LinearGaussian(jnp.asarray(row), y, noise)
+        draws = frx.posterior(model, measured, jax.random.key(0), 4000, method=frx.TemperedSMC(), grid=12)
+        return draws.weights @ draws.x, draws.log_evidence
+
+    y = jnp.asarray([0.7])
+    mean, evidence = jax.jit(jax.jacrev(answer))(y)
+    predicted = float((row @ covariance @ row.T)[0, 0] + noise**2)
+    np.testing.assert_allclose(mean[:, 0], (covariance @ row.T)[:, 0] / predicted, rtol=0.12)
+    np.testing.assert_allclose(evidence[0], -0.7 / predicted, rtol=0.05)
+
+
+@pytest.mark.accuracy
 def test_weights_correct_pigdm_where_it_is_not_exact(x64, key):
     means = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
     oracle = frx.oracle.GaussianMixture(jnp.ones(3), means, jnp.stack([0.3 * jnp.eye(4)] * 3))
     exact = oracle.posterior(OPERATOR, Y, NOISE**2 * np.eye(2))
-    draws = frx.posterior(oracle.model(frx.Linear()), observation(), key, 3000, reweight=True, rtol=1e-4, atol=1e-4)
+    options = dict(rtol=1e-4, atol=1e-4, method=frx.ImportanceSampling())
+    with pytest.warns(UserWarning, match="k-hat of the weights is .* above 0.7"):
+        draws = frx.posterior(oracle.model(frx.Linear()), observation(), key, 3000, **options)
+    assert draws.khat > 0.7
     weights, x = np.asarray(draws.weights), np.asarray(draws.x)
     estimate, truth = weights @ x, np.asarray(exact.weights @ exact.means)
     error = np.sqrt(np.sum(weights[:, None] ** 2 * (x - estimate) ** 2, axis=0))
@@ -69,7 +129,7 @@ def test_gradient_through_posterior(x64, key):
     def mean(y, scale):
         measured = frx.LinearGaussian(jnp.asarray(OPERATOR), y, NOISE)
         scaled = jax.tree.map(lambda a: a * scale if eqx.is_inexact_array(a) else a, model)
-        return jnp.sum(frx.posterior(scaled, measured, key, 2, grid=20).x ** 2)
+        return jnp.sum(frx.posterior(scaled, measured, key, 2, method=frx.PiGDM(), grid=20).x ** 2)
 
     y, scale, step = jnp.asarray(Y), jnp.asarray(1.0), 1e-5
     both = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))
@@ -97,7 +157,7 @@ def test_observation_and_its_errors():
 
 def test_few_effective_draws_are_doubted():
     """One weight of twenty that dominates, and equal weights."""
-    from flowrax.verb.posterior import PosteriorSamples, _doubted
+    from flowrax.verb.posterior_samples import PosteriorSamples, with_doubts
 
     def answer(log_weights):
         n = len(log_weights)
@@ -108,8 +168,8 @@ def test_few_effective_draws_are_doubted():
         return PosteriorSamples(rows, rows, jax.nn.log_softmax(log_weights), jnp.zeros(()), work, result(zeros))
 
     with pytest.warns(UserWarning, match=r"effective sample size is 1.0 of 20 draws, so the evidence and its standard"):
-        _doubted(answer(jnp.zeros(20).at[0].set(50.0)))
-    _doubted(answer(jnp.zeros(20)))
+        with_doubts(answer(jnp.zeros(20).at[0].set(50.0)), "")
+    with_doubts(answer(jnp.zeros(20)), "")
 
 
 @pytest.mark.parametrize(("value", "said"), [(2.0, "must be an integer; got 2.0"), (0, "must be at least 1; got 0")])

@@ -264,6 +264,9 @@ def test_times_of_masking_lie_in_the_unit_interval(cls):
 RECORDS = [
     *(frx.Stats, frx.Samples, frx.LogProb, frx.PosteriorSamples, frx.Batched, frx.verb.VariationalBound),
     *(frx.coupling.Pairs, frx.schedule.Scales, frx.density.DensityFit),
+    *(frx.diagnostics.Calibration, frx.diagnostics.ClassifierTest, frx.diagnostics.Contraction),
+    *(frx.diagnostics.Coverage, frx.diagnostics.Diagnosis, frx.diagnostics.Distance),
+    *(frx.diagnostics.LocalClassifierTest, frx.diagnostics.Simulations),
 ]
 
 

@@ -1,5 +1,7 @@
 """Tempered SMC against closed forms and quadrature: posteriors, evidences and their error bars."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from flowrax.inverse.reference import Reference, fitted_reference
 
 OPERATOR, Y, NOISE = np.array([[1.0, 0.5, -0.3], [0.0, -1.0, 0.7]]), np.array([1.0, -0.5]), 0.2
 KEY = jax.random.key(0)
-METHOD = frx.TemperedSMC(num_islands=8)
+METHOD = frx.TemperedSMC(num_islands=8, num_particles=16)
 
 
 def linear_gaussian():
@@ -173,11 +175,11 @@ def test_hard_constraints_and_lost_islands():
     assert 0.4 * error < float(draws.log_evidence_error) < 1.8 * error
     mean, error = of_islands(draws.x[:, 0])
     assert abs(mean - stats.truncnorm.mean(1, np.inf)) < 4.5 * error < 0.1
-    with pytest.warns(UserWarning, match="TemperedSMC: [1-8] of 8 islands have no particle of positive likelihood"):
-        lost = solved(above, 32)
+    lost = solved(above, 32)
+    assert re.search("TemperedSMC: [1-8] of 8 islands have no particle of positive likelihood", lost.warnings[0])
     assert float(lost.log_evidence_error) == np.inf
-    with pytest.warns(UserWarning, match="log-likelihood was NaN or plus infinity, or the flow failed, in"):
-        solved(lambda x: jnp.where(x[0] > 0, jnp.nan, 0.0))
+    undefined = solved(lambda x: jnp.where(x[0] > 0, jnp.nan, 0.0))
+    assert "log-likelihood was NaN or plus infinity, or the flow failed, in" in undefined.warnings[0]
 
 
 @pytest.mark.accuracy
@@ -188,8 +190,8 @@ def test_islands_that_miss_a_mode_disagree():
         narrow = 10 + jax.scipy.stats.norm.logpdf(x[0], 2.5, 0.003)
         return jnp.logaddexp(jax.scipy.stats.norm.logpdf(x[0], -1.0, 1.0), narrow)
 
-    with pytest.warns(UserWarning, match="islands have a standard deviation of .* nats, so some of them lack modes"):
-        draws = solved(two, 160)
+    draws = solved(two, 160)
+    assert re.search("islands have a standard deviation of .* nats, so some of them lack modes", draws.warnings[0])
     assert float(draws.log_evidence_error) > 0.4
 
 
@@ -200,7 +202,7 @@ def test_the_key_decides_the_draws_and_the_limit_is_told(gaussian):
     first, again = (solved(fold, 80, jax.random.key(3)) for _ in range(2))
     assert np.array_equal(first.x, again.x)
     assert not np.array_equal(first.x, solved(fold, 80, jax.random.key(4)).x)
-    short = frx.TemperedSMC(num_islands=8, max_temperatures=1)
+    short = frx.TemperedSMC(num_islands=8, num_particles=16, max_temperatures=1)
     with pytest.raises(frx.SolveError, match="TemperedSMC did not reach the posterior: its limit of temperatures"):
         frx.posterior(gaussian[1], linear_gaussian(), KEY, 160, method=short, grid=4)
 
@@ -211,12 +213,7 @@ class Vector:
 
 
 REFUSED = {
-    "TemperedSMC weights its own draws on a fixed grid of the flow and takes no rtol, reweight; pass grid= and": dict(
-        reweight=True, rtol=1e-3
-    ),
-    "num_samples=30 does not divide into 4 islands of two particles or more; pass num_samples=32 or": dict(
-        num_samples=30
-    ),
+    "TemperedSMC weights its own draws on a fixed grid of the flow and takes no rtol; pass grid= and": dict(rtol=1e-3),
     "condition is Batched, but the draws of a posterior method share one condition": dict(
         condition=frx.Batched(jnp.zeros((8, 1)))
     ),
@@ -230,8 +227,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_refusals(message, gaussian):
-    import re
-
     options = {"observation": linear_gaussian(), "num_samples": 8, "method": frx.TemperedSMC(), **REFUSED[message]}
     with pytest.raises(ValueError, match=re.escape(message)):
         frx.posterior(gaussian[1], key=KEY, **options)

@@ -58,7 +58,8 @@ def posterior(axes: Axes, model: frx.oracle.OracleModel) -> None:
     """Draws given one noisy coordinate, compared with the exact posterior."""
     # Each coordinate of the ring has standard deviation 3 / sqrt(2).
     observation = frx.LinearGaussian(jnp.asarray([[1.0, 0.0]]), jnp.asarray([2.0]), 0.3)
-    draws = frx.posterior(model, observation, jax.random.key(2), 400, method=frx.PiGDM(data_std=2.1), reweight=True)
+    method = frx.ImportanceSampling(frx.PiGDM(data_std=2.1))
+    draws = frx.posterior(model, observation, jax.random.key(2), 400, method=method)
     exact = ORACLE.posterior([[1.0, 0.0]], [2.0], [[0.09]])
     density(axes, exact, RED)
     axes.axvspan(1.7, 2.3, color=GREY, alpha=0.4, linewidth=0)

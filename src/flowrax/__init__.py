@@ -53,7 +53,11 @@ from .dynamics import (
 )
 from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
 from .interpolant import Affine as Affine
-from .inverse import TemperedSMC as TemperedSMC
+from .inverse import (
+    Conjugate as Conjugate,
+    ImportanceSampling as ImportanceSampling,
+    TemperedSMC as TemperedSMC,
+)
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching
 from .model import (
@@ -101,10 +105,10 @@ from .verb import (
 )
 
 if TYPE_CHECKING:
-    from . import nn as nn, oracle as oracle
+    from . import diagnostics as diagnostics, nn as nn, oracle as oracle
 else:
     # Neither sampling nor training needs these, so each is imported at its first use.
-    _LAZY = ("nn", "oracle")
+    _LAZY = ("diagnostics", "nn", "oracle")
 
     def __getattr__(name: str) -> object:
         if name in _LAZY:

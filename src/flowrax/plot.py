@@ -1,4 +1,4 @@
-"""Figures from arrays: images, trajectories, comparisons of likelihoods, training curves.
+"""Figures from arrays: images, trajectories, comparisons of likelihoods, training curves, calibration.
 
 Each function returns a `matplotlib.figure.Figure` that is independent of pyplot's windows and global state; save it
 with `figure.savefig(path)`. Matplotlib is imported when a figure is drawn, not on `import flowrax`.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._base.arrays import as_real
-from ._base.checks import check_count, check_finite, check_increasing, check_positive, check_shape
+from ._base.checks import check_count, check_finite, check_increasing, check_instance, check_positive, check_shape
 from ._base.tracebacks import short_traceback
 from ._base.typing import Array
 from ._base.wording import described
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
+    from .diagnostics import Calibration, Coverage
+
 ArrayLike = Array | np.ndarray
 
-_BLUE, _ORANGE, _GREY, _MISSING = "#2f6db3", "#d9731a", "#6b6b6b", "#cfe0f2"
+_BLUE, _ORANGE, _GREY, _MISSING, _BAND = "#2f6db3", "#d9731a", "#6b6b6b", "#cfe0f2", "#dddddd"
 
 
 @short_traceback
@@ -216,6 +218,99 @@ def training_curve(
     _clean(axes)
     if title is not None:
         axes.set_title(title, fontsize=10)
+    return figure
+
+
+@short_traceback
+def ranks(calibration: "Calibration", *, num_bins: int = 20, title: str | None = None) -> "matplotlib.figure.Figure":
+    """Histograms of ranks and their distribution functions minus the uniform one, one row for each quantity.
+
+    Of more than 12 quantities, those with the 12 smallest p-values are drawn.
+
+    A histogram shaped like a U belongs to a posterior that is too narrow, a hump to one that is too wide, and a slope
+    to a biased one.
+
+    **Arguments:**
+
+    - `calibration`: the result of `diagnostics.simulation_based_calibration`.
+    - `num_bins`: the number of bins of the histograms.
+    - `title`: the title of the figure. Default: none.
+
+    **Returns:** the figure.
+    """
+    from scipy.stats import binom
+
+    from .diagnostics import Calibration
+
+    check_instance("calibration", calibration, Calibration)
+    num_bins, num = check_count("num_bins", num_bins, 2), len(calibration.ranks)
+    _check_texts(title=title)
+    chosen = np.sort(np.argsort(calibration.p_value, kind="stable")[:12])
+    rows = len(chosen)
+    figure = _figure(7.5, 0.5 + 1.9 * rows, layout="constrained")
+    bars = binom.ppf([(1 - calibration.level) / 2, (1 + calibration.level) / 2], num, 1 / num_bins)
+    low, high = calibration.band
+    reach = 1.05 * float(max(np.abs(calibration.band).max(), np.abs(calibration.ecdf_difference).max()))
+    for row, (index, (left, right)) in enumerate(zip(chosen, figure.subplots(rows, 2, squeeze=False), strict=True)):
+        left.axhspan(*bars, color=_BAND)
+        left.axhline(num / num_bins, color=_GREY, linewidth=1)
+        edges = np.linspace(0, 1, num_bins + 1).tolist()
+        left.hist(calibration.ranks[:, index], bins=edges, color=_BLUE, alpha=0.6, rwidth=0.92)
+        right.fill_between(calibration.points, low, high, color=_BAND)
+        right.axhline(0, color=_GREY, linewidth=1)
+        right.plot(calibration.points, calibration.ecdf_difference[index], color=_BLUE)
+        words = " and ".join(verdict.value for verdict in calibration.verdicts[index]) or "nothing found"
+        note = f"; grey: correct posterior, level {calibration.level:.3g}" if row == 0 else ""
+        left.set(xlim=(0, 1), ylabel="simulations")
+        left.set_title(f"{calibration.names[index]}: {words}", fontsize=9)
+        right.set(xlim=(0, 1), ylim=(-reach, reach), ylabel="ECDF - uniform")
+        right.set_title(f"p = {calibration.p_value[index]:.2g}{note}", fontsize=9)
+        for axes in (left, right):
+            _clean(axes)
+            if row == rows - 1:
+                axes.set_xlabel("rank of the truth among the draws")
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+@short_traceback
+def coverage(record: "Coverage", *, title: str | None = None) -> "matplotlib.figure.Figure":
+    """Coverage against credibility at the left, their difference at the right, with bands; one or two curves also have
+    their bootstrap bounds.
+
+    **Arguments:**
+
+    - `record`: the result of `diagnostics.expected_coverage` or `diagnostics.tarp`.
+    - `title`: the title of the figure. Default: none.
+
+    **Returns:** the figure.
+    """
+    from .diagnostics import Coverage
+
+    check_instance("record", record, Coverage)
+    _check_texts(title=title)
+    figure = _figure(8.0, 3.6, layout="constrained")
+    for axes, base in zip(figure.subplots(1, 2), (0.0, record.credibility), strict=True):
+        low, high = record.band - base
+        axes.fill_between(
+            record.credibility, low, high, color=_BAND, label=f"correct posterior, level {record.level:.3g}"
+        )
+        axes.plot(record.credibility, record.credibility - base, color=_GREY, linewidth=1)
+        for index, name in enumerate(record.names):
+            colour = (_BLUE, _ORANGE)[index] if len(record.names) <= 2 else f"C{index}"
+            axes.plot(record.credibility, record.coverage[index] - base, color=colour, linewidth=1.5, label=name)
+            if len(record.names) <= 2:
+                lower, upper = record.bootstrap[:, index] - base
+                axes.fill_between(record.credibility, lower, upper, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlim=(0, 1), xlabel="credibility of the region")
+        _clean(axes)
+    left, right = figure.axes
+    left.set(ylim=(0, 1), ylabel="fraction of truths in it")
+    right.set(ylabel="coverage - credibility")
+    left.legend(frameon=False, fontsize=7, loc="upper left")
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -1,8 +1,13 @@
-"""Posterior methods that draw from the exact posterior, for any measurement with a likelihood."""
+"""Posterior methods, for any measurement with a likelihood."""
 
 from .base import (
+    AbstractModelMethod as AbstractModelMethod,
+    AbstractNoiseMethod as AbstractNoiseMethod,
     AbstractPosteriorMethod as AbstractPosteriorMethod,
-    NoiseDraws as NoiseDraws,
+    ModelProblem as ModelProblem,
     NoiseProblem as NoiseProblem,
+    PosteriorDraws as PosteriorDraws,
 )
+from .conjugate import Conjugate as Conjugate
+from .importance_sampling import ImportanceSampling as ImportanceSampling
 from .tempered_smc import TemperedSMC as TemperedSMC

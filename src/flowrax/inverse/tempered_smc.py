@@ -9,7 +9,7 @@ preconditioned by the particles of the others, since a covariance fitted to the 
 evidence. The spread of the islands' evidences is the error bar of their mean.
 """
 
-import warnings
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from .._base import random
 from .._base.checks import check_between, check_count, is_traced, time_dtype
 from .._base.typing import Array, KeyArray
-from .base import AbstractPosteriorMethod, NoiseDraws, NoiseProblem
+from .base import AbstractNoiseMethod, NoiseProblem, PosteriorDraws
 from .reference import Reference, fitted_reference, standard_reference
 
 # The scales of the proposals, of which each move draws one by how far it has carried accepted particles.
@@ -32,12 +32,12 @@ _BISECTIONS = 30
 _WIDE_SPREAD, _LOW_ACCEPTANCE = 0.5, 0.02
 
 
-class TemperedSMC(AbstractPosteriorMethod):
+class TemperedSMC(AbstractNoiseMethod):
     """Tempered sequential Monte Carlo in noise space: exact for any prior and likelihood, up to Monte Carlo error.
 
-    It needs the value of the likelihood only, neither its gradient nor that of the flow. The `num_samples` draws are
-    the particles. Half of the moves are preconditioned Crank-Nicolson proposals, the other half are the same with
-    respect to a Gaussian fitted to the particles.
+    It needs the value of the likelihood only, neither its gradient nor that of the flow. Half of the moves are
+    preconditioned Crank-Nicolson proposals, the other half are the same with respect to a Gaussian fitted to the
+    particles.
 
     Modes that no particle of an island finds at the start are lost to it. The islands then disagree about the evidence,
     which widens its error bar and gives a warning; a mode that all of them miss leaves no trace.
@@ -47,6 +47,8 @@ class TemperedSMC(AbstractPosteriorMethod):
 
     num_islands: int = eqx.field(default=4, converter=lambda n: check_count("num_islands", n))
     """The number of independent groups of particles. One island gives no error bar of the evidence."""
+    num_particles: int = eqx.field(default=1024, converter=lambda n: check_count("num_particles", n))
+    """The least number of particles. There are as many as samples if these are more, rounded up to fill the islands."""
     num_moves: int = eqx.field(default=10, converter=lambda n: check_count("num_moves", n))
     """The number of moves at each temperature, three times as many at the last."""
     ess: float = 0.8
@@ -57,19 +59,18 @@ class TemperedSMC(AbstractPosteriorMethod):
     def __check_init__(self) -> None:
         check_between("ess", self.ess, 0.0, 1.0)
 
-    def __call__(self, problem: NoiseProblem, key: KeyArray, num_samples: int) -> NoiseDraws:
+    @property
+    def differentiable(self) -> bool:
+        return False
+
+    def __call__(self, problem: NoiseProblem, key: KeyArray, num_samples: int) -> PosteriorDraws:
         islands = self.num_islands
-        if num_samples % islands or num_samples < 2 * islands:
-            up = max(-(-num_samples // islands), 2) * islands
-            raise ValueError(
-                f"num_samples={num_samples} does not divide into {islands} islands of two particles or more; pass "
-                f"num_samples={up} or TemperedSMC(num_islands=)."
-            )
-        ended, draws = _run(self, problem, key, num_samples)
+        particles = max(num_samples, 2 * islands, self.num_particles)
+        ended, draws = _run(self, problem, key, num_samples, -(-particles // islands) * islands)
         if not is_traced(draws):
             trimmed = ended.temperatures[: int(ended.count)], ended.acceptance[: int(ended.count)]
             draws = eqx.tree_at(lambda draws: (draws.temperatures, draws.acceptance), draws, trimmed)
-            _warn(self, ended, draws)
+            draws = dataclasses.replace(draws, warnings=_doubts(self, ended, draws))
         return draws
 
 
@@ -95,12 +96,13 @@ class _State(eqx.Module):
 
 
 @eqx.filter_jit
-def _run(method: TemperedSMC, problem: NoiseProblem, key: KeyArray, num_samples: int) -> tuple[_State, NoiseDraws]:
+def _run(
+    method: TemperedSMC, problem: NoiseProblem, key: KeyArray, num_samples: int, particles: int
+) -> tuple[_State, PosteriorDraws]:
     islands, (start_key, loop_key) = method.num_islands, jax.random.split(key)
     dtype = time_dtype(problem.dtype)
-    z = random.normal(start_key, (islands, num_samples // islands, *problem.shape), dtype).reshape(
-        islands, num_samples // islands, -1
-    )
+    z = random.normal(start_key, (islands, particles // islands, *problem.shape), dtype)
+    z = z.reshape(islands, particles // islands, -1)
     x, log_likelihood, undefined = _evaluate(problem, z)
     zeros, trace = jnp.zeros((2, len(_SCALES)), dtype), jnp.full(method.max_temperatures, jnp.nan, dtype)
     none = jnp.zeros((), jnp.int32)
@@ -114,24 +116,32 @@ def _run(method: TemperedSMC, problem: NoiseProblem, key: KeyArray, num_samples:
         return (state.beta < 1) & (state.count < method.max_temperatures) & alive
 
     ended = jax.lax.while_loop(unfinished, lambda s: _step(method, problem, loop_key, s), state)
+    return ended, _returned(problem, ended, jax.random.fold_in(key, 1), num_samples)
+
+
+def _returned(problem: NoiseProblem, ended: _State, key: KeyArray, num_samples: int) -> PosteriorDraws:
+    """The particles, weighted by the evidences of their islands, or as many of them as were asked for."""
+    islands, size = ended.log_likelihood.shape
+    dtype, particles = ended.z.dtype, islands * size
     log_evidence = jax.scipy.special.logsumexp(ended.log_evidence) - jnp.log(jnp.asarray(islands, dtype))
     shares = jnp.where(jnp.isfinite(log_evidence), jax.nn.log_softmax(ended.log_evidence), -jnp.inf)
-    each = jnp.broadcast_to(shares[:, None], ended.log_likelihood.shape) - jnp.log(
-        jnp.asarray(num_samples // islands, dtype)
-    )
-    spread = _spread(ended.log_evidence) / jnp.sqrt(jnp.asarray(islands, dtype))
-    draws = NoiseDraws(
-        z=ended.z.reshape(num_samples, *problem.shape),
-        x=ended.x.reshape(num_samples, *problem.shape),
-        log_weights=each.reshape(-1),
+    log_weights = jnp.repeat(shares - jnp.log(jnp.asarray(size, dtype)), size)
+    z, x = (a.reshape(particles, *problem.shape) for a in (ended.z, ended.x))
+    if num_samples < particles:
+        chosen = _systematic(key, log_weights[None], num_samples)[0]
+        equal = -jnp.log(jnp.asarray(num_samples, dtype))
+        z, x, log_weights = z[chosen], x[chosen], jnp.where(log_weights[chosen] > -jnp.inf, equal, -jnp.inf)
+    return PosteriorDraws(
+        x=x,
+        log_weights=log_weights,
         log_evidence=log_evidence,
-        log_evidence_error=spread,
-        num_flows=ended.num_flows,
+        log_evidence_error=_spread(ended.log_evidence) / jnp.sqrt(jnp.asarray(islands, dtype)),
+        num_evaluations=ended.num_flows * -(-particles // num_samples),
         finished=ended.beta >= 1,
+        z=z,
         temperatures=ended.temperatures,
         acceptance=ended.acceptance,
     )
-    return ended, draws
 
 
 def _spread(log_evidence: Array) -> Array:
@@ -205,14 +215,15 @@ def _next_rise(log_likelihood: Array, beta: Array, ess: float) -> Array:
     return jnp.where(left(rest) >= ess, rest, jnp.exp(low))
 
 
-def _systematic(key: KeyArray, log_weights: Array) -> Array:
+def _systematic(key: KeyArray, log_weights: Array, count: int | None = None) -> Array:
     """Systematic resampling within each island: the particles that go on. An island without weights keeps its own."""
     islands, n = log_weights.shape
+    count = n if count is None else count
     none = jnp.max(log_weights, axis=1, keepdims=True) == -jnp.inf
     weights = jax.nn.softmax(jnp.where(none, 0, log_weights), axis=1)
     cumulative = jnp.cumsum(weights, axis=1)
     start = random.uniform(key, (islands, 1), log_weights.dtype)
-    points = (start + jnp.arange(n, dtype=log_weights.dtype)[None]) / n * cumulative[:, -1:]
+    points = (start + jnp.arange(count, dtype=log_weights.dtype)[None]) / count * cumulative[:, -1:]
     return jnp.minimum(jax.vmap(lambda a, b: jnp.searchsorted(a, b, side="right"))(cumulative, points), n - 1)
 
 
@@ -271,18 +282,18 @@ def _move(
     return state, total + jnp.mean(probability)
 
 
-def _warn(method: TemperedSMC, ended: _State, draws: NoiseDraws) -> None:
-    """Says what casts doubt on the draws."""
+def _doubts(method: TemperedSMC, ended: _State, draws: PosteriorDraws) -> tuple[str, ...]:
+    """Sentences about what casts doubt on the draws."""
     said = []
     islands, lost = method.num_islands, int(jnp.sum(ended.log_evidence == -jnp.inf))
     if lost:
         said.append(
             f"{lost} of {islands} islands have no particle of positive likelihood and count with evidence zero; pass "
-            "more num_samples."
+            "TemperedSMC(num_particles=)."
         )
     undefined = int(ended.num_undefined)
     if undefined:
-        total = int(draws.num_flows) * draws.x.shape[0]
+        total = int(ended.num_flows) * ended.log_likelihood.size
         said.append(
             f"the log-likelihood was NaN or plus infinity, or the flow failed, in {undefined} of {total} evaluations, "
             "which count as likelihood zero."
@@ -291,7 +302,8 @@ def _warn(method: TemperedSMC, ended: _State, draws: NoiseDraws) -> None:
     if islands > 1 and not lost and spread > _WIDE_SPREAD:
         said.append(
             f"the log-evidences of the {islands} islands have a standard deviation of {spread:.2g} nats, so some of "
-            "them lack modes or have not reached equilibrium; pass more num_samples or TemperedSMC(num_moves=)."
+            "them lack modes or have not reached equilibrium; pass TemperedSMC(num_particles=) or TemperedSMC("
+            "num_moves=)."
         )
     last = float(draws.acceptance[-1]) if draws.acceptance is not None and draws.acceptance.shape[0] else 1.0
     if last < _LOW_ACCEPTANCE:
@@ -299,5 +311,4 @@ def _warn(method: TemperedSMC, ended: _State, draws: NoiseDraws) -> None:
             f"the moves at the last temperature were accepted with a mean probability of {last:.2g}, so the draws may "
             "be copies of few particles; the posterior is too narrow for the moves in noise space."
         )
-    for sentence in said:
-        warnings.warn(f"TemperedSMC: {sentence}", stacklevel=7)
+    return tuple(f"TemperedSMC: {sentence}" for sentence in said)

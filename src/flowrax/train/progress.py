@@ -1,4 +1,4 @@
-"""The progress of training: a tqdm bar, or printed lines."""
+"""The progress of a long loop: a tqdm bar, or printed lines."""
 
 import importlib.util
 import sys
@@ -8,13 +8,13 @@ from typing import Any
 class Bar:
     """A tqdm progress bar, or printed lines where tqdm is not installed."""
 
-    def __init__(self, total: int, start: int, *, enabled: bool) -> None:
+    def __init__(self, total: int, start: int, *, enabled: bool, name: str = "fit", unit: str = "step") -> None:
         self.bar: Any = None
         self.enabled, self.total, self.done = enabled, total, start
         if enabled and importlib.util.find_spec("tqdm") is not None:
             import tqdm
 
-            self.bar = tqdm.tqdm(total=total, initial=start, desc="fit", unit="step", file=sys.stderr)
+            self.bar = tqdm.tqdm(total=total, initial=start, desc=name, unit=unit, file=sys.stderr)
 
     def step(self, count: int) -> None:
         self.done += count

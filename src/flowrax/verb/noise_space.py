@@ -1,7 +1,7 @@
 """`posterior` by a method that works in the noise space of the flow."""
 
-import warnings
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from typing import Any
 
 import diffrax as dfx
@@ -9,20 +9,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._base import random
 from .._base.checks import check_methods, is_traced
 from .._base.condition import Batched, cast_condition
 from .._base.result import NONFINITE, RESULTS, SolveError, Stats, is_failed
-from .._base.typing import Array, Batch, Condition, Event, KeyArray
+from .._base.typing import Array, Batch, Condition, Event, KeyArray, PyTree
 from ..dynamics import ProbabilityFlow
 from ..engine import Grid, SolveSpec, evaluations_per_step, solve
-from ..inverse import AbstractPosteriorMethod, NoiseDraws, NoiseProblem
+from ..inverse import AbstractNoiseMethod, NoiseProblem, PosteriorDraws
 from ..model.base import AbstractContinuousModel
 from ..observation import Observation
 from ..prior import AbstractGaussianPrior, bind_condition, rescaled
 from .options import ModelEquation, SolveOptions, Start
+from .pilot import pilot_grid
+from .posterior_samples import PosteriorSamples, answer_of, log_sum
 from .sample import sample
+from .shared_condition import check_shared
 
-DEFAULT_STEPS = 24
+# The options that a method in noise space takes.
+NOISE_OPTIONS = ("condition", "solver", "grid", "lanes")
+# The steps of a flow whose grid cannot be chosen, inside `jit`, and how many draws choose the grid otherwise.
+_STEPS, _PILOTS = 32, 64
 # How many draws are solved adaptively to judge the grid, and the deviations beyond which a warning is given, if a
 # quarter of these draws has larger ones: in standard deviations of the draws, and in nats of log-likelihood.
 _CHECKED, _QUANTILE, _SPREADS, _NATS = 16, 0.75, 0.1, 0.5
@@ -42,10 +49,22 @@ class NoiseFlow(eqx.Module):
         return jax.vmap(source.transform)(z.astype(source.dtype))
 
     def __call__(self, z: Batch) -> Batch:
-        # The flow has no noise, so the key of its noise does not matter.
-        own = jax.vmap(lambda key: Start(key, None, None))(jax.random.split(jax.random.key(0), z.shape[0]))
-        solved = solve(self.equation, (self.start(z), own), self.spec)
+        solved = solve(self.equation, (self.start(z), _own(z.shape[0])), self.spec)
         return solved.y.astype(self.equation.model.dtype)
+
+
+def _own(n: int) -> PyTree:
+    """What belongs to each sample alone. The flow has no noise, so the key of its noise does not matter."""
+    return jax.vmap(lambda key: Start(key, None, None))(jax.random.split(jax.random.key(0), n))
+
+
+def has_gaussian_source(model: AbstractContinuousModel, condition: Condition) -> bool:
+    """Whether the flow starts from a Gaussian."""
+    try:
+        _gaussian_source(bind_condition(model, cast_condition(condition, model.dtype, 1)))
+    except ValueError:
+        return False
+    return True
 
 
 def _gaussian_source(model: AbstractContinuousModel) -> AbstractGaussianPrior:
@@ -81,52 +100,44 @@ def _likelihood_of(observation: Observation) -> Callable[[Event], Array]:
     return lambda x: jnp.asarray(observation.log_likelihood(x))
 
 
-def check_none(method: AbstractPosteriorMethod, options: dict[str, Any]) -> None:
-    """Raises `ValueError` for options that were given but do not apply to a posterior method."""
-    given = [
-        name
-        for name, value in options.items()
-        if value is not None and value is not False and name not in ("condition", "solver", "grid", "lanes")
-    ]
-    if given:
-        raise ValueError(
-            f"{type(method).__name__} weights its own draws on a fixed grid of the flow and takes no "
-            f"{', '.join(given)}; pass grid= and solver=."
-        )
+def given_beside(options: dict[str, Any], allowed: Collection[str]) -> list[str]:
+    """The names of the options that were given, without those in `allowed`."""
+    return [name for name, value in options.items() if value is not None and value is not False and name not in allowed]
 
 
-def noise_flow(
-    model: AbstractContinuousModel,
-    condition: Condition | Batched,
-    solver: dfx.AbstractSolver | None,
-    grid: Grid | None,
-    lanes: int | None,
-) -> NoiseFlow:
-    """The flow of a model on a grid.
+def noise_flow(model: AbstractContinuousModel, options: dict[str, Any]) -> NoiseFlow:
+    """The flow of a model on the grid that was given, or else on one that suits draws of the prior.
 
     **Raises:** `ValueError` for conditions of rows, and a source that is not Gaussian.
     """
+    condition = options["condition"]
     if isinstance(condition, Batched):
         raise ValueError(
             "condition is Batched, but the draws of a posterior method share one condition; call posterior once for "
             "each of them."
         )
     condition = cast_condition(condition, model.dtype, 1)
-    options = SolveOptions(
-        solver=dfx.Heun() if solver is None else solver, grid=DEFAULT_STEPS if grid is None else grid, lanes=lanes
-    )
+    solver, grid = options["solver"], options["grid"]
+    solver = dfx.Bosh3() if solver is None else solver
     dynamics = ProbabilityFlow()
-    spec = options.resolve(model, dynamics)
     _gaussian_source(bind_condition(model, condition))
-    return NoiseFlow(ModelEquation(dynamics, None, model, condition), spec)
+
+    def make(grid: Grid) -> NoiseFlow:
+        spec = SolveOptions(solver=solver, grid=grid, lanes=options["lanes"]).resolve(model, dynamics)
+        return NoiseFlow(ModelEquation(dynamics, None, model, condition), spec)
+
+    flow = make(_STEPS if grid is None else grid)
+    z = random.normal(jax.random.key(0), (_PILOTS, *model.shape), model.dtype)
+    if grid is not None or is_traced(model, condition, z):
+        return flow
+    times = pilot_grid(flow.equation, (flow.start(z), _own(_PILOTS)), flow.spec)
+    return flow if times is None else make(times)
 
 
-def noise_posterior(
-    flow: NoiseFlow, observation: Observation, method: AbstractPosteriorMethod, key: KeyArray, n: int, *, throw: bool
-) -> tuple[NoiseDraws, Stats, RESULTS]:
-    """Draws by the method, the work done for each and its result.
+def noise_problem(flow: NoiseFlow, observation: Observation) -> NoiseProblem:
+    """What a method in noise space works on.
 
-    **Raises:** `ValueError` for an observation of other events; [`SolveError`][] for a method that did not finish.
+    **Raises:** `ValueError` for an observation of other events.
     """
     model = flow.equation.model
     check_methods("observation", observation, ("log_likelihood",))
@@ -139,25 +150,83 @@ def noise_posterior(
             f"log_likelihood of the {type(observation).__name__} must return one real number for one event; got shape "
             f"{answer.shape} and dtype {answer.dtype}."
         )
-    draws = method(NoiseProblem(flow, likelihood, model.shape, model.dtype), key, n)
-    draws = _raise_unless_finished(method, draws) if throw else draws
+    measured = observation if isinstance(observation, eqx.Module) else None
+    return NoiseProblem(flow, likelihood, model.shape, model.dtype, measured)
+
+
+def in_noise_space(
+    model: AbstractContinuousModel,
+    observation: Observation,
+    method: AbstractNoiseMethod,
+    key: KeyArray,
+    n: int,
+    options: dict[str, Any],
+    flow: NoiseFlow | None,
+    *,
+    throw: bool,
+) -> PosteriorSamples:
+    """The answer of a method that works in the noise space of the flow, which is made unless it is given.
+
+    **Raises:** `ValueError` for options that do not apply and an observation of other events; [`SolveError`][] for a
+    method that did not finish.
+    """
+    given, name = given_beside(options, NOISE_OPTIONS), type(method).__name__
+    if given:
+        raise ValueError(
+            f"{name} weights its own draws on a fixed grid of the flow and takes no {', '.join(given)}; pass grid= and "
+            "solver=."
+        )
+    check_shared(model, options["condition"], n)
+    flow = noise_flow(model, options) if flow is None else flow
+    problem = noise_problem(flow, observation)
+    traced = is_traced(problem)
+    draws = method(_constant(problem) if traced and not method.differentiable else problem, key, n)
+    draws = raise_unless_finished(name, draws) if throw else draws
+    if traced and not method.differentiable:
+        draws = _with_derivatives(problem, draws)
     finite = jnp.all(jnp.isfinite(draws.x.reshape(n, -1)), axis=1)
     result = jax.vmap(RESULTS.where, in_axes=(0, None, None))(finite, RESULTS.successful, NONFINITE)
     reached = jnp.broadcast_to(draws.finished, (n,))
     result = jax.vmap(RESULTS.where, in_axes=(0, 0, None))(reached, result, RESULTS.max_steps_reached)
     if not is_traced(draws, flow):
-        _check_grid(flow, observation, draws, is_failed(result))
-    steps = jnp.broadcast_to(draws.num_flows * flow.spec.stepping.max_steps, (n,))
+        draws = _check_grid(flow, observation, draws, is_failed(result))
+    steps = jnp.broadcast_to(draws.num_evaluations * flow.spec.stepping.max_steps, (n,))
     evaluations = steps * evaluations_per_step(flow.spec.solver)
-    return draws, Stats(steps, jnp.zeros_like(steps), evaluations), result
+    return answer_of(draws, observation, Stats(steps, jnp.zeros_like(steps), evaluations), result)
 
 
-def _raise_unless_finished(method: AbstractPosteriorMethod, draws: NoiseDraws) -> NoiseDraws:
-    name = type(method).__name__
+def _constant(problem: NoiseProblem) -> NoiseProblem:
+    """The problem without derivatives."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, problem)
+
+
+def _with_derivatives(problem: NoiseProblem, draws: PosteriorDraws) -> PosteriorDraws:
+    r"""The same draws, whose weighted means have the derivatives of the posterior means.
+
+    With $z$ held fixed and weights $\propto L(x(z)) / L_0(x_0(z))$, where the denominator is held fixed too, the
+    derivative of a mean is $\mathbb{E}[\partial f] + \operatorname{Cov}(f, \partial \log L)$, and that of the evidence
+    $\mathbb{E}[\partial \log L]$.
+    """
+    assert draws.z is not None
+    x = problem.flow(draws.z)
+    value = jax.vmap(problem.log_likelihood)(x).astype(draws.log_weights.dtype)
+    known = jnp.isfinite(value) & (draws.log_weights > -jnp.inf)
+    value = jnp.where(known, value, 0)
+    log_weights = draws.log_weights + value - jax.lax.stop_gradient(value)
+    total = log_sum(log_weights)
+    log_weights = jnp.where(known, log_weights - jnp.where(jnp.isfinite(total), total, 0), draws.log_weights)
+    evidence = draws.log_evidence
+    if evidence is not None:
+        evidence = evidence + total - jax.lax.stop_gradient(total)
+    return dataclasses.replace(draws, x=x, log_weights=log_weights, log_evidence=evidence)
+
+
+def raise_unless_finished(name: str, draws: PosteriorDraws) -> PosteriorDraws:
+    """Raises [`SolveError`][] if the method `name` did not reach the posterior."""
     sentence = (
         f"posterior: {name} did not reach the posterior: its limit of temperatures was reached, or no particle has a "
-        "positive likelihood. Raise max_temperatures or num_samples, or check the observation; throw=False returns "
-        "what there is."
+        "positive likelihood. Raise its limit or its number of particles, or check the observation; throw=False "
+        "returns what there is."
     )
     if is_traced(draws):
         return eqx.error_if(draws, ~draws.finished, sentence)
@@ -166,11 +235,12 @@ def _raise_unless_finished(method: AbstractPosteriorMethod, draws: NoiseDraws) -
     return draws
 
 
-def _check_grid(flow: NoiseFlow, observation: Observation, draws: NoiseDraws, failed: Array) -> None:
-    """Warns if adaptive solves of a few draws end elsewhere than those on the grid, relative to the spread."""
+def _check_grid(flow: NoiseFlow, observation: Observation, draws: PosteriorDraws, failed: Array) -> PosteriorDraws:
+    """The draws, with a warning if adaptive solves of a few end elsewhere than on the grid, relative to the spread."""
     good = jnp.flatnonzero(~failed)
     if good.shape[0] < 2:
-        return
+        return draws
+    assert draws.z is not None
     # From all islands.
     chosen = good[jnp.linspace(0, good.shape[0] - 1, _CHECKED).astype(int)]
     model, condition = flow.equation.model, flow.equation.condition
@@ -186,9 +256,10 @@ def _check_grid(flow: NoiseFlow, observation: Observation, draws: NoiseDraws, fa
     change = float(jnp.nanquantile(jnp.where(solved, change, jnp.nan), _QUANTILE))
     if error > _SPREADS or change > _NATS:
         steps = flow.spec.stepping.max_steps
-        warnings.warn(
+        sentence = (
             f"posterior: the grid of {steps} steps of {type(flow.spec.solver).__name__} is too coarse: a quarter of "
             f"the draws differ from an adaptive solve by more than {error:.2g} of their standard deviations and "
-            f"{change:.2g} nats of log-likelihood; pass a finer grid= or a solver= of higher order.",
-            stacklevel=6,
+            f"{change:.2g} nats of log-likelihood; pass a finer grid= or a solver= of higher order."
         )
+        return dataclasses.replace(draws, warnings=(*draws.warnings, sentence))
+    return draws
