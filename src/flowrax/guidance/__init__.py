@@ -8,3 +8,7 @@ from .base import (
 )
 from .classifier_free import ClassifierFree as ClassifierFree
 from .pigdm import PiGDM as PiGDM
+from .dps import DPS as DPS
+from .gaussian import AbstractGaussianGuidance as AbstractGaussianGuidance, GaussianLikelihood as GaussianLikelihood
+from .mmps import MMPS as MMPS
+from .tmpd import TMPD as TMPD
