@@ -112,7 +112,8 @@ class AbstractGaussianGuidance(AbstractGuidance):
         condition: Condition,
     ) -> tuple[AbstractPrediction, Event]:
         likelihood = self.likelihood(model, observation, t, x, condition)
-        return likelihood.prediction, likelihood.score_and_log_density()[0]
+        system = likelihood.covariance + jnp.eye(likelihood.residual.shape[0], dtype=x.dtype)
+        return likelihood.prediction, likelihood.pull_back(jnp.linalg.solve(system, likelihood.residual))
 
 
 def gaussian_likelihood(

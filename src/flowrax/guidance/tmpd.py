@@ -1,4 +1,4 @@
-r"""Tweedie moment projection: $p(x_1 | x_t) \approx \mathcal{N}(\hat x_1, C_t)$ with the covariance that the denoiser implies,
+r"""Tweedie moment projection: $p(x_1 | x_t) \approx \mathcal{N}(\hat x_1, C_t)$ with the denoiser's own covariance,
 
 $$C_t = \frac{\sigma^2}{\alpha}\, J \Sigma_0, \qquad J = \frac{\partial \hat x_1}{\partial x}, \qquad
 g = J^\top A^\top \big(A C_t A^\top + \operatorname{diag}(s^2)\big)^{-1} (y - A \hat x_1),$$

@@ -31,12 +31,13 @@ from ..model import gaussian_prior
 from ..model.base import TIME_MARGIN
 from ..observation import LinearGaussian
 from ..prior import bind_condition
-from ..times import log_snr_grid
 from .base import AbstractModelMethod, ModelProblem, PosteriorDraws
 from .tempered_smc import _spread, _systematic
 
 # Standard deviations of the islands' log-evidences in nats beyond which a warning is given.
 _WIDE_SPREAD = 0.5
+# The last noise level as a fraction of that which the measurement resolves.
+_FINEST = 0.3
 
 
 class TwistedSMC(AbstractModelMethod):
@@ -76,11 +77,19 @@ class TwistedSMC(AbstractModelMethod):
         model, schedule = problem.model, problem.model.schedule
         low, high = model.score_interval
         low = max(low, TIME_MARGIN) if 0.0 in schedule.singularities.forward_sde else low
-        times = log_snr_grid(schedule, self.num_steps, low, high)
-        # Where the data has no noise left, the last step ends.
-        times = times[:-1] if 1.0 in schedule.singularities.log_snr and high == 1.0 else times
+        times = _times(problem, self.num_steps, low, high)
         log_evidences, undefined, draws = _run(self, problem, times, key, num_samples)
         return draws if is_traced(draws) else _doubted(islands, log_evidences, undefined, draws)
+
+
+def _times(problem: ModelProblem, num_steps: int, low: float, high: float) -> Array:
+    """Times equal in log-SNR, up to where the noise of the state is well below that of the measurement."""
+    schedule, observation = problem.model.schedule, problem.observation
+    gain = jnp.sqrt(jnp.sum(observation.operator**2, axis=1))
+    finest = _FINEST * jnp.min(observation.noise_std / jnp.where(gain > 0, gain, 1))
+    first, last = (schedule.log_snr(jnp.asarray(t, float)) for t in (low, high))
+    last = jnp.minimum(last, jnp.maximum(-2 * jnp.log(finest).astype(last.dtype), first + 1))
+    return schedule.time_at(first + (last - first) * jnp.linspace(0, 1, num_steps))
 
 
 class _State(eqx.Module):
