@@ -26,7 +26,6 @@ from ..model.base import AbstractContinuousModel, AbstractPrediction
 from ..observation import LinearGaussian
 from .base import AbstractGuidance
 
-
 # The shifts of an indefinite covariance, relative to its Frobenius norm; the last makes it positive for sure.
 _SHIFTS = (0.0, *(4.0**-power for power in range(11, -1, -1)))
 
