@@ -10,7 +10,8 @@ the kernel of DDPM. Particles move by the kernel $q$ that has $\hat x_1 + (\sigm
 of $\hat x_1$, with the likelihood score $g$ of a guidance rule, and their weights are multiplied by
 
 $$\frac{p(x_u | x_t)\, \tilde p(y | x_u)}{q(x_u | x_t)\, \tilde p(y | x_t)}, \qquad
-\log \frac pq = -\tfrac12 \sigma_t^2 (e^h - 1)\, g^\top \Sigma_0 g - \sigma_t \sqrt{e^h - 1}\; g^\top \Sigma_0^{1/2} z,$$
+\log \frac pq = -\tfrac12 \sigma_t^2 (e^h - 1)\, g^\top \Sigma_0 g
+- \sigma_t \sqrt{e^h - 1}\; g^\top \Sigma_0^{1/2} z,$$
 
 where $\tilde p$ is the rule's density of the measurement and $z$ the noise of the step. The last step moves to
 $\hat x_1$, where the twist is the likelihood itself. The mean weight is an unbiased estimate of the evidence of the
@@ -200,13 +201,13 @@ def _resampled(key: KeyArray, state: _State, ess: float) -> _State:
     size = jnp.exp(-jax.scipy.special.logsumexp(2 * normalised, axis=1))
     due = alive & (size < ess * n)
     chosen = jnp.where(due[:, None], _systematic(key, state.log_weights), jnp.arange(n)[None])
-    picked = jax.tree.map(
-        lambda leaf: jax.vmap(lambda a, i: a[i])(leaf, chosen), (state.x, state.data, state.score, state.log_twist)
+    x, data, score, log_twist = (
+        jax.vmap(lambda a, i: a[i])(leaf, chosen) for leaf in (state.x, state.data, state.score, state.log_twist)
     )
     log_mean = total - jnp.log(jnp.asarray(n, total.dtype))
     log_weights = jnp.where(due[:, None], 0, state.log_weights)
     log_evidence = jnp.where(due, state.log_evidence + log_mean, state.log_evidence)
-    return _State(*picked, log_weights, log_evidence, state.undefined)
+    return _State(x, data, score, log_twist, log_weights, log_evidence, state.undefined)
 
 
 def _doubted(islands: int, log_evidences: Array, undefined: Array, draws: PosteriorDraws) -> PosteriorDraws:
