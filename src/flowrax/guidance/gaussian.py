@@ -8,8 +8,9 @@ $$g = J^\top B^\top (I + M)^{-1} \rho, \qquad J = \frac{\partial \hat x_1}{\part
 - \tfrac m2 \log 2\pi.$$
 
 The score is the gradient of the log-density with $M$ held fixed. In these units of the noise no eigenvalue of $I + M$
-is below one, however small the noise. Networks and rounding give $M$ negative eigenvalues: the Jacobian of a network
-is wrong by an amount that $\sigma^2 / \alpha$ amplifies at early times. A multiple of the identity is then added to $M$.
+is below one, however small the noise. Networks and rounding give $M$ negative eigenvalues, since $\sigma^2 / \alpha$
+amplifies the error of the Jacobian at early times. The density adds a multiple of the identity to $M$ then; the score of
+a rule solves with $M$ as it is.
 """
 
 import abc

@@ -18,11 +18,15 @@ from .gaussian import AbstractGaussianGuidance, GaussianLikelihood, denoised, ga
 
 
 class TMPD(AbstractGaussianGuidance):
-    """Tweedie moment projection for linear-Gaussian observations.
+    r"""Tweedie moment projection for linear-Gaussian observations.
 
-    Exact for Gaussian data with any covariance, singular ones included, and any Gaussian prior. One evaluation takes one
-    pass through the network and one product with its transposed Jacobian for each measured value; [`MMPS`][] takes
+    Exact for Gaussian data with any covariance, singular ones included, and any Gaussian prior. One evaluation takes
+    one pass through the network and one product with its transposed Jacobian for each measured value; [`MMPS`][] takes
     fewer for many measured values.
+
+    A trained network needs an accurate Jacobian at early times, where its error is amplified by $\sigma^2 / \alpha$:
+    with a network of a Gaussian process of 16 points, the standard deviations of draws of the flow were 3 to 14 times
+    the exact ones. The paper's diagonal matrix of row sums is left out: the flow diverged with it for this process.
 
     **Reference:** [@boys2024tweedie].
     """
