@@ -9,8 +9,8 @@ $$g = J^\top B^\top (I + M)^{-1} \rho, \qquad J = \frac{\partial \hat x_1}{\part
 
 The score is the gradient of the log-density with $M$ held fixed. In these units of the noise no eigenvalue of $I + M$
 is below one, however small the noise. Networks and rounding give $M$ negative eigenvalues, since $\sigma^2 / \alpha$
-amplifies the error of the Jacobian at early times. The density adds a multiple of the identity to $M$ then; the score of
-a rule solves with $M$ as it is.
+amplifies the error of the Jacobian at early times. The density then adds a multiple of the identity to $M$; the score
+of a rule solves with $M$ as it is.
 """
 
 import abc
