@@ -125,7 +125,8 @@ INTERNAL = {
     "coupling.Convergence coupling.Pairs coupling.PotentialsRecord "
     "density.DensityFit density.Standardiser discrete.SamplerStep discrete.SamplerSpec": "records",
     "discrete.ExactDenoiser discrete.BlockLogitModel discrete.BlockModel": "models that samplers and oracles build",
-    "dynamics.JumpTerm dynamics.Corrected guidance.GuidedPrediction guidance.MixedPrediction": "made by dynamics",
+    "dynamics.JumpTerm dynamics.Corrected guidance.GuidedPrediction guidance.MixedPrediction "
+    "guidance.Denoised guidance.GaussianLikelihood": "made by dynamics",
     "joint.FixedOutput joint.JointPaths joint.JointPrior joint.PartView joint.JointModel": "test_ranges names them",
     "loss.WithFeatures model.BridgePrediction model.AffinePrediction model.LatentPrediction": "records",
     "model.WarpedModel model.WarpedPrediction model.Bridge": "made by warp; a bridge checks its two models",

@@ -98,6 +98,7 @@ TESTED = {
     "test_plans": "coupling.Plan coupling.Sinkhorn coupling.UnbalancedSinkhorn",
     "test_convergence": "coupling.LowRankSinkhorn",
     "test_semidiscrete": "coupling.Semidiscrete",
+    "test_guidance": "guidance.DPS guidance.MMPS guidance.TMPD inverse.TwistedSMC",
     "test_tempered_smc": "inverse.TemperedSMC",
     "test_posterior": "inverse.Conjugate inverse.ImportanceSampling",
     "test_control_variate": "divergence.ControlVariate",

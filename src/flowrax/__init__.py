@@ -51,12 +51,19 @@ from .dynamics import (
     UnderdampedLangevin as UnderdampedLangevin,
     chain as chain,
 )
-from .guidance import ClassifierFree as ClassifierFree, PiGDM as PiGDM
+from .guidance import (
+    DPS as DPS,
+    MMPS as MMPS,
+    TMPD as TMPD,
+    ClassifierFree as ClassifierFree,
+    PiGDM as PiGDM,
+)
 from .interpolant import Affine as Affine
 from .inverse import (
     Conjugate as Conjugate,
     ImportanceSampling as ImportanceSampling,
     TemperedSMC as TemperedSMC,
+    TwistedSMC as TwistedSMC,
 )
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
 from .loss import Matching as Matching

@@ -7,4 +7,8 @@ from .base import (
     guided_prediction as guided_prediction,
 )
 from .classifier_free import ClassifierFree as ClassifierFree
+from .dps import DPS as DPS
+from .gaussian import AbstractGaussianGuidance as AbstractGaussianGuidance, GaussianLikelihood as GaussianLikelihood
+from .mmps import MMPS as MMPS
 from .pigdm import PiGDM as PiGDM
+from .tmpd import TMPD as TMPD

@@ -11,3 +11,4 @@ from .base import (
 from .conjugate import Conjugate as Conjugate
 from .importance_sampling import ImportanceSampling as ImportanceSampling
 from .tempered_smc import TemperedSMC as TemperedSMC
+from .twisted_smc import TwistedSMC as TwistedSMC
