@@ -19,6 +19,7 @@ from .._base import random
 from .._base.checks import check_between, check_count, is_traced, time_dtype
 from .._base.typing import Array, KeyArray
 from .base import AbstractNoiseMethod, NoiseProblem, PosteriorDraws
+from .islands import spread_of, systematic
 from .reference import Reference, fitted_reference, standard_reference
 
 # The scales of the proposals, of which each move draws one by how far it has carried accepted particles.
@@ -128,28 +129,20 @@ def _returned(problem: NoiseProblem, ended: _State, key: KeyArray, num_samples: 
     log_weights = jnp.repeat(shares - jnp.log(jnp.asarray(size, dtype)), size)
     z, x = (a.reshape(particles, *problem.shape) for a in (ended.z, ended.x))
     if num_samples < particles:
-        chosen = _systematic(key, log_weights[None], num_samples)[0]
+        chosen = systematic(key, log_weights[None], num_samples)[0]
         equal = -jnp.log(jnp.asarray(num_samples, dtype))
         z, x, log_weights = z[chosen], x[chosen], jnp.where(log_weights[chosen] > -jnp.inf, equal, -jnp.inf)
     return PosteriorDraws(
         x=x,
         log_weights=log_weights,
         log_evidence=log_evidence,
-        log_evidence_error=_spread(ended.log_evidence) / jnp.sqrt(jnp.asarray(islands, dtype)),
+        log_evidence_error=spread_of(ended.log_evidence) / jnp.sqrt(jnp.asarray(islands, dtype)),
         num_evaluations=-(-ended.num_flows * particles // num_samples),
         finished=ended.beta >= 1,
         z=z,
         temperatures=ended.temperatures,
         acceptance=ended.acceptance,
     )
-
-
-def _spread(log_evidence: Array) -> Array:
-    """The standard deviation of the islands' log-evidences; infinite for one island or one without particles."""
-    if log_evidence.shape[0] == 1:
-        return jnp.full((), jnp.inf, log_evidence.dtype)
-    finite = jnp.isfinite(log_evidence)
-    return jnp.where(jnp.all(finite), jnp.std(jnp.where(finite, log_evidence, 0), ddof=1), jnp.inf)
 
 
 def _evaluate(problem: NoiseProblem, z: Array) -> tuple[Array, Array, Array]:
@@ -168,7 +161,7 @@ def _step(method: TemperedSMC, problem: NoiseProblem, key: KeyArray, state: _Sta
     beta = jnp.where(rise >= 1 - state.beta, 1, state.beta + rise)
     log_weights = _weights(state.log_likelihood, rise)
     log_mean = jax.scipy.special.logsumexp(log_weights, axis=1) - jnp.log(jnp.asarray(state.z.shape[1], state.z.dtype))
-    chosen = _systematic(resample_key, log_weights)
+    chosen = systematic(resample_key, log_weights)
     z, x, value = (jax.vmap(lambda a, i: a[i])(a, chosen) for a in (state.z, state.x, state.log_likelihood))
     state = eqx.tree_at(
         lambda s: (s.z, s.x, s.log_likelihood, s.beta, s.log_evidence),
@@ -213,18 +206,6 @@ def _next_rise(log_likelihood: Array, beta: Array, ess: float) -> Array:
     # In logarithms, since the first steps may be smaller than the last ones by many orders of magnitude.
     low, _ = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.log(rest) - 30, jnp.log(rest)))
     return jnp.where(left(rest) >= ess, rest, jnp.exp(low))
-
-
-def _systematic(key: KeyArray, log_weights: Array, count: int | None = None) -> Array:
-    """Systematic resampling within each island: the particles that go on. An island without weights keeps its own."""
-    islands, n = log_weights.shape
-    count = n if count is None else count
-    none = jnp.max(log_weights, axis=1, keepdims=True) == -jnp.inf
-    weights = jax.nn.softmax(jnp.where(none, 0, log_weights), axis=1)
-    cumulative = jnp.cumsum(weights, axis=1)
-    start = random.uniform(key, (islands, 1), log_weights.dtype)
-    points = (start + jnp.arange(count, dtype=log_weights.dtype)[None]) / count * cumulative[:, -1:]
-    return jnp.minimum(jax.vmap(lambda a, b: jnp.searchsorted(a, b, side="right"))(cumulative, points), n - 1)
 
 
 def _references(z: Array, ess: float) -> Reference | None:
@@ -308,7 +289,7 @@ def _doubts(method: TemperedSMC, ended: _State, draws: PosteriorDraws) -> tuple[
             f"the log-likelihood was NaN or plus infinity, or the flow failed, in {undefined} of {total} evaluations, "
             "which count as likelihood zero."
         )
-    spread = float(_spread(ended.log_evidence))
+    spread = float(spread_of(ended.log_evidence))
     if islands > 1 and not lost and spread > _WIDE_SPREAD:
         said.append(
             f"the log-evidences of the {islands} islands have a standard deviation of {spread:.2g} nats, so some of "

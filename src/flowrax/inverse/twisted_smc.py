@@ -33,7 +33,7 @@ from ..model.base import TIME_MARGIN
 from ..observation import LinearGaussian
 from ..prior import bind_condition
 from .base import AbstractModelMethod, ModelProblem, PosteriorDraws
-from .tempered_smc import _spread, _systematic
+from .islands import spread_of, systematic
 
 # Standard deviations of the islands' log-evidences in nats beyond which a warning is given.
 _WIDE_SPREAD = 0.5
@@ -139,7 +139,7 @@ def _run(
         x=state.data.reshape(num_samples, *shape),
         log_weights=(shares[:, None] + within).reshape(-1),
         log_evidence=log_evidence,
-        log_evidence_error=_spread(log_evidences) / jnp.sqrt(jnp.asarray(islands, dtype)),
+        log_evidence_error=spread_of(log_evidences) / jnp.sqrt(jnp.asarray(islands, dtype)),
         num_evaluations=jnp.asarray(times.shape[0], jnp.int32),
         finished=alive,
     )
@@ -200,7 +200,7 @@ def _resampled(key: KeyArray, state: _State, ess: float) -> _State:
     normalised = state.log_weights - jnp.where(alive, total, 0)[:, None]
     size = jnp.exp(-jax.scipy.special.logsumexp(2 * normalised, axis=1))
     due = alive & (size < ess * n)
-    chosen = jnp.where(due[:, None], _systematic(key, state.log_weights), jnp.arange(n)[None])
+    chosen = jnp.where(due[:, None], systematic(key, state.log_weights), jnp.arange(n)[None])
     x, data, score, log_twist = (
         jax.vmap(lambda a, i: a[i])(leaf, chosen) for leaf in (state.x, state.data, state.score, state.log_twist)
     )
@@ -220,7 +220,7 @@ def _doubted(islands: int, log_evidences: Array, undefined: Array, draws: Poster
             f"TwistedSMC: {int(undefined)} weights were NaN or plus infinity and count as zero; the model or the twist "
             "gave no finite value there."
         )
-    spread = float(_spread(log_evidences))
+    spread = float(spread_of(log_evidences))
     if islands > 1 and not lost and spread > _WIDE_SPREAD:
         said.append(
             f"TwistedSMC: the log-evidences of the {islands} islands have a standard deviation of {spread:.2g} nats, "
