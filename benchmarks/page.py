@@ -11,7 +11,18 @@ from . import environment
 
 PAGE = environment.ROOT / "docs" / "benchmarks.md"
 REASONS = environment.ROOT / "benchmarks" / "reasons.toml"
-ORDER = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps", "discrete", "couplings")
+ORDER = (
+    "adaptive",
+    "fixed",
+    "sde",
+    "likelihood",
+    "gradient",
+    "training",
+    "few_steps",
+    "discrete",
+    "couplings",
+    "inverse",
+)
 
 
 def main():

@@ -12,7 +12,18 @@ import traceback
 
 from . import environment
 
-JOBS = ("adaptive", "fixed", "sde", "likelihood", "gradient", "training", "few_steps", "discrete", "couplings")
+JOBS = (
+    "adaptive",
+    "fixed",
+    "sde",
+    "likelihood",
+    "gradient",
+    "training",
+    "few_steps",
+    "discrete",
+    "couplings",
+    "inverse",
+)
 
 
 def main(arguments=None):

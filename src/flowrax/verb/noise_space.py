@@ -23,14 +23,13 @@ from ..prior import AbstractGaussianPrior, bind_condition, rescaled
 from .options import ModelEquation, SolveOptions, Start
 from .pilot import pilot_grid
 from .posterior_samples import PosteriorSamples, answer_of, log_sum
-from .sample import sample
 from .shared_condition import check_shared
 
 # The options that a method in noise space takes.
 NOISE_OPTIONS = ("condition", "solver", "grid", "lanes")
 # The steps of a flow whose grid cannot be chosen, inside `jit`, and how many draws choose the grid otherwise.
 _STEPS, _PILOTS = 32, 64
-# How many draws are solved adaptively to judge the grid, and the deviations beyond which a warning is given, if a
+# How many draws are solved again to judge the grid, and the deviations beyond which a warning is given, if a
 # quarter of these draws has larger ones: in standard deviations of the draws, and in nats of log-likelihood.
 _CHECKED, _QUANTILE, _SPREADS, _NATS = 16, 0.75, 0.1, 0.5
 # The share of the data in the start of the flow that is neglected.
@@ -42,6 +41,17 @@ class NoiseFlow(eqx.Module):
 
     equation: ModelEquation
     spec: SolveSpec
+
+    def refined(self) -> "NoiseFlow":
+        """The flow with every step halved."""
+        times = self.spec.stepping.grid
+        assert times is not None
+        halves = jnp.stack([times[:-1], (times[:-1] + times[1:]) / 2], axis=1).reshape(-1)
+        grid = jnp.concatenate([halves, times[-1:]])
+        stepping = dataclasses.replace(
+            self.spec.stepping, grid=grid, controller=dfx.StepTo(ts=grid), max_steps=2 * self.spec.stepping.max_steps
+        )
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, stepping=stepping))
 
     def start(self, z: Batch) -> Batch:
         """The states at the start of the flow."""
@@ -221,6 +231,11 @@ def _with_derivatives(problem: NoiseProblem, draws: PosteriorDraws) -> Posterior
     return dataclasses.replace(draws, x=x, log_weights=log_weights, log_evidence=evidence)
 
 
+@eqx.filter_jit
+def _carried(flow: NoiseFlow, z: Batch) -> Batch:
+    return flow(z)
+
+
 def raise_unless_finished(name: str, draws: PosteriorDraws) -> PosteriorDraws:
     """Raises [`SolveError`][] if the method `name` did not reach the posterior."""
     sentence = (
@@ -236,21 +251,20 @@ def raise_unless_finished(name: str, draws: PosteriorDraws) -> PosteriorDraws:
 
 
 def _check_grid(flow: NoiseFlow, observation: Observation, draws: PosteriorDraws, failed: Array) -> PosteriorDraws:
-    """The draws, with a warning if adaptive solves of a few end elsewhere than on the grid, relative to the spread."""
+    """The draws, with a warning if twice as many steps carry a few of them elsewhere, relative to the spread."""
     good = jnp.flatnonzero(~failed)
     if good.shape[0] < 2:
         return draws
     assert draws.z is not None
     # From all islands.
     chosen = good[jnp.linspace(0, good.shape[0] - 1, _CHECKED).astype(int)]
-    model, condition = flow.equation.model, flow.equation.condition
-    start, x = flow.start(draws.z[chosen]), draws.x[chosen]
-    fine = sample(model, jax.random.key(0), _CHECKED, x0=start, condition=condition, throw=False)
-    solved = ~is_failed(fine.result)
+    x = draws.x[chosen]
+    fine = _carried(flow.refined(), draws.z[chosen])
     spread = jnp.std(draws.x[good], axis=0)
-    error = jnp.where(spread > 0, (fine.x - x) / jnp.where(spread > 0, spread, 1)[None], 0).reshape(_CHECKED, -1)
+    error = jnp.where(spread > 0, (fine - x) / jnp.where(spread > 0, spread, 1)[None], 0).reshape(_CHECKED, -1)
     likelihood = jax.vmap(lambda event: jnp.asarray(observation.log_likelihood(event)))
-    change = jnp.abs(likelihood(fine.x) - likelihood(x))
+    change = jnp.abs(likelihood(fine) - likelihood(x))
+    solved = jnp.all(jnp.isfinite(fine.reshape(_CHECKED, -1)), axis=1)
     # Quantiles, since a flow that divides modes carries a few draws at their boundary anywhere.
     error = float(jnp.nanquantile(jnp.where(solved, jnp.sqrt(jnp.mean(error**2, axis=1)), jnp.nan), _QUANTILE))
     change = float(jnp.nanquantile(jnp.where(solved, change, jnp.nan), _QUANTILE))
@@ -258,8 +272,8 @@ def _check_grid(flow: NoiseFlow, observation: Observation, draws: PosteriorDraws
         steps = flow.spec.stepping.max_steps
         sentence = (
             f"posterior: the grid of {steps} steps of {type(flow.spec.solver).__name__} is too coarse: a quarter of "
-            f"the draws differ from an adaptive solve by more than {error:.2g} of their standard deviations and "
-            f"{change:.2g} nats of log-likelihood; pass a finer grid= or a solver= of higher order."
+            f"the draws move by more than {error:.2g} of their standard deviations or {change:.2g} nats of "
+            "log-likelihood if every step is halved; pass a finer grid= or a solver= of higher order."
         )
         return dataclasses.replace(draws, warnings=(*draws.warnings, sentence))
     return draws

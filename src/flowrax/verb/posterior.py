@@ -69,8 +69,8 @@ def posterior(
 
     A method in noise space solves the flow on a grid. It takes `condition` (one for all draws), `solver` (default:
     `Bosh3()`), `grid` (default: the steps that an adaptive solve of 64 draws of the prior takes), `lanes` and `throw`,
-    and refuses the other options. Outside `jit` a warning says so if a quarter of 16 draws end more than 0.1 standard
-    deviations or 0.5 nats of log-likelihood away from adaptive solves.
+    and refuses the other options. Outside `jit` a warning says so if a quarter of 16 draws move by more than 0.1
+    standard deviations or 0.5 nats of log-likelihood when every step is halved.
 
     The mean of a function of the draws, weighted by `weights`, has the derivatives of the posterior mean with respect
     to the values of the observation and of the model, for every method.
