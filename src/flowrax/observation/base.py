@@ -97,13 +97,18 @@ def values_and_scale(y: Measured, scale: Measured, name: str) -> tuple[Values, V
     for label, value in (("y", values), (name, given)):
         check_finite(label, value)
     check_positive(name, given)
-    full = Batched(given) if isinstance(scale, Batched) else jnp.broadcast_to(given, shape)
-    return Batched(values) if isinstance(y, Batched) else values, full
+    full = given if isinstance(scale, Batched) else jnp.broadcast_to(given, shape)
+    return batched_like(y, values), batched_like(scale, full)
 
 
 def plain(values: Measured) -> Numbers:
     """The numbers of `values`, without their `Batched`."""
     return values.value if isinstance(values, Batched) else values
+
+
+def batched_like(given: Measured, values: Array) -> Any:
+    """The array `values` as `Batched` rows if `given` are."""
+    return Batched(values) if isinstance(given, Batched) else values
 
 
 def row_shape(name: str, given: Measured, values: Array) -> Shape:

@@ -8,9 +8,8 @@ import numpy as np
 
 from .._base.arrays import as_floats
 from .._base.checks import check_finite, is_traced
-from .._base.condition import Batched
 from .._base.typing import Array, Event, Shape
-from .base import AbstractObservation, Measured, Values, check_one, check_prediction, plain, row_shape
+from .base import AbstractObservation, Measured, Values, batched_like, check_one, check_prediction, plain, row_shape
 
 
 class Poisson(AbstractObservation):
@@ -31,7 +30,7 @@ class Poisson(AbstractObservation):
         (counts,) = as_floats(y=plain(y))
         self.rate_function = rate_function
         row_shape("y", y, counts)
-        self.y = Batched(counts) if isinstance(y, Batched) else counts
+        self.y = batched_like(y, counts)
         check_finite("y", counts)
         if not is_traced(counts):
             bad = np.asarray((counts < 0) | (counts != jnp.round(counts)))

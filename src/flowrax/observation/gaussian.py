@@ -6,6 +6,7 @@ $U^{-1} y = U^{-1} f(x) + s\, \xi$ with $\xi \sim \mathcal{N}(0, I)$. Since $\de
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,12 +17,13 @@ import numpy as np
 from .._base.arrays import as_floats
 from .._base.checks import check_finite, check_shape, is_traced
 from .._base.condition import Batched
-from .._base.typing import Array, Event, Numbers, Shape
+from .._base.typing import Array, DType, Event, Numbers, Shape
 from .base import (
     AbstractFunctionOfEvent,
     AbstractObservation,
     Measured,
     Values,
+    batched_like,
     check_one,
     plain,
     row_shape,
@@ -37,7 +39,7 @@ class LinearGaussian(AbstractObservation):
     r"""A linear measurement of an event with Gaussian noise.
 
     Noise of covariance $C = U \operatorname{diag}(s^2)\, U^\top$, with $U$ unit triangular, is made independent:
-    `operator`, `y` and `noise_std` are then $U^{-1} A$, $U^{-1} y$ and $s$. Since $\det U = 1$, densities stay the same.
+    `operator`, `y` and `noise_std` are then $U^{-1} A$, $U^{-1} y$ and $s$. As $\det U = 1$, densities stay the same.
     """
 
     linear: lx.AbstractLinearOperator
@@ -78,12 +80,12 @@ class LinearGaussian(AbstractObservation):
                 raise ValueError(f"operator has shape {matrix.shape} but (m, d) is expected.")
             check_finite("operator", matrix)
             self.linear = lx.MatrixLinearOperator(matrix)
-        values, scale, independent = _measured(y, noise_std, noise_covariance, self.linear.out_structure().shape)
+        values, scale, decorrelation = _measured(y, noise_std, noise_covariance, self.linear.out_structure().shape)
         self.y, self.noise_std = _flat(values), _flat(scale)
-        if isinstance(self.linear, lx.MatrixLinearOperator) and independent is not None:
-            self.linear = lx.MatrixLinearOperator(jax.vmap(independent, in_axes=1, out_axes=1)(self.linear.matrix))
-        elif independent is not None:
-            self.linear = _Decorrelated(self.linear, independent)
+        if isinstance(self.linear, lx.MatrixLinearOperator) and decorrelation is not None:
+            self.linear = lx.MatrixLinearOperator(jax.vmap(decorrelation.mv, in_axes=1, out_axes=1)(self.linear.matrix))
+        elif decorrelation is not None:
+            self.linear = decorrelation.astype(self.linear.out_structure().dtype) @ self.linear
 
     @property
     def operator(self) -> Array:
@@ -138,7 +140,7 @@ class NonlinearGaussian(AbstractFunctionOfEvent):
     r"""A measurement by any function of an event, with Gaussian noise.
 
     Noise of covariance $C = U \operatorname{diag}(s^2)\, U^\top$, with $U$ unit triangular, is made independent:
-    `function`, `y` and `noise_std` are then $U^{-1} f$, $U^{-1} y$ and $s$. Since $\det U = 1$, densities stay the same.
+    `function`, `y` and `noise_std` are then $U^{-1} f$, $U^{-1} y$ and $s$. As $\det U = 1$, densities stay the same.
     """
 
     function: Callable[[Event], Array]
@@ -164,8 +166,8 @@ class NonlinearGaussian(AbstractFunctionOfEvent):
 
         Raises `ValueError` for shapes that disagree, for NaN or infinite values, and for noise that is not positive.
         """
-        self.y, self.noise_std, independent = _measured(y, noise_std, noise_covariance, None)
-        self.function = function if independent is None else _Composed(independent, function)
+        self.y, self.noise_std, decorrelation = _measured(y, noise_std, noise_covariance, None)
+        self.function = function if decorrelation is None else _Composed(decorrelation, function)
 
     @property
     def scale(self) -> Values:
@@ -179,49 +181,37 @@ class NonlinearGaussian(AbstractFunctionOfEvent):
         return -0.5 * jnp.sum(residual**2 + math.log(2 * math.pi)) - jnp.sum(jnp.log(scale))
 
 
-class _Independent(eqx.Module):
+class _Decorrelation(AbstractOperator):
     """Coordinates of the measured values in which their noise is independent, $U^{-1} y$."""
 
     unit: Array
     shape: Shape = eqx.field(static=True)
 
-    def __call__(self, values: Array) -> Array:
-        check_shape("the measured value", values.shape, self.shape)
-        flat, unit = values.reshape(-1), self.unit.astype(values.dtype)
-        solved = jax.scipy.linalg.solve_triangular(unit, flat, lower=True, unit_diagonal=True)
-        return solved.reshape(self.shape)
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, self.unit.dtype)
+
+    def astype(self, dtype: DType) -> "_Decorrelation":
+        return _Decorrelation(unit=self.unit.astype(dtype), shape=self.shape)
+
+    def mv(self, vector: Array) -> Array:
+        check_shape("the measured value", vector.shape, self.shape)
+        unit, flat = self.unit.astype(vector.dtype), vector.reshape(-1)
+        return jax.scipy.linalg.solve_triangular(unit, flat, lower=True, unit_diagonal=True).reshape(self.shape)
 
 
 class _Composed(eqx.Module):
     """A function of the event in coordinates of independent noise."""
 
-    independent: _Independent
+    decorrelation: _Decorrelation
     function: Callable[[Event], Array]
 
     def __call__(self, x: Event) -> Array:
-        return self.independent(jnp.asarray(self.function(x)))
-
-
-class _Decorrelated(AbstractOperator):
-    """An operator in coordinates of independent noise."""
-
-    inner: lx.AbstractLinearOperator
-    independent: _Independent
-
-    @property
-    def shape(self) -> Shape:
-        return self.inner.in_structure().shape
-
-    def mv(self, vector: Event) -> Array:
-        return self.independent(self.inner.mv(vector))
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return self.inner.in_structure()
+        return self.decorrelation.mv(jnp.asarray(self.function(x)))
 
 
 def _measured(
     y: Measured, noise_std: Measured | None, noise_covariance: Numbers | None, shape: Shape | None
-) -> tuple[Values, Values, _Independent | None]:
+) -> tuple[Values, Values, _Decorrelation | None]:
     """The values and the standard deviations of their independent noise, and the coordinates that make it so."""
     values = as_floats(y=plain(y))[0]
     size = row_shape("y", y, values)
@@ -239,9 +229,9 @@ def _measured(
     check_finite("noise_covariance", covariance)
     root = _cholesky(covariance)
     std = jnp.diagonal(root)
-    independent = _Independent(root / std[None, :], size)
-    values = Batched(jax.vmap(independent)(values)) if isinstance(y, Batched) else independent(values)
-    return values, std.reshape(size), independent
+    decorrelation = _Decorrelation(unit=root / std[None, :], shape=size)
+    values = jax.vmap(decorrelation.mv)(values) if isinstance(y, Batched) else decorrelation.mv(values)
+    return batched_like(y, values), std.reshape(size), decorrelation
 
 
 def _cholesky(covariance: Array) -> Array:
@@ -281,7 +271,7 @@ def _checked(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
     return operator
 
 
-def _flat(values: Values) -> Values:
+def _flat(values: Values) -> Any:
     if isinstance(values, Batched):
         return Batched(values.value.reshape(values.value.shape[0], -1))
     return values.reshape(-1)

@@ -108,7 +108,7 @@ class Mask(AbstractOperator):
 
 
 class Blur(AbstractOperator):
-    r"""Convolution $(A x)_i = \sum_j k_j\, x_{i - j}$, with $j = 0$ at the centre of the kernel; an array like the event.
+    r"""The convolution $(A x)_i = \sum_j k_j\, x_{i - j}$, with $j = 0$ at the centre of the kernel.
 
     A kernel of rank $r$ acts on the last $r$ axes of the event. Other axes, such as channels, are blurred one by one.
     """
@@ -247,7 +247,7 @@ class FourierSubsample(AbstractOperator):
         return self.values_of(spectrum).astype(vector.dtype)
 
     def values_of(self, spectrum: Numbers) -> Array:
-        """The values `(m,)` in a spectrum, complex numbers of the shape of the event, for example the $y$ of noisy data.
+        """The values `(m,)` in a spectrum, complex numbers of the shape of the event; for example `y` from noisy data.
 
         Frequencies that are not kept are ignored, and so are the conjugate partners of those that are measured.
         """
