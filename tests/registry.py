@@ -64,6 +64,8 @@ TESTED_KINDS = (
     frx.loss.AbstractWeight,
     frx.guidance.AbstractGuidance,
     frx.inverse.AbstractPosteriorMethod,
+    frx.observation.AbstractObservation,
+    frx.observation.AbstractOperator,
     frx.discrete.AbstractSampler,
     frx.prior.AbstractPrior,
     frx.coupling.AbstractCoupling,
@@ -100,6 +102,10 @@ TESTED = {
     "test_semidiscrete": "coupling.Semidiscrete",
     "test_tempered_smc": "inverse.TemperedSMC",
     "test_posterior": "inverse.Conjugate inverse.ImportanceSampling",
+    "test_observation": "observation.Laplace observation.LinearGaussian observation.NonlinearGaussian "
+    "observation.Poisson observation.StudentT",
+    "test_operators": "observation.Blur observation.Downsample observation.FourierSubsample observation.Mask "
+    "observation.Projection",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }

@@ -17,7 +17,7 @@ import numpy as np
 from .._base.arrays import as_floats
 from .._base.checks import check_finite, check_shape, is_traced
 from .._base.condition import Batched
-from .._base.typing import Array, DType, Event, Numbers, Shape
+from .._base.typing import Array, Event, Numbers, Shape
 from .base import (
     AbstractFunctionOfEvent,
     AbstractObservation,
@@ -83,9 +83,10 @@ class LinearGaussian(AbstractObservation):
         values, scale, decorrelation = _measured(y, noise_std, noise_covariance, self.linear.out_structure().shape)
         self.y, self.noise_std = _flat(values), _flat(scale)
         if isinstance(self.linear, lx.MatrixLinearOperator) and decorrelation is not None:
-            self.linear = lx.MatrixLinearOperator(jax.vmap(decorrelation.mv, in_axes=1, out_axes=1)(self.linear.matrix))
+            self.linear = lx.MatrixLinearOperator(jax.vmap(decorrelation, in_axes=1, out_axes=1)(self.linear.matrix))
         elif decorrelation is not None:
-            self.linear = decorrelation.astype(self.linear.out_structure().dtype) @ self.linear
+            shape = self.linear.in_structure().shape
+            self.linear = _Decorrelated(decorrelation=decorrelation, inner=self.linear, shape=shape)
 
     @property
     def operator(self) -> Array:
@@ -181,22 +182,27 @@ class NonlinearGaussian(AbstractFunctionOfEvent):
         return -0.5 * jnp.sum(residual**2 + math.log(2 * math.pi)) - jnp.sum(jnp.log(scale))
 
 
-class _Decorrelation(AbstractOperator):
+class _Decorrelation(eqx.Module):
     """Coordinates of the measured values in which their noise is independent, $U^{-1} y$."""
 
     unit: Array
     shape: Shape = eqx.field(static=True)
 
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.shape, self.unit.dtype)
-
-    def astype(self, dtype: DType) -> "_Decorrelation":
-        return _Decorrelation(unit=self.unit.astype(dtype), shape=self.shape)
-
-    def mv(self, vector: Array) -> Array:
-        check_shape("the measured value", vector.shape, self.shape)
-        unit, flat = self.unit.astype(vector.dtype), vector.reshape(-1)
+    def __call__(self, values: Array) -> Array:
+        check_shape("the measured value", values.shape, self.shape)
+        unit, flat = self.unit.astype(values.dtype), values.reshape(-1)
         return jax.scipy.linalg.solve_triangular(unit, flat, lower=True, unit_diagonal=True).reshape(self.shape)
+
+
+class _Decorrelated(AbstractOperator):
+    """An operator in coordinates of independent noise."""
+
+    decorrelation: _Decorrelation
+    inner: lx.AbstractLinearOperator
+    shape: Shape = eqx.field(static=True)
+
+    def mv(self, vector: Event) -> Array:
+        return self.decorrelation(self.inner.mv(vector.astype(self.inner.in_structure().dtype)))
 
 
 class _Composed(eqx.Module):
@@ -206,7 +212,7 @@ class _Composed(eqx.Module):
     function: Callable[[Event], Array]
 
     def __call__(self, x: Event) -> Array:
-        return self.decorrelation.mv(jnp.asarray(self.function(x)))
+        return self.decorrelation(jnp.asarray(self.function(x)))
 
 
 def _measured(
@@ -229,8 +235,8 @@ def _measured(
     check_finite("noise_covariance", covariance)
     root = _cholesky(covariance)
     std = jnp.diagonal(root)
-    decorrelation = _Decorrelation(unit=root / std[None, :], shape=size)
-    values = jax.vmap(decorrelation.mv)(values) if isinstance(y, Batched) else decorrelation.mv(values)
+    decorrelation = _Decorrelation(root / std[None, :], size)
+    values = jax.vmap(decorrelation)(values) if isinstance(y, Batched) else decorrelation(values)
     return batched_like(y, values), std.reshape(size), decorrelation
 
 
