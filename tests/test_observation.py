@@ -77,6 +77,33 @@ def test_precision_follows_the_event(x64):
                 assert likelihood.dtype == np.promote_types(dtype, event)
 
 
+def test_guidance_by_correlated_values():
+    """PiGDM is exact for a standard normal prior: the difference of the scores of posterior and prior."""
+    oracle, mask = frx.oracle.Gaussian(np.zeros(3), np.eye(3)), obs.Mask([True, False, True])
+    y, noise, path = Y[:2], COVARIANCE[:2, :2], frx.Linear()
+    posterior = oracle.posterior(np.eye(3)[[0, 2]], y, noise)
+    t, x = 0.6, jnp.asarray(X, jnp.float32)
+    observation = frx.LinearGaussian(mask, y, noise_covariance=noise)
+    _, got = frx.PiGDM()(oracle.model(path), observation, t, x, None)
+    want = posterior.model(path).predict(t, x).score - oracle.model(path).predict(t, x).score
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_derivatives_by_values_and_covariance(x64):
+    """The score of `y` and the derivative by a factor of the covariance, traced and in closed form."""
+
+    @jax.jit
+    @jax.grad
+    def score(given):
+        observation = frx.LinearGaussian(MATRIX, given["y"], noise_covariance=given["factor"] * COVARIANCE)
+        return observation.log_likelihood(jnp.asarray(X))
+
+    got = score({"y": jnp.asarray(Y), "factor": jnp.asarray(1.0)})
+    weighted = np.linalg.solve(COVARIANCE, Y - MATRIX @ X)
+    np.testing.assert_allclose(got["y"], -weighted, rtol=1e-8)
+    np.testing.assert_allclose(got["factor"], 0.5 * (Y - MATRIX @ X) @ weighted - 1.5, rtol=1e-8)
+
+
 @pytest.mark.accuracy
 @pytest.mark.parametrize("name", ["matrix", "function"])
 def test_correlated_noise_in_closed_form(name, key):

@@ -222,7 +222,7 @@ class FourierSubsample(AbstractOperator):
         """**Arguments:**
 
         - `kept`: booleans on the grid of frequencies of `numpy.fft.fftn`, of the shape of the last one to three axes of
-            the event. A pair is measured if one of its two coefficients is kept.
+            the event. If both coefficients of a pair are kept, the one that comes first on this grid is measured.
         - `shape`: the shape of the event. Each element of the other axes, such as channels, is measured by itself.
 
         Raises `ValueError` if nothing is kept and for shapes that disagree.
@@ -236,10 +236,12 @@ class FourierSubsample(AbstractOperator):
             )
         grid = np.arange(given.size).reshape(given.shape)
         negative = np.roll(np.flip(grid), 1, axis=tuple(range(given.ndim)))
-        chosen = np.unique(np.minimum(grid, negative)[given])
-        if chosen.size == 0:
+        first = np.unique(np.minimum(grid, negative)[given])
+        if first.size == 0:
             raise ValueError("kept selects no frequency.")
-        own = chosen == negative.reshape(-1)[chosen]
+        second = negative.reshape(-1)[first]
+        # Of each pair the one that is kept, in the order of the first.
+        chosen, own = np.where(given.reshape(-1)[first], first, second), first == second
         self.single, self.paired = (jnp.asarray(part, jnp.int32) for part in (chosen[own], chosen[~own]))
 
     def mv(self, vector: Event) -> Array:
@@ -249,7 +251,8 @@ class FourierSubsample(AbstractOperator):
     def values_of(self, spectrum: Numbers) -> Array:
         """The values `(m,)` in a spectrum, complex numbers of the shape of the event; for example `y` from noisy data.
 
-        Frequencies that are not kept are ignored, and so are the conjugate partners of those that are measured.
+        Frequencies that are not kept are ignored. Of a conjugate pair of which both are kept the first is taken; pass
+        the mean of both, conjugated, if they were measured independently.
         """
         flat = jnp.asarray(spectrum).reshape(*self.shape[: len(self.shape) - self.axes], -1)
         single, paired, root = flat[..., self.single], flat[..., self.paired], math.sqrt(2)
