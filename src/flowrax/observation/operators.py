@@ -208,7 +208,8 @@ class FourierSubsample(AbstractOperator):
     x_k$ and $\sqrt2 \operatorname{Im} \hat x_k$. The coefficients with $k = -k$ are real and are measured once. The
     rows of $A$ are then orthonormal, $A A^\top = I$. Noise of standard deviation $s$ in the real and in the imaginary
     part of $\hat x_k$ has standard deviation $\sqrt2 s$ here where $k \ne -k$; it is $s$ again for the mean of
-    independent measurements at $k$ and $-k$.
+    independent measurements at $k$ and $-k$. The values of each channel are the real coefficients, then the real parts
+    of the others, then their imaginary parts.
     """
 
     single: Array
