@@ -114,6 +114,7 @@ TESTED = {name: test for test, names in TESTED.items() for name in names.split()
 BUILT_BY = {
     "loss.Product": ("test_reference_torchebm_losses", "Likelihood() * "),
     "guidance.PiGDM": ("test_posterior", "frx.posterior("),
+    "observation._Decorrelated": ("test_observation", "noise_covariance="),
     "prior.Blurred": ("test_density", "blurred"),
     "prior.ScaledPrior": ("test_warp", "warp("),
     "oracle.Mapped": ("test_prior_model", "prior="),
