@@ -64,6 +64,8 @@ TESTED_KINDS = (
     frx.loss.AbstractWeight,
     frx.guidance.AbstractGuidance,
     frx.inverse.AbstractPosteriorMethod,
+    frx.observation.AbstractObservation,
+    frx.observation.AbstractOperator,
     frx.discrete.AbstractSampler,
     frx.prior.AbstractPrior,
     frx.coupling.AbstractCoupling,
@@ -101,6 +103,10 @@ TESTED = {
     "test_guidance": "guidance.DPS guidance.MMPS guidance.TMPD inverse.TwistedSMC",
     "test_tempered_smc": "inverse.TemperedSMC",
     "test_posterior": "inverse.Conjugate inverse.ImportanceSampling",
+    "test_observation": "observation.Laplace observation.LinearGaussian observation.NonlinearGaussian "
+    "observation.Poisson observation.StudentT",
+    "test_operators": "observation.Blur observation.Downsample observation.FourierSubsample observation.Mask "
+    "observation.Projection",
     "test_control_variate": "divergence.ControlVariate",
     "test_divergence": "divergence.Exact divergence.HutchPP divergence.Hutchinson divergence.XTrace",
 }
@@ -109,6 +115,7 @@ TESTED = {name: test for test, names in TESTED.items() for name in names.split()
 BUILT_BY = {
     "loss.Product": ("test_reference_torchebm_losses", "Likelihood() * "),
     "guidance.PiGDM": ("test_posterior", "frx.posterior("),
+    "observation._Decorrelated": ("test_observation", "noise_covariance="),
     "prior.Blurred": ("test_density", "blurred"),
     "prior.ScaledPrior": ("test_warp", "warp("),
     "oracle.Mapped": ("test_prior_model", "prior="),

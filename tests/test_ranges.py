@@ -87,6 +87,7 @@ SIGNED = {
     ("loss.MeanFlowGuidance", "mixture"),
     ("loss.MeanFlowGuidance", "scale"),
     ("loss.RepresentationAlignment", "block"),
+    ("observation.Projection", "axis"),
     ("schedule.LearnedSNR", "maximum"),
     ("schedule.LearnedSNR", "minimum"),
     ("schedule.LogLinearSNR", "maximum"),
@@ -204,9 +205,8 @@ OUT_OF_RANGE = {
     "interval must be two increasing times; got (0.8, 0.2).": lambda: frx.ClassifierFree(
         MODEL, 1.5, null=0, interval=(0.8, 0.2)
     ),
-    "noise_std must be positive; got 0.0.": lambda: frx.LinearGaussian([[1.0, 0.0]], [0.7], 0.0),
     "noise_std must be positive; got -0.1.": lambda: frx.LinearGaussian([[1.0, 0.0]], [0.7], -0.1),
-    "noise_std must be positive; got [0.1, 0. ].": lambda: frx.LinearGaussian(np.eye(2), [0.7, 0.1], [0.1, 0.0]),
+    "noise_std must be positive; got [ 0.1, -1. ].": lambda: frx.LinearGaussian(np.eye(2), [0.7, 0.1], [0.1, -1.0]),
     "covariance has a negative eigenvalue, -1; it must be positive semi-definite.": lambda: frx.oracle.Gaussian(
         np.zeros(2), np.diag([1.0, -1.0])
     ),

@@ -9,22 +9,23 @@ import jax.numpy as jnp
 from .._base.arrays import as_floats
 from .._base.checks import check_positive, check_shape
 from .._base.typing import Array, Event, Numbers
-from .base import AbstractFunctionOfEvent, values_and_scale
+from .base import AbstractFunctionOfEvent, Measured, Values, values_and_scale
 
 
 class Laplace(AbstractFunctionOfEvent):
     r"""Independent noise of density $\exp(-|\varepsilon|) / 2$."""
 
     function: Callable[[Event], Array]
-    y: Array
-    scale: Array
+    y: Values
+    scale: Values
 
-    def __init__(self, function: Callable[[Event], Array], y: Numbers, scale: Numbers) -> None:
+    def __init__(self, function: Callable[[Event], Array], y: Measured, scale: Measured) -> None:
         """**Arguments:**
 
         - `function`: maps one event to the noiseless values, of the shape of `y`.
-        - `y`: the measured values, of any shape.
-        - `scale`: the scale of the noise, its mean absolute value; a positive scalar or an array of the shape of `y`.
+        - `y`: the measured values, of any shape, or `Batched` rows of them.
+        - `scale`: the scale of the noise, its mean absolute value, in units of `y`; a positive scalar or an array of
+            the shape of `y`.
         """
         self.function = function
         self.y, self.scale = values_and_scale(y, scale, "scale")
@@ -39,16 +40,16 @@ class StudentT(AbstractFunctionOfEvent):
     """Independent noise from Student's t distribution."""
 
     function: Callable[[Event], Array]
-    y: Array
-    scale: Array
+    y: Values
+    scale: Values
     df: Array
 
-    def __init__(self, function: Callable[[Event], Array], y: Numbers, scale: Numbers, df: Numbers) -> None:
+    def __init__(self, function: Callable[[Event], Array], y: Measured, scale: Measured, df: Numbers) -> None:
         """**Arguments:**
 
         - `function`: maps one event to the noiseless values, of the shape of `y`.
-        - `y`: the measured values, of any shape.
-        - `scale`: the scale of the noise, a positive scalar or an array of the shape of `y`.
+        - `y`: the measured values, of any shape, or `Batched` rows of them.
+        - `scale`: the scale of the noise in units of `y`, a positive scalar or an array of the shape of `y`.
         - `df`: the degrees of freedom, a positive scalar; 1 is the Cauchy distribution.
         """
         self.function = function
