@@ -75,6 +75,8 @@ def test_gaussian_posterior_and_evidence(gaussian):
     draws = frx.posterior(model, linear_gaussian(), KEY, 2400, method=METHOD)
     # Each island estimates the posterior on its own; eight of them give Student's t with seven degrees of freedom.
     mean, error = of_islands(draws.x)
+    # No fewer than independent draws can give, which eight islands may understate.
+    error = np.maximum(error, np.sqrt(np.diag(exact.covariance) / 2400))
     assert np.all(np.abs(mean - np.asarray(exact.mean)) < 4.5 * error), (mean, error)
     offset = np.asarray(draws.x) - np.asarray(exact.mean)
     covariance, error = of_islands(offset[:, :, None] * offset[:, None, :])

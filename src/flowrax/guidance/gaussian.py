@@ -37,13 +37,13 @@ class Denoised(eqx.Module):
     **Attributes:**
 
     - `prediction`: of the model.
-    - `operator`: $B$, `(m, d)`.
+    - `measure`: maps an event $x$ to $B x$, `(m,)`.
     - `residual`: $\rho$, `(m,)`.
     - `pull_back`: maps $v$, `(m,)`, to $J^\top B^\top v$, of the shape of an event.
     """
 
     prediction: AbstractPrediction
-    operator: Array
+    measure: Callable[[Event], Array]
     residual: Array
     pull_back: Callable[[Array], Event]
 
@@ -54,15 +54,17 @@ def denoised(
     """The denoised data at one event, evaluated once; arguments as for a guidance rule."""
     check_instance("observation", observation, LinearGaussian)
     noise = observation.noise_std.astype(x.dtype)
-    operator = observation.operator.astype(x.dtype) / noise[:, None]
+
+    def measure(x: Event) -> Array:
+        return observation.apply(x).astype(noise.dtype) / noise
 
     def measured(x: Event) -> tuple[Array, AbstractPrediction]:
         prediction = model.predict(t, x, condition)
-        return operator @ prediction.data.reshape(-1), prediction
+        return measure(prediction.data), prediction
 
     mean, pull_back, prediction = jax.vjp(measured, x, has_aux=True)
     residual = observation.y.astype(x.dtype) / noise - mean
-    return Denoised(prediction, operator, residual, lambda v: pull_back(v)[0])
+    return Denoised(prediction, measure, residual, lambda v: pull_back(v)[0])
 
 
 class GaussianLikelihood(eqx.Module):

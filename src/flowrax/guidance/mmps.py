@@ -47,7 +47,7 @@ class MMPS(AbstractGuidance):
         factor = scales.sigma**2 / scales.alpha
 
         def product(v: Array) -> Array:
-            return v + factor * (seen.operator @ scaled_score(model, seen.pull_back(v)).reshape(-1))
+            return v + factor * seen.measure(scaled_score(model, seen.pull_back(v)))
 
         operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: seen.residual))
         solution = lx.linear_solve(operator, seen.residual, self.solver, throw=False)

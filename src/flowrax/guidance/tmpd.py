@@ -44,7 +44,7 @@ class TMPD(AbstractGaussianGuidance):
         size, factor = seen.residual.shape[0], scales.sigma**2 / scales.alpha
 
         def products(pulled: Event) -> Array:
-            return factor * (seen.operator @ scaled_score(model, pulled).reshape(-1))
+            return factor * seen.measure(scaled_score(model, pulled))
 
         rows = jax.vmap(seen.pull_back)(jnp.eye(size, dtype=x.dtype))
         covariance = jax.vmap(products)(rows)

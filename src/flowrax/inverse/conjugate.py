@@ -79,9 +79,10 @@ def _draw(problem: NoiseProblem, key: KeyArray, num_samples: int, affine: Array)
     points = jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size, dtype=dtype)])
     carried = problem.flow(points.reshape(-1, *problem.shape)).reshape(size + 1, size)
     origin, rows = carried[0], carried[1:] - carried[:1]
-    operator, scale = observation.operator.astype(dtype), observation.noise_std.astype(dtype)
-    matrix = (operator @ rows.T) / scale[:, None]
-    residual = (observation.y.astype(dtype) - operator @ origin) / scale
+    measured = jax.vmap(observation.apply)(jnp.concatenate([origin[None], rows]).reshape(-1, *problem.shape))
+    measured, scale = measured.astype(dtype), observation.noise_std.astype(dtype)
+    matrix = measured[1:].T / scale[:, None]
+    residual = (observation.y.astype(dtype) - measured[0]) / scale
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     xi_key, noise_key = jax.random.split(key)
     xi = random.normal(xi_key, (num_samples, size), dtype)

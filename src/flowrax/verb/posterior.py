@@ -1,28 +1,30 @@
 r"""`posterior`: draws from $p(x | y)$, by a guided model or by a method that is exact."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import diffrax as dfx
+import jax
 
 from .._base.arguments import checked
 from .._base.checks import check_count, check_methods
 from .._base.condition import Batched
 from .._base.random import as_threefry
-from .._base.typing import Array, BatchLike, Condition, Integer, KeyLike
+from .._base.typing import Array, BatchLike, Condition, Integer, KeyArray, KeyLike
 from ..dynamics.base import AbstractDynamics
 from ..engine import Grid, ProgressLike
 from ..guidance import AbstractGuidance
 from ..inverse import AbstractModelMethod, AbstractNoiseMethod, AbstractPosteriorMethod, ImportanceSampling
 from ..model.base import AbstractContinuousModel, AbstractModel
-from ..observation import Observation
+from ..observation import Observation, num_rows, observation_of_row
 from .by_model import by_model
 from .importance import by_guidance
 from .last_step import AbstractLastStep
-from .noise_space import in_noise_space
+from .noise_space import NoiseFlow, in_noise_space
 from .options import check_model
 from .pick_method import pick_method
-from .posterior_samples import PosteriorSamples, with_doubts
+from .posterior_samples import PosteriorSamples, stacked, with_doubts
 
 
 @checked
@@ -54,8 +56,10 @@ def posterior(
 
     - `model`: the prior; any continuous model with a score.
     - `observation`: the measurement, [`LinearGaussian`][] for guidance. An exact method takes any object with a method
-        `log_likelihood(x)` of one event, such as those of `flowrax.observation`.
-    - `key`: with guidance, sample `i` draws from `fold_in(key, i)` only.
+        `log_likelihood(x)` of one event, such as those of `flowrax.observation`. If it holds `Batched` values, each of
+        its rows is answered by itself, and all arrays of the answer have a leading axis for the rows.
+    - `key`: with guidance, sample `i` draws from `fold_in(key, i)` only. Row `r` of an observation has the key
+        `fold_in(key, r)`.
     - `num_samples`: `n`.
     - `method`: a posterior method such as [`TemperedSMC`][], which is exact up to Monte Carlo error, or a guidance rule
         such as [`PiGDM`][], which is exact only for the prior that it assumes. Default: [`Conjugate`][] for a Gaussian
@@ -92,19 +96,46 @@ def posterior(
     options: dict[str, Any] = {"condition": condition, "solver": solver, "rtol": rtol, "atol": atol, "grid": grid}
     options |= {"stepsize_controller": stepsize_controller, "adjoint": adjoint, "lanes": lanes, "max_steps": max_steps}
     options |= {"progress": progress, "x0": x0, "dynamics": dynamics, "last_step": last_step}
-    flow, reason, mend = None, "", "raise max_steps or loosen rtol and atol"
+    rows = num_rows(observation)
+    flow, reason = None, ""
     if method is None:
-        method, reason, flow = pick_method(model, observation, options, num_samples)
+        first = observation if rows is None else observation_of_row(observation, 0)
+        method, reason, flow = pick_method(model, first, options, num_samples)
+
+    def answer_to(observation: Observation, key: KeyArray) -> PosteriorSamples:
+        return _answer(model, observation, method, key, num_samples, options, flow, throw=throw)
+
+    if rows is None:
+        answer = answer_to(observation, key)
+    else:
+        each = [answer_to(observation_of_row(observation, i), jax.random.fold_in(key, i)) for i in range(rows)]
+        answer = stacked(each)
+    for sentence in answer.warnings:
+        warnings.warn(sentence, stacklevel=3)
+    return dataclasses.replace(answer, method=type(method).__name__, reason=reason)
+
+
+def _answer(
+    model: AbstractContinuousModel,
+    observation: Observation,
+    method: AbstractGuidance | AbstractPosteriorMethod,
+    key: KeyArray,
+    num_samples: int,
+    options: dict[str, Any],
+    flow: NoiseFlow | None,
+    *,
+    throw: bool,
+) -> PosteriorSamples:
+    """The answer to one observation, with the sentences that cast doubt on it."""
     if isinstance(method, AbstractNoiseMethod):
         answer = in_noise_space(model, observation, method, key, num_samples, options, flow, throw=throw)
-        mend = "pass a finer grid="
-    elif isinstance(method, AbstractModelMethod):
+        return with_doubts(answer, "pass a finer grid=")
+    if isinstance(method, AbstractModelMethod):
         answer = by_model(model, observation, method, key, num_samples, options, throw=throw)
-        mend = "pass more steps"
-    else:
-        assert isinstance(method, AbstractGuidance | ImportanceSampling), type(method)
-        answer = by_guidance(model, observation, method, key, num_samples, options, throw=throw)
-    return with_doubts(dataclasses.replace(answer, method=type(method).__name__, reason=reason), mend)
+        return with_doubts(answer, "pass more steps")
+    assert isinstance(method, AbstractGuidance | ImportanceSampling), type(method)
+    answer = by_guidance(model, observation, method, key, num_samples, options, throw=throw)
+    return with_doubts(answer, "raise max_steps or loosen rtol and atol")
 
 
 def _continuous(model: AbstractModel) -> AbstractContinuousModel:

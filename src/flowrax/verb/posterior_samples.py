@@ -1,7 +1,6 @@
 """What `posterior` returns, its weights, and the warnings about it."""
 
 import dataclasses
-import warnings
 
 import equinox as eqx
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from .._base.checks import is_traced
 from .._base.result import RESULTS, Stats, described, is_failed, on_successful
-from .._base.typing import Array, Batch, Float, Int, PerSample
+from .._base.typing import Array
 from ..inverse import PosteriorDraws
 from ..observation import Observation
 
@@ -20,6 +19,8 @@ _FEW, _HEAVY, _APART = 0.1, 0.7, 1.01
 
 class PosteriorSamples(eqx.Module):
     r"""What `posterior` returns.
+
+    All arrays have a leading axis for the rows of an observation that has rows.
 
     **Attributes:**
 
@@ -42,26 +43,26 @@ class PosteriorSamples(eqx.Module):
     - `warnings`: sentences about what casts doubt on the draws, which are also issued as warnings; none inside `jit`.
     """
 
-    x: Batch
-    residual: Float[Array, "n ..."] | None
-    log_weights: PerSample
-    log_evidence: Float[Array, ""] | None
+    x: Array
+    residual: Array | None
+    log_weights: Array
+    log_evidence: Array | None
     stats: Stats
     result: RESULTS
-    log_evidence_error: Float[Array, ""] | None = None
-    khat: Float[Array, ""] | None = None
-    r_hat: Float[Array, ""] | None = None
-    effective_size: Float[Array, ""] | None = None
-    temperatures: Float[Array, " k"] | None = None
-    acceptance: Float[Array, " k"] | None = None
+    log_evidence_error: Array | None = None
+    khat: Array | None = None
+    r_hat: Array | None = None
+    effective_size: Array | None = None
+    temperatures: Array | None = None
+    acceptance: Array | None = None
     method: str = eqx.field(static=True, default="")
     reason: str = eqx.field(static=True, default="")
     warnings: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
-    def num_failed(self) -> Int[Array, ""]:
-        """The number of draws that failed."""
-        return jnp.sum(is_failed(self.result))
+    def num_failed(self) -> Array:
+        """The number of draws that failed, for each row of an observation that has rows."""
+        return jnp.sum(is_failed(self.result), axis=-1)
 
     def __repr__(self) -> str:
         return described(self, self.result)
@@ -75,12 +76,19 @@ class PosteriorSamples(eqx.Module):
         """
         if self.effective_size is not None:
             return self.effective_size
-        return jnp.where(jnp.all(self.log_weights == -jnp.inf), 0, jnp.exp(-log_sum(2 * self.log_weights)))
+        if self.log_weights.ndim > 1:
+            return jax.vmap(_size)(self.log_weights)
+        return _size(self.log_weights)
 
     @property
-    def weights(self) -> PerSample:
+    def weights(self) -> Array:
         """`(n,)`, summing to one."""
         return jnp.exp(self.log_weights)
+
+
+def _size(log_weights: Array) -> Array:
+    """The effective sample size of normalised weights, `(n,)`."""
+    return jnp.where(jnp.all(log_weights == -jnp.inf), 0, jnp.exp(-log_sum(2 * log_weights)))
 
 
 def normalised(raw: Array) -> Array:
@@ -133,32 +141,38 @@ def answer_of(draws: PosteriorDraws, observation: Observation, stats: Stats, res
     )
 
 
-def with_doubts(answer: PosteriorSamples, limit: str) -> PosteriorSamples:
-    """The answer; outside `jit` with the sentences that cast doubt on it, each of which is also issued as a warning.
-
-    **Arguments:**
-
-    - `answer`: the draws.
-    - `limit`: how failed draws are mended.
-    """
+def with_doubts(answer: PosteriorSamples, mend: str) -> PosteriorSamples:
+    """The answer; outside `jit` with the sentences that cast doubt on it. `mend` says how failed draws are mended."""
     if is_traced(answer):
         return answer
-    sentences = [*answer.warnings, *_doubts(answer, limit)]
-    for sentence in sentences:
-        warnings.warn(sentence, stacklevel=4)
-    return dataclasses.replace(answer, warnings=tuple(sentences))
+    return dataclasses.replace(answer, warnings=(*answer.warnings, *_doubts(answer, mend)))
 
 
-def _doubts(answer: PosteriorSamples, limit: str) -> list[str]:
+def stacked(answers: list[PosteriorSamples]) -> PosteriorSamples:
+    """The answers to the rows of an observation, with a leading axis for the rows. Traces end in NaN."""
+    longest = max((a.temperatures.shape[0] for a in answers if a.temperatures is not None), default=0)
+
+    def padded(trace: Array | None) -> Array | None:
+        return None if trace is None else jnp.pad(trace, (0, longest - trace.shape[0]), constant_values=jnp.nan)
+
+    sentences = tuple(f"Row {i} of the observation: {one}" for i, a in enumerate(answers) for one in a.warnings)
+    alike = [
+        dataclasses.replace(a, temperatures=padded(a.temperatures), acceptance=padded(a.acceptance), warnings=sentences)
+        for a in answers
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
+
+
+def _doubts(answer: PosteriorSamples, mend: str) -> list[str]:
     n, failed, said = answer.log_weights.shape[0], int(answer.num_failed), []
     weighted = answer.log_evidence is not None
     if failed and weighted:
         said.append(
             f"posterior: {failed} of {n} draws failed and count as draws of likelihood zero, so the evidence is a "
-            f"lower bound in expectation; {limit}. result names the failed rows."
+            f"lower bound in expectation; {mend}. result names the failed rows."
         )
     elif failed:
-        said.append(f"posterior: {failed} of {n} draws failed and have weight zero; {limit}.")
+        said.append(f"posterior: {failed} of {n} draws failed and have weight zero; {mend}.")
     ess = float(answer.ess)
     if ess < _FEW * n and answer.effective_size is not None:
         said.append(
