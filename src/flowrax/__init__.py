@@ -56,6 +56,7 @@ from .interpolant import Affine as Affine
 from .inverse import (
     Conjugate as Conjugate,
     ImportanceSampling as ImportanceSampling,
+    NoiseSpaceMCMC as NoiseSpaceMCMC,
     TemperedSMC as TemperedSMC,
 )
 from .joint import JointModel as JointModel, JointSampler as JointSampler, SharedNetwork as SharedNetwork
