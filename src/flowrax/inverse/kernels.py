@@ -29,6 +29,9 @@ _LEAST_STEP = 0.5
 # long before.
 _SHRINKS = 200
 
+# The count of proposals, the ends of the bracket, the angle, and the point and its log-likelihood there.
+_Bracket = tuple[Array, Array, Array, Array, Array, Array]
+
 
 class Target(eqx.Module):
     """The posterior in noise space as a function of the elements of one event's noise, `(d,)`.
@@ -100,7 +103,7 @@ class AbstractHamiltonian(AbstractKernel):
         check_between("target_acceptance", self.target_acceptance, 0.0, 1.0)
 
     @abc.abstractmethod
-    def algorithm(self) -> tuple[Any, dict[str, int]]:
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
         """The algorithm of blackjax and its parameters that are not adapted."""
 
     @abc.abstractmethod
@@ -114,7 +117,7 @@ class AbstractHamiltonian(AbstractKernel):
         algorithm, options = self.algorithm()
         warm_key, key = jax.random.split(key)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            warm_up = blackjax.window_adaptation(
+            warm_up: Any = blackjax.window_adaptation(
                 algorithm,
                 target.log_density,
                 is_mass_matrix_diagonal=z.shape[0] > _DENSE,
@@ -149,7 +152,7 @@ class NUTS(AbstractHamiltonian):
     target_acceptance: float = 0.8
     """The mean acceptance probability at which the warm-up aims."""
 
-    def algorithm(self) -> tuple[Any, dict[str, int]]:
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
         import blackjax
 
         return blackjax.nuts, {"max_num_doublings": self.max_doublings}
@@ -172,7 +175,7 @@ class HMC(AbstractHamiltonian):
     target_acceptance: float = 0.8
     """The mean acceptance probability at which the warm-up aims."""
 
-    def algorithm(self) -> tuple[Any, dict[str, int]]:
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
         import blackjax
 
         return blackjax.hmc, {"num_integration_steps": self.num_steps}
@@ -190,7 +193,7 @@ class MALA(AbstractHamiltonian):
     target_acceptance: float = 0.574
     """The mean acceptance probability at which the warm-up aims; 0.574 is optimal in many dimensions."""
 
-    def algorithm(self) -> tuple[Any, dict[str, int]]:
+    def algorithm(self) -> tuple[Any, dict[str, Any]]:
         import blackjax
 
         return blackjax.hmc, {"num_integration_steps": 1}
@@ -229,16 +232,14 @@ def _slice(target: Target, key: KeyArray, z: Array, value: Array) -> tuple[tuple
         moved = z * jnp.cos(angle) + noise * jnp.sin(angle)
         return moved, target.log_likelihood(moved)
 
-    Bracket = tuple[Array, Array, Array, Array, Array, Array]
-
-    def shrink(state: Bracket) -> Bracket:
+    def shrink(state: _Bracket) -> _Bracket:
         count, low, high, angle, _, _ = state
         low, high = jnp.where(angle < 0, angle, low), jnp.where(angle < 0, high, angle)
         share = random.uniform(jax.random.fold_in(key, count), (), z.dtype)
         angle = low + (high - low) * share
         return count + 1, low, high, angle, *at(angle)
 
-    def rejected(state: Bracket) -> Bool[Array, ""]:
+    def rejected(state: _Bracket) -> Bool[Array, ""]:
         return (state[-1] < level) & (state[0] < _SHRINKS)
 
     start = jnp.ones((), jnp.int32), first - 2 * math.pi, first, first, *at(first)

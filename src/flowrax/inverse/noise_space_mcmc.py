@@ -65,9 +65,7 @@ class NoiseSpaceMCMC(AbstractNoiseMethod):
         r_hat, effective_size = diagnostics(np.asarray(ended.chains.z))
         size = jnp.asarray(min(effective_size, num_samples), draws.log_weights.dtype)
         said = tuple(f"NoiseSpaceMCMC: {sentence}" for sentence in _doubts(self, ended))
-        return dataclasses.replace(
-            draws, r_hat=jnp.asarray(r_hat, size.dtype), effective_size=size, warnings=said
-        )
+        return dataclasses.replace(draws, r_hat=jnp.asarray(r_hat, size.dtype), effective_size=size, warnings=said)
 
 
 class _Ended(eqx.Module):
