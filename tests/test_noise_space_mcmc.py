@@ -160,6 +160,17 @@ def test_inside_jit_and_vmap(x64):
     assert together.x[1].mean() > together.x[0].mean()
 
 
+def test_the_gradient_is_guarded():
+    """Density and gradient in closed form; zero and minus infinity where float32 would overflow, and for NaN."""
+    target = frx.inverse.Target(
+        frx.inverse.NoiseProblem(identity, lambda x: -jnp.exp(x[0]) + jnp.log(x[1]), (2,), jnp.dtype(jnp.float32))
+    )
+    points = jnp.asarray([[1.0, 2.0], [60.0, 2.0], [1.0, -1.0], [1.0, 0.0]])
+    values, gradients = jax.vmap(jax.value_and_grad(target.log_density))(points)
+    np.testing.assert_allclose(values, [-np.e + np.log(2) - 2.5, -np.inf, -np.inf, -np.inf], rtol=1e-5)
+    np.testing.assert_allclose(gradients, [[-np.e - 1, 0.5 - 2], [0, 0], [0, 0], [0, 0]], rtol=1e-5)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="num_chains must be at least 2; got 1"):
         frx.NoiseSpaceMCMC(num_chains=1)

@@ -23,6 +23,9 @@ from .base import NoiseProblem
 # The most elements of an event for which the whole mass matrix is adapted: the last window of the warm-up must hold
 # more draws than elements.
 _DENSE = 100
+# The largest log-density and gradient, in size. Squares of larger momenta overflow in single precision, and a kinetic
+# energy of minus infinity would be accepted.
+_LARGEST = 1e12
 # The step size of HMC is drawn between this fraction of the adapted one and all of it.
 _LEAST_STEP = 0.5
 # The limit of the proposals of an elliptical slice. The bracket of angles halves on average, so that rounding ends it
@@ -36,7 +39,8 @@ _Bracket = tuple[Array, Array, Array, Array, Array, Array]
 class Target(eqx.Module):
     """The posterior in noise space as a function of the elements of one event's noise, `(d,)`.
 
-    Minus infinity takes the place of a likelihood that is NaN or plus infinity, with gradient zero.
+    Minus infinity takes the place of a likelihood that is NaN or plus infinity, and of densities whose logarithm or its
+    gradient exceeds 1e12 in size, with gradient zero.
     """
 
     problem: NoiseProblem
@@ -55,7 +59,8 @@ class Target(eqx.Module):
 
         def forward(z: Array) -> tuple[Array, Array]:
             value, gradient = jax.value_and_grad(density)(z)
-            good = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+            # The comparisons are false for NaN.
+            good = (jnp.abs(value) < _LARGEST) & jnp.all(jnp.abs(gradient) < _LARGEST)
             return jnp.where(good, value, -jnp.inf), jnp.where(good, gradient, 0)
 
         guarded = jax.custom_vjp(density)
