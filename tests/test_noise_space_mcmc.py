@@ -12,6 +12,7 @@ from scipy import stats
 
 import flowrax as frx
 from flowrax._base.result import RESULTS, Stats
+from flowrax.verb.noise_space import raise_unless_finished
 from flowrax.verb.posterior_samples import answer_of, with_doubts
 
 KEY = jax.random.key(0)
@@ -111,7 +112,10 @@ def test_hard_constraints_and_undefined_likelihoods():
     assert np.array_equal(undefined.x, draws.x)
     assert re.search(r"NaN or plus infinity, or the flow failed, for \d+ of 1024 draws", undefined.warnings[0])
     nowhere = solved(np.full(4001, -np.inf))
-    assert not bool(nowhere.finished)
+    with pytest.raises(
+        frx.SolveError, match="NoiseSpaceMCMC did not reach the posterior: .* no particle or start has a"
+    ):
+        raise_unless_finished("NoiseSpaceMCMC", nowhere)
 
 
 @pytest.mark.accuracy

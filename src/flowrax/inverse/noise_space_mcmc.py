@@ -2,7 +2,7 @@ r"""Markov chains in the noise space of a flow, with stationary density $\pi(z) 
 
 The chains start over-dispersed, at draws of a tempered posterior $\mathcal{N}(z; 0, I)\, L(z)^\beta$: of 256 draws of
 the prior for each chain, one for each is chosen without replacement with the weights $L^\beta$, for the largest
-$\beta \le 1$ that leaves an effective sample size of 8 for each chain. Chains that start apart and agree at the end have
+$\beta \le 1$ that leaves an effective sample size of 8 for each. Chains that start apart and agree in the end have
 
 $$\hat R = \sqrt{\tfrac{N - 1}{N} + \tfrac{B}{N W}} \to 1,$$
 
