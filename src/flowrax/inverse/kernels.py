@@ -2,8 +2,8 @@ r"""Markov kernels that leave $\pi(z) \propto \mathcal{N}(z; 0, I)\, L(z)$ invar
 
 Hamiltonian kernels follow $H(z, p) = -\log \pi(z) + \tfrac12 p^\top M^{-1} p$ by the leapfrog scheme with steps
 $\epsilon$ and accept the end with probability $\min(1, e^{-\Delta H})$, or choose among the points of the path. The
-elliptical slice needs no gradient: it draws $\nu \sim \mathcal{N}(0, I)$ and a level $\log u + \log L(z)$, and shrinks a
-bracket of angles $\theta$ until $\log L(z \cos\theta + \nu \sin\theta)$ reaches the level.
+elliptical slice needs no gradient: it draws $\nu \sim \mathcal{N}(0, I)$ and a level $\log u + \log L(z)$, and shrinks
+a bracket of angles $\theta$ until $\log L(z \cos\theta + \nu \sin\theta)$ reaches the level.
 """
 
 import abc
