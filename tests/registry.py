@@ -63,6 +63,7 @@ TESTED_KINDS = (
     frx.loss.AbstractLoss,
     frx.loss.AbstractWeight,
     frx.guidance.AbstractGuidance,
+    frx.inverse.AbstractKernel,
     frx.inverse.AbstractPosteriorMethod,
     frx.observation.AbstractObservation,
     frx.observation.AbstractOperator,
@@ -101,6 +102,7 @@ TESTED = {
     "test_convergence": "coupling.LowRankSinkhorn",
     "test_semidiscrete": "coupling.Semidiscrete",
     "test_guidance": "guidance.DPS guidance.MMPS guidance.TMPD inverse.TwistedSMC",
+    "test_noise_space_mcmc": "inverse.EllipticalSlice inverse.HMC inverse.MALA inverse.NUTS inverse.NoiseSpaceMCMC",
     "test_tempered_smc": "inverse.TemperedSMC",
     "test_posterior": "inverse.Conjugate inverse.ImportanceSampling",
     "test_observation": "observation.Laplace observation.LinearGaussian observation.NonlinearGaussian "

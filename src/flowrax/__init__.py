@@ -62,6 +62,7 @@ from .interpolant import Affine as Affine
 from .inverse import (
     Conjugate as Conjugate,
     ImportanceSampling as ImportanceSampling,
+    NoiseSpaceMCMC as NoiseSpaceMCMC,
     TemperedSMC as TemperedSMC,
     TwistedSMC as TwistedSMC,
 )

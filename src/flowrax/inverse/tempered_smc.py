@@ -157,7 +157,7 @@ def _evaluate(problem: NoiseProblem, z: Array) -> tuple[Array, Array, Array]:
 def _step(method: TemperedSMC, problem: NoiseProblem, key: KeyArray, state: _State) -> _State:
     """One temperature: reweight, resample, move."""
     resample_key, move_key = jax.random.split(jax.random.fold_in(key, state.count))
-    rise = _next_rise(state.log_likelihood, state.beta, method.ess)
+    rise = next_rise(state.log_likelihood, state.beta, method.ess)
     beta = jnp.where(rise >= 1 - state.beta, 1, state.beta + rise)
     log_weights = _weights(state.log_likelihood, rise)
     log_mean = jax.scipy.special.logsumexp(log_weights, axis=1) - jnp.log(jnp.asarray(state.z.shape[1], state.z.dtype))
@@ -183,7 +183,7 @@ def _weights(log_likelihood: Array, rise: Array) -> Array:
     return jnp.where(finite, rise * jnp.where(finite, log_likelihood, 0), -jnp.inf)
 
 
-def _next_rise(log_likelihood: Array, beta: Array, ess: float) -> Array:
+def next_rise(log_likelihood: Array, beta: Array, ess: float) -> Array:
     """The largest step in temperature that leaves the effective sample size, averaged over the islands, at `ess`."""
     finite = jnp.isfinite(log_likelihood)
     alive = jnp.sum(finite, axis=1).astype(log_likelihood.dtype)

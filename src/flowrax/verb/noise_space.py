@@ -239,9 +239,9 @@ def _carried(flow: NoiseFlow, z: Batch) -> Batch:
 def raise_unless_finished(name: str, draws: PosteriorDraws) -> PosteriorDraws:
     """Raises [`SolveError`][] if the method `name` did not reach the posterior."""
     sentence = (
-        f"posterior: {name} did not reach the posterior: its limit of temperatures was reached, or no particle has a "
-        "positive likelihood. Raise its limit or its number of particles, or check the observation; throw=False "
-        "returns what there is."
+        f"posterior: {name} did not reach the posterior: its limit of temperatures was reached, or no particle or "
+        "start has a positive likelihood. Raise its limit or its number of particles or chains, or check the "
+        "observation; throw=False returns what there is."
     )
     if is_traced(draws):
         return eqx.error_if(draws, ~draws.finished, sentence)

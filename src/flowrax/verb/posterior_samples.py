@@ -176,8 +176,8 @@ def _doubts(answer: PosteriorSamples, mend: str) -> list[str]:
     ess = float(answer.ess)
     if ess < _FEW * n and answer.effective_size is not None:
         said.append(
-            f"posterior: the chains are worth {ess:.1f} independent draws of {n}; pass more num_samples, or more "
-            "chains and a longer warm-up."
+            f"posterior: the chains are worth {ess:.1f} independent draws of {n}; pass "
+            "frx.NoiseSpaceMCMC(num_steps=) for longer chains, or another kernel."
         )
     elif ess < _FEW * n and weighted:
         said.append(
@@ -192,6 +192,6 @@ def _doubts(answer: PosteriorSamples, mend: str) -> list[str]:
     if answer.r_hat is not None and not float(answer.r_hat) <= _APART:
         said.append(
             f"posterior: R-hat is {float(answer.r_hat):.3f}, above 1.01, so the chains have not mixed: they may be "
-            "in different modes. Pass a longer warm-up, more samples, or method=frx.TemperedSMC()."
+            "in different modes. Pass frx.NoiseSpaceMCMC(num_warmup=, num_steps=), or method=frx.TemperedSMC()."
         )
     return said
