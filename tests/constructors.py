@@ -144,7 +144,7 @@ INTERNAL = {
     "stepper.SemiImplicitEulerReversal stepper.Adapted stepper.CheckedController": "engine",
     "verb.Augmented verb.Deviation verb.DensitySolve verb.ErrorOptions verb.ModelEquation verb.SolveOptions": "verbs",
     "inverse.NoiseProblem inverse.ModelProblem inverse.PosteriorDraws inverse.Reference inverse.Target inverse.Chain "
-    "verb.NoiseFlow": "made by posterior and its methods",
+    "verb.NoiseFlow density.OfStandardised": "made by posterior and its methods",
     "verb.Start verb.PosteriorSamples verb.Drawn verb.VariationalBound": "records",
     "nn.EnergyGradient nn.AverageVelocity nn.Timeless": "networks around another",
 }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 import flowrax as frx
 
@@ -51,6 +51,28 @@ def law(condition=None):
 
 def points(num=5, condition=None):
     return law(condition).rvs(num, random_state=np.random.default_rng(0))
+
+
+@pytest.mark.accuracy
+def test_posteriors_are_in_the_units_of_the_data(x64, key):
+    """By conditioning of a Gaussian: a linear measurement, the same as a function, and rows of values."""
+    estimator, row, noise, values = exact(), np.array([[0.04, 20.0]]), 0.5, np.array([[-28.0], [-30.0]])
+    prior = law()
+    variance = float((row @ prior.cov @ row.T)[0, 0] + noise**2)
+    gain = (prior.cov @ row.T)[:, 0] / variance
+    means = prior.mean + (values - prior.mean @ row.T) * gain
+    spread = np.sqrt(np.diag(prior.cov - np.outer(gain, gain) * variance))
+    closed = norm.logpdf(values[:, 0], prior.mean @ row[0], np.sqrt(variance))
+    linear = estimator.posterior(frx.LinearGaussian(row, frx.Batched(values), noise), key, 2000)
+    assert linear.method == "Conjugate" and linear.x.shape == (2, 2000, 2)
+    np.testing.assert_allclose(linear.log_evidence, closed, atol=3e-3)
+    assert np.all(np.abs(linear.x.mean(axis=1) - means) < 4.5 * spread / np.sqrt(2000))
+    np.testing.assert_allclose(linear.x.std(axis=1), np.tile(spread, (2, 1)), rtol=0.1)
+    nonlinear = frx.NonlinearGaussian(lambda x: row @ x, values[0], noise)
+    draws = estimator.posterior(nonlinear, key, 1000, grid=12)
+    assert draws.method == "TemperedSMC" and abs(draws.log_evidence - closed[0]) < 4 * draws.log_evidence_error < 0.3
+    assert np.all(np.abs(draws.weights @ draws.x - means[0]) < 0.2 * spread)
+    np.testing.assert_allclose(draws.residual[0], (values[0] - row @ draws.x[0]) / noise, rtol=1e-6)
 
 
 def test_log_prob_is_per_unit_of_the_data(x64):

@@ -143,7 +143,7 @@ DOORS = {
     "log_prob takes a model, not a DensityEstimator: call the method log_prob of this DensityEstimator.": (
         lambda: frx.log_prob(ESTIMATOR, ROWS)
     ),
-    "posterior takes a model, not a DensityEstimator: pass its attribute model, whose events are standardised.": (
+    "posterior takes a model, not a DensityEstimator: call the method posterior of this DensityEstimator.": (
         lambda: frx.posterior(ESTIMATOR, SEEN, KEY, 3)
     ),
     "fit takes a model, not a DensityEstimator: call the method fit of this object.": fit(ESTIMATOR),

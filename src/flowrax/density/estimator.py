@@ -19,23 +19,25 @@ from .._base.checks import check_batch, check_count, check_instance, is_traced
 from .._base.condition import Batched
 from .._base.random import as_threefry
 from .._base.result import LogProb, Samples, on_successful
-from .._base.rows import check_finite_leaves, check_rows, check_some, columns_of, row_arrays
+from .._base.rows import check_finite_leaves, check_rows, check_some, row_arrays
 from .._base.typing import Array, BatchLike, Condition, KeyLike, Numbers, PyTree, Shape
 from ..model.trained import Model
+from ..observation import Observation
 from ..schedule import Linear
 from ..train import FitResult, fit, save
 from ..train.checkpoint import read
 from ..train.prepare import Given, check_held_out
 from ..train.source import is_iterable, is_stored
-from ..verb import log_prob, sample
+from ..verb import PosteriorSamples, log_prob, sample
 from .encode import Encoder
+from .measured import posterior_of
 from .standardise import (
     StandardisedRows,
     Standardiser,
     cast_like,
+    check_finite_rows,
     check_isotropic,
     make_standardiser,
-    pieces,
     widened,
 )
 
@@ -262,6 +264,17 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         return dataclasses.replace(answer, value=answer.value - self.standard.log_scale(self.model.prior))
 
     @checked
+    def posterior(
+        self, observation: Observation, key: KeyLike, num_samples: int, *, condition: Condition = None, **options: Any
+    ) -> PosteriorSamples:
+        """Draws given a measurement of an event, in the units of the data.
+
+        Arguments, result and errors are those of [`flowrax.posterior`][]; `ValueError` before `fit`.
+        """
+        given = self._condition(condition)
+        return posterior_of(self.model, self.standard, observation, key, num_samples, condition=given, **options)
+
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes network, shifts and scales to one file, atomically and without pickle.
 
@@ -329,13 +342,7 @@ class DensityEstimator(eqx.Module, metaclass=Checked):
         rows = data if is_stored(data) and name == "data" else widened(name, data, self.model.dtype)
         check_batch(name, rows, self.model.shape)
         check_some(name, len(rows))
-        if is_stored(rows):
-            read = 0
-            for piece in pieces(rows):
-                check_finite_leaves(name, piece, numbers=read + np.arange(len(piece)))
-                read += len(piece)
-        else:
-            check_finite_leaves(name, rows, columns_of(data))
+        check_finite_rows(name, rows, data)
         condition = row_arrays(condition_name, condition)
         check_rows(condition_name, condition, len(rows), name)
         own = cast_like(self.condition_standard.shift, condition, condition_name, (len(rows),))

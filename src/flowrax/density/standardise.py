@@ -13,6 +13,7 @@ import numpy as np
 
 from .._base.arrays import as_exact, as_leaf, as_numbers, as_real
 from .._base.checks import check_number, is_traced
+from .._base.rows import check_finite_leaves, columns_of
 from .._base.typing import Array, Condition, DType, PyTree
 from ..prior import AbstractGaussianPrior, AbstractPrior, Conditional
 from ..train.source import is_stored
@@ -218,6 +219,17 @@ def pieces(rows: Any) -> Iterator[np.ndarray]:
     size = max(1, _PIECE // max(1, math.prod(rows.shape[1:]))) if is_stored(rows) else len(rows)
     for start in range(0, len(rows), size):
         yield np.asarray(rows[start : start + size], np.float64)
+
+
+def check_finite_rows(name: str, rows: Any, data: Any) -> None:
+    """Raises `ValueError` for rows that are NaN or infinite, with their numbers and the columns of `data`."""
+    if not is_stored(rows):
+        check_finite_leaves(name, rows, columns_of(data))
+        return
+    read = 0
+    for piece in pieces(rows):
+        check_finite_leaves(name, piece, numbers=read + np.arange(len(piece)))
+        read += len(piece)
 
 
 def _spread(name: str, rows: Any, like: Array) -> Array:
