@@ -92,12 +92,11 @@ def test_chains_in_different_modes_are_flagged():
     assert float(draws.r_hat) > 1.05 and float(draws.effective_size) < 80
     none = jnp.zeros(800, int)
     answer = answer_of(draws, object(), Stats(none, none, none), jax.vmap(lambda _: RESULTS.successful)(none))
-    with pytest.warns(UserWarning) as said:
-        answer = with_doubts(answer, "")
-    texts = [str(warning.message) for warning in said]
+    answer = with_doubts(answer, "")
+    texts = answer.warnings
     assert re.search(r"the chains are worth [\d.]+ independent draws of 800; pass frx.NoiseSpaceMCMC", texts[0])
     assert re.search(r"R-hat is [\d.]+, above 1.01, so the chains have not mixed", texts[1])
-    assert answer.warnings == tuple(texts) and float(answer.ess) == float(draws.effective_size)
+    assert float(answer.ess) == float(draws.effective_size)
 
 
 @pytest.mark.accuracy
